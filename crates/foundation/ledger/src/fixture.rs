@@ -1,0 +1,108 @@
+//! Nodes with a ledger in a directory of their own, for tests.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use huitong_proof::{
+    Digest, Draft, Envelope, Kind, ManualClock, Map, SeededEntropy, SigningKey, SpaceId, Statement, Timestamp,
+};
+use huitong_store::{Store, Tx};
+use tempfile::TempDir;
+
+use crate::{Identity, Ledger, LedgerError, origin_of};
+
+pub(crate) const START: u64 = 1_700_000_000_000;
+
+/// A node that can be stopped and started again on the same directory.
+pub(crate) struct Node {
+    pub(crate) ledger: Ledger,
+    pub(crate) clock: ManualClock,
+    seed: u8,
+    directory: TempDir,
+}
+
+impl Node {
+    pub(crate) fn new(seed: u8) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let clock = ManualClock::new(Timestamp::from_millis(START));
+        let ledger = open(directory.path(), seed, &clock, &origin_of(&id(seed)));
+        Self { ledger, clock, seed, directory }
+    }
+
+    pub(crate) async fn restart(self) -> Self {
+        let origin = self.ledger.origin().to_owned();
+        self.restart_as(&origin).await
+    }
+
+    pub(crate) async fn restart_as(self, origin: &str) -> Self {
+        let Self { ledger, clock, seed, directory } = self;
+        ledger.store().clone().close().await;
+        drop(ledger);
+        clock.advance(Duration::from_secs(1));
+        let ledger = open(directory.path(), seed, &clock, origin);
+        Self { ledger, clock, seed, directory }
+    }
+
+    /// Runs one transaction with a clone of the ledger.
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        f: impl FnOnce(&Ledger, &mut Tx<'_>) -> Result<T, LedgerError> + Send + 'static,
+    ) -> Result<T, LedgerError> {
+        let ledger = self.ledger.clone();
+        Ok(self.ledger.store().transact("test", move |tx| f(&ledger, tx)).await?)
+    }
+
+    pub(crate) async fn issue(&self, draft: Draft) -> Statement {
+        self.run(|ledger, tx| ledger.issue(tx, draft)).await.unwrap()
+    }
+
+    pub(crate) async fn issue_many(&self, count: u64, audience: &str) -> Vec<Statement> {
+        let audience = audience.to_owned();
+        self.run(move |ledger, tx| (0..count).map(|n| ledger.issue(tx, draft(&audience, n))).collect())
+            .await
+            .unwrap()
+    }
+
+    /// What this node's statement is once it went over the wire.
+    pub(crate) fn received(&self, statement: &Statement) -> Statement {
+        let envelope = Envelope::decode(statement.bytes().clone()).unwrap();
+        envelope.verify(&self.ledger.statement_key(), self.ledger.space()).unwrap()
+    }
+}
+
+pub(crate) fn id(seed: u8) -> String {
+    format!("NODE{seed:028}")
+}
+
+pub(crate) fn key(seed: u8) -> SigningKey {
+    SigningKey::from_seed(&[seed; 32])
+}
+
+pub(crate) fn space() -> SpaceId {
+    SpaceId::from_name("test")
+}
+
+pub(crate) fn draft(audience: &str, number: u64) -> Draft {
+    Draft {
+        kind: Kind::Offer,
+        audience: audience.to_owned(),
+        subject: [5; 16],
+        agreement: Digest::ZERO,
+        reference: Digest::ZERO,
+        detail: Map::new().uint(1, number),
+    }
+}
+
+fn open(directory: &Path, seed: u8, clock: &ManualClock, origin: &str) -> Ledger {
+    let time = clock.clone();
+    let store = Store::open(directory, Arc::new(move || huitong_proof::Clock::now(&time).millis())).unwrap();
+    let identity = Identity {
+        node: id(seed),
+        origin: origin.to_owned(),
+        space: space(),
+        statement_key: key(seed),
+        log_key: key(seed + 100),
+    };
+    Ledger::new(store, identity, Arc::new(clock.clone()), Arc::new(SeededEntropy::new(u64::from(seed))))
+}

@@ -1,0 +1,227 @@
+use super::*;
+use proptest::prelude::*;
+use std::io::Write as _;
+
+const MIB: usize = 1 << 20;
+
+const SIZES: &[usize] = &[
+    0,
+    1,
+    63,
+    64,
+    65,
+    1023,
+    1024,
+    1025,
+    MIB - 1,
+    MIB,
+    MIB + 1,
+    2 * MIB - 1,
+    2 * MIB,
+    2 * MIB + 1,
+    3 * MIB + 5,
+    4 * MIB,
+    5 * MIB,
+    6 * MIB + 1024,
+    7 * MIB - 1,
+    9 * MIB + 1,
+];
+
+/// Bytes in which no two groups are alike.
+fn content(size: usize) -> Vec<u8> {
+    let mut bytes = vec![0; size];
+    blake3::Hasher::new().update(b"content").finalize_xof().fill(&mut bytes);
+    bytes
+}
+
+fn file_of(bytes: &[u8]) -> tempfile::NamedTempFile {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(bytes).unwrap();
+    file
+}
+
+#[track_caller]
+fn check(size: usize) {
+    let bytes = content(size);
+    let tree = ContentTree::of_bytes(&bytes);
+    assert_eq!(tree.root().as_bytes(), blake3::hash(&bytes).as_bytes(), "{size}");
+    assert_eq!(tree.size(), size as u64);
+    assert_eq!(tree.groups(), group_count(size as u64));
+    assert_eq!(tree.groups() as usize, bytes.chunks(MIB).count());
+
+    let leaves = tree.leaf_bytes();
+    assert_eq!(leaves.len() as u64, 32 * tree.groups());
+    if tree.groups() == 1 {
+        assert_eq!(leaves, tree.root().as_bytes());
+    }
+    assert_eq!(ContentTree::from_leaf_bytes(size as u64, &leaves, &tree.root()).as_ref(), Ok(&tree));
+
+    for (index, group) in (0..).zip(bytes.chunks(MIB)) {
+        let range = tree.group_range(index).unwrap();
+        assert_eq!(&bytes[range.start as usize..range.end as usize], group);
+        assert_eq!(tree.verify_group(index, group), Ok(()));
+    }
+    assert_eq!(tree.group_range(tree.groups()), None);
+    assert_eq!(tree.group_range(u64::MAX), None);
+}
+
+#[test]
+fn the_root_is_the_plain_hash_at_every_size() {
+    for size in SIZES {
+        check(*size);
+    }
+}
+
+#[test]
+fn a_file_hashes_as_its_bytes_and_reports_progress() {
+    for size in SIZES {
+        let bytes = content(*size);
+        let file = file_of(&bytes);
+        let mut reports = Vec::new();
+        let tree = ContentTree::of_file(file.path(), &mut |done| reports.push(done)).unwrap();
+        assert_eq!(tree, ContentTree::of_bytes(&bytes));
+        assert_eq!(reports.len() as u64, tree.groups());
+        assert!(reports.is_sorted());
+        assert_eq!(reports.last().copied().unwrap_or(0), *size as u64);
+    }
+}
+
+#[test]
+fn only_unchanging_regular_files_are_hashed() {
+    let directory = tempfile::tempdir().unwrap();
+    let error = ContentTree::of_file(directory.path(), &mut |_| {}).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+    let error = ContentTree::of_file(&directory.path().join("absent"), &mut |_| {}).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::NotFound);
+
+    let file = file_of(&content(3 * MIB));
+    let error = ContentTree::of_file(file.path(), &mut |_| file.as_file().set_len(4 << 20).unwrap());
+    assert_eq!(error.unwrap_err().kind(), io::ErrorKind::InvalidData);
+    // More groups than results can wait, so that some are still unread when the file shrinks.
+    let file = file_of(&[]);
+    file.as_file().set_len(200 << 20).unwrap();
+    let error = ContentTree::of_file(file.path(), &mut |_| file.as_file().set_len(5).unwrap());
+    assert_eq!(error.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+}
+
+#[test]
+fn altered_groups_are_refused() {
+    for size in [1, 1025, MIB, 2 * MIB + 70_000] {
+        let bytes = content(size);
+        let tree = ContentTree::of_bytes(&bytes);
+        for (index, group) in (0..).zip(bytes.chunks(MIB)) {
+            let last = group.len() - 1;
+            let places =
+                [0, 1, 63, 64, 1023, 1024, 65_535, 65_536, group.len() / 2, last - last % 1024, last];
+            for place in places.into_iter().filter(|place| *place <= last) {
+                let mut altered = group.to_vec();
+                altered[place] ^= 0x10;
+                let refused = Err(ContentError::GroupBytes { index });
+                assert_eq!(tree.verify_group(index, &altered), refused, "size {size}, byte {place}");
+            }
+            let (expected, short) = (group.len() as u64, &group[..last]);
+            let found = expected - 1;
+            assert_eq!(
+                tree.verify_group(index, short),
+                Err(ContentError::GroupLength { index, expected, found })
+            );
+            let (long, found) = ([group, b"x"].concat(), expected + 1);
+            assert_eq!(
+                tree.verify_group(index, &long),
+                Err(ContentError::GroupLength { index, expected, found })
+            );
+        }
+    }
+}
+
+#[test]
+fn groups_do_not_change_places() {
+    let bytes = vec![7; 3 * MIB];
+    let tree = ContentTree::of_bytes(&[&bytes[..], b"end"].concat());
+    // Equal bytes at different places have different leaves.
+    assert_eq!(tree.verify_group(0, &bytes[..MIB]), Ok(()));
+    let leaves = tree.leaf_bytes();
+    assert_ne!(leaves[..32], leaves[32..64]);
+    assert_eq!(tree.verify_group(4, b"end"), Err(ContentError::NoSuchGroup { index: 4, groups: 4 }));
+    assert!(matches!(tree.verify_group(u64::MAX, b""), Err(ContentError::NoSuchGroup { .. })));
+    assert!(matches!(ContentTree::of_bytes(b"").verify_group(0, b""), Err(ContentError::NoSuchGroup { .. })));
+}
+
+#[test]
+fn leaves_of_another_count_root_or_order_are_refused() {
+    let tree = ContentTree::of_bytes(&content(5 * MIB + 1));
+    let (size, leaves, root) = (tree.size(), tree.leaf_bytes(), tree.root());
+    let check = |size: u64, bytes: &[u8], expect| {
+        assert_eq!(ContentTree::from_leaf_bytes(size, bytes, &root), Err(expect), "{size}, {}", bytes.len());
+    };
+    let count = |expected, found| ContentError::LeafBytes { expected, found };
+    check(size, &leaves[..leaves.len() - 1], count(192, 191));
+    check(size, &leaves[..leaves.len() - 32], count(192, 160));
+    check(size, &[&leaves[..], b"x"].concat(), count(192, 193));
+    check(size, &[&leaves[..], &[0; 32]].concat(), count(192, 224));
+    check(size, b"", count(192, 0));
+    check(size - 1, &leaves, count(160, 192));
+    check(size + (1 << 20), &leaves, count(224, 192));
+    check(0, &leaves, count(0, 192));
+    check(u64::MAX, &leaves, count(32 << 44, 192));
+    check(0, b"", ContentError::Root);
+    for place in 0..leaves.len() {
+        let mut altered = leaves.clone();
+        altered[place] ^= 1;
+        check(size, &altered, ContentError::Root);
+    }
+    let mut swapped = leaves.clone();
+    swapped.rotate_left(32);
+    check(size, &swapped, ContentError::Root);
+
+    let empty = ContentTree::of_bytes(b"");
+    assert_eq!(empty.root().to_string(), "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262");
+    assert_eq!(ContentTree::from_leaf_bytes(0, b"", &empty.root()), Ok(empty));
+}
+
+/// BLAKE3's rule stated as recursion: the left side takes the largest power of two below the count.
+fn naive_merge(leaves: &[LeafValue]) -> LeafValue {
+    match leaves {
+        [only] => *only,
+        _ => {
+            let (left, right) = leaves.split_at(leaves.len().next_power_of_two() / 2);
+            merge_subtrees_non_root(&naive_merge(left), &naive_merge(right), Mode::Hash)
+        }
+    }
+}
+
+#[test]
+fn leaves_merge_as_the_recursive_rule_says() {
+    let leaves: Vec<LeafValue> = (0..300_u16).map(|n| *blake3::hash(&n.to_be_bytes()).as_bytes()).collect();
+    for count in 2..=leaves.len() {
+        let (left, right) = leaves[..count].split_at(count.next_power_of_two() / 2);
+        let root = merge_subtrees_root(&naive_merge(left), &naive_merge(right), Mode::Hash);
+        assert_eq!(merge(&leaves[..count]).as_bytes(), root.as_bytes(), "{count}");
+    }
+}
+
+#[test]
+fn group_arithmetic_holds_at_the_largest_sizes() {
+    assert_eq!(group_count(u64::MAX), 1 << 44);
+    assert_eq!(group_range(u64::MAX, (1 << 44) - 1), Some(u64::MAX - (1 << 20) + 1..u64::MAX));
+    assert_eq!(group_range(u64::MAX, 1 << 44), None);
+}
+
+#[test]
+fn roots_are_written_in_one_form() {
+    let root = ContentTree::of_bytes(b"abc").root();
+    assert_eq!(root.to_string().parse(), Ok(root));
+    assert!(root.to_string().to_uppercase().parse::<ContentRoot>().is_err());
+    assert_eq!(ContentRoot::from_slice(root.as_bytes()), Some(root));
+    assert_eq!(ContentRoot::from_slice(&[0; 31]), None);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    #[test]
+    fn any_size_gives_the_plain_hash(size in 0..4 * MIB) {
+        let bytes = content(size);
+        let expect = ContentRoot::from_bytes(*blake3::hash(&bytes).as_bytes());
+        prop_assert_eq!(ContentTree::of_bytes(&bytes).root(), expect);
+    }
+}

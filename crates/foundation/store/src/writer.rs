@@ -1,0 +1,314 @@
+//! The one thread that writes.
+
+use std::fs::File;
+use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::index::{Index, IndexPlace, Standing};
+use crate::journal::Journal;
+use crate::overlay::Overlay;
+use crate::record::GroupWriter;
+use crate::transaction::Tx;
+use crate::{StoreError, TxError};
+
+/// Milliseconds since 1970.
+pub(crate) type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
+
+/// Runs transactions in the order they arrive, and groups them.
+pub(crate) struct Writer {
+    pub(crate) journal: Journal,
+    pub(crate) index: Index,
+    pub(crate) place: IndexPlace,
+    pub(crate) clock: Clock,
+    pub(crate) inbox: mpsc::Receiver<Message>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) last_sequence: u64,
+    pub(crate) last_time: u64,
+    /// Held until the writer has ended.
+    pub(crate) lock: File,
+    /// Dropped when the writer has ended.
+    pub(crate) ended: watch::Sender<()>,
+}
+
+/// What the writer shares with the store's handles.
+pub(crate) struct Shared {
+    /// The committed state; gone once the store is closed. Locked for writing only while a durable group is
+    /// applied, never across an fsync.
+    pub(crate) index: RwLock<Option<Index>>,
+    /// Set once, by the first failure.
+    pub(crate) failure: OnceLock<StoreError>,
+    /// The last durable sequence.
+    pub(crate) commits: watch::Sender<u64>,
+}
+
+/// What is sent to the writer.
+pub(crate) enum Message {
+    Run(Box<dyn Job>),
+    Close,
+}
+
+/// A transaction whose types the writer need not know.
+pub(crate) trait Job: Send {
+    fn name(&self) -> &'static str;
+    /// Runs the closure and keeps what it returned.
+    fn run(&mut self, tx: &mut Tx<'_>) -> Intent;
+    /// Answers the caller: with what the closure returned, or with why it does not count.
+    fn answer(self: Box<Self>, verdict: Result<(), StoreError>);
+}
+
+/// What the closure wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Intent {
+    Commit,
+    Abort,
+}
+
+/// A closure on its way to the writer.
+pub(crate) struct Task<T, E, F> {
+    pub(crate) name: &'static str,
+    pub(crate) state: TaskState<T, E, F>,
+    pub(crate) reply: oneshot::Sender<Result<T, TxError<E>>>,
+}
+
+pub(crate) enum TaskState<T, E, F> {
+    Waiting(F),
+    Running,
+    Ran(Result<T, E>),
+}
+
+const GROUP_TRANSACTIONS: usize = 1024;
+/// Together with the largest transaction, well below the largest group.
+const GROUP_BYTES: usize = 8 * 1024 * 1024;
+const GROUP_TIME: Duration = Duration::from_millis(10);
+
+impl Writer {
+    /// Runs until the store is closed or nobody holds it any more.
+    pub(crate) fn run(mut self) {
+        let ended = catch_unwind(AssertUnwindSafe(|| self.serve()));
+        if ended.is_err() {
+            self.fail(StoreError::Failed { reason: "the writer thread panicked".to_owned() });
+        }
+        self.finish();
+    }
+
+    fn serve(&mut self) {
+        while let Some(Message::Run(job)) = self.inbox.blocking_recv() {
+            if self.run_group(job).is_break() {
+                return;
+            }
+        }
+    }
+
+    /// Runs `first` and what else waits, makes it durable, answers. Breaks if the store is to be closed.
+    fn run_group(&mut self, first: Box<dyn Job>) -> ControlFlow<()> {
+        let began = Instant::now();
+        let mut group = Group::new();
+        let mut flow = ControlFlow::Continue(());
+        let mut next = Some(first);
+        while let Some(job) = next.take() {
+            self.run_job(&mut group, job);
+            if group.is_full() || began.elapsed() >= GROUP_TIME {
+                break;
+            }
+            match self.inbox.try_recv() {
+                Ok(Message::Run(job)) => next = Some(job),
+                Ok(Message::Close) => flow = ControlFlow::Break(()),
+                Err(_) => {}
+            }
+        }
+        let Group { journaled, changes, sequence, time, answers } = group.reached(self);
+        let committed = self.commit(journaled, changes, sequence, time);
+        for (job, verdict) in answers {
+            let verdict = committed.clone().and(verdict);
+            // Dropping a value nobody waits for any more runs foreign code.
+            let _ = catch_unwind(AssertUnwindSafe(|| job.answer(verdict)));
+        }
+        flow
+    }
+
+    fn run_job(&self, group: &mut Group, mut job: Box<dyn Job>) {
+        let name = job.name();
+        if let Some(failure) = self.shared.failure.get() {
+            group.answers.push((job, Err(failure.clone())));
+            return;
+        }
+        let verdict = catch_unwind(AssertUnwindSafe(|| {
+            let (last_sequence, last_time) = group.position(self);
+            let time = (self.clock)().max(last_time);
+            let Some(sequence) = last_sequence.checked_add(1) else {
+                return Err(StoreError::Failed { reason: "sequence numbers are exhausted".to_owned() });
+            };
+            let mut tx = Tx::new(&self.index, &group.changes, sequence, time);
+            match job.run(&mut tx) {
+                Intent::Abort => Ok(None),
+                Intent::Commit => {
+                    let changes = tx.into_changes()?;
+                    Ok((!changes.is_empty()).then_some((changes, sequence, time)))
+                }
+            }
+        }));
+        let verdict = match verdict {
+            Ok(Ok(None)) => Ok(()),
+            Ok(Ok(Some((changes, sequence, time)))) => {
+                group.add(changes, sequence, time);
+                Ok(())
+            }
+            Ok(Err(error)) => Err(error),
+            Err(_) => {
+                tracing::error!(transaction = name, "a transaction panicked and was discarded");
+                Err(StoreError::Panicked { name })
+            }
+        };
+        group.answers.push((job, verdict));
+    }
+
+    /// Makes a group durable, then visible.
+    fn commit(
+        &mut self,
+        journaled: GroupWriter,
+        changes: Overlay,
+        sequence: u64,
+        time: u64,
+    ) -> Result<(), StoreError> {
+        if journaled.is_empty() {
+            return Ok(());
+        }
+        let first_sequence = self.last_sequence.saturating_add(1);
+        let bytes = journaled.finish(self.journal.seed(), first_sequence);
+        if let Err(error) = self.journal.append(&bytes, first_sequence) {
+            return Err(self.fail(StoreError::Failed { reason: error.to_string() }));
+        }
+        self.last_sequence = sequence;
+        self.last_time = time;
+
+        let standing = Standing { identity: self.journal.identity(), applied: sequence };
+        let applied = {
+            let _readers_wait = self.shared.index.write().unwrap_or_else(PoisonError::into_inner);
+            self.index.apply(changes, standing)
+        };
+        if let Err(error) = applied {
+            self.place.condemn();
+            return Err(self.fail(error));
+        }
+        self.shared.commits.send_replace(sequence);
+        Ok(())
+    }
+
+    fn fail(&self, failure: StoreError) -> StoreError {
+        tracing::error!(%failure, "the store accepts no more transactions");
+        self.shared.failure.get_or_init(|| failure).clone()
+    }
+
+    /// Takes the index from the readers, leaves it durable, and lets the directory go.
+    fn finish(self) {
+        let Self { index, place, shared, lock, inbox, ended, .. } = self;
+        drop(inbox);
+        let shared_index = shared.index.write().unwrap_or_else(PoisonError::into_inner).take();
+        drop(shared_index);
+        let flushed = index.flush();
+        drop(index);
+        let trusted = !matches!(shared.failure.get(), Some(StoreError::Index { .. }));
+        match flushed {
+            Ok(()) if trusted => {
+                if let Err(error) = place.seal() {
+                    tracing::warn!(%error, "the index could not be made durable; a reboot will rebuild it");
+                }
+            }
+            Ok(()) => {}
+            Err(error) => {
+                tracing::warn!(%error, "the index could not be flushed; the next start rebuilds it");
+                place.condemn();
+            }
+        }
+        drop(lock);
+        drop(ended);
+    }
+}
+
+impl Shared {
+    /// Reads the committed state.
+    pub(crate) fn read<T>(
+        &self,
+        read: impl FnOnce(&Index) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
+        read(index.as_ref().ok_or(StoreError::Closed)?)
+    }
+}
+
+impl<T, E, F> Job for Task<T, E, F>
+where
+    T: Send,
+    E: Send,
+    F: FnOnce(&mut Tx<'_>) -> Result<T, E> + Send,
+{
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn run(&mut self, tx: &mut Tx<'_>) -> Intent {
+        let TaskState::Waiting(closure) = std::mem::replace(&mut self.state, TaskState::Running) else {
+            return Intent::Abort;
+        };
+        let returned = closure(tx);
+        let intent = if returned.is_ok() { Intent::Commit } else { Intent::Abort };
+        self.state = TaskState::Ran(returned);
+        intent
+    }
+
+    fn answer(self: Box<Self>, verdict: Result<(), StoreError>) {
+        let answer = match (verdict, self.state) {
+            (Err(error), _) => Err(TxError::Store(error)),
+            (Ok(()), TaskState::Ran(returned)) => returned.map_err(TxError::Abort),
+            (Ok(()), _) => Err(TxError::Store(StoreError::Panicked { name: self.name })),
+        };
+        // A caller that stopped waiting does not undo the transaction.
+        let _ = self.reply.send(answer);
+    }
+}
+
+/// Transactions that become durable together.
+struct Group {
+    journaled: GroupWriter,
+    changes: Overlay,
+    /// Of the last transaction in the group; 0 while it holds none.
+    sequence: u64,
+    time: u64,
+    answers: Vec<(Box<dyn Job>, Result<(), StoreError>)>,
+}
+
+impl Group {
+    fn new() -> Self {
+        let (journaled, changes) = (GroupWriter::new(), Overlay::default());
+        Self { journaled, changes, sequence: 0, time: 0, answers: Vec::new() }
+    }
+
+    fn add(&mut self, changes: Overlay, sequence: u64, time: u64) {
+        self.journaled.push(time, changes.written());
+        self.changes.absorb(changes);
+        self.sequence = sequence;
+        self.time = time;
+    }
+
+    fn is_full(&self) -> bool {
+        self.answers.len() >= GROUP_TRANSACTIONS || self.journaled.len() >= GROUP_BYTES
+    }
+
+    /// Sequence and time of the last transaction, in this group or before it.
+    fn position(&self, writer: &Writer) -> (u64, u64) {
+        if self.journaled.is_empty() {
+            (writer.last_sequence, writer.last_time)
+        } else {
+            (self.sequence, self.time)
+        }
+    }
+
+    fn reached(self, writer: &Writer) -> Self {
+        let (sequence, time) = self.position(writer);
+        Self { sequence, time, ..self }
+    }
+}

@@ -1,0 +1,204 @@
+//! What the catalog needs from another node, and what it believes of the answers.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use huitong_identity::{Credential, PeerError, Refusal, ServiceError};
+use huitong_ids::{DataId, NodeId};
+use huitong_policy::Policy;
+use huitong_proof::{Digest, Envelope, Kind, SpaceId, Statement, Timestamp, VerifyingKey};
+
+use crate::model::{AssetCertificate, ListingNotice, ListingRecord, ProductRecord, RecordError, SecurityLevel};
+
+/// The function node, as a connector reaches it. A face implements it.
+#[async_trait]
+pub trait CatalogPeer: Send + Sync {
+    /// Hands in a REGISTRATION with its record; gives the bytes of the ASSET CERTIFICATE.
+    async fn register(&self, to: &NodeId, statement: Bytes, record: Bytes) -> Result<Bytes, PeerError>;
+
+    /// Hands in a LISTING with its record.
+    async fn list(&self, to: &NodeId, statement: Bytes, record: Bytes) -> Result<(), PeerError>;
+
+    /// Searches the registrar's catalog.
+    async fn search(&self, to: &NodeId, keywords: &str, offset: u64, limit: u64)
+    -> Result<SearchPage, PeerError>;
+
+    /// Resolves a product id: what it is, who offers it, where.
+    async fn resolve(&self, to: &NodeId, product: &DataId) -> Result<Resolved, PeerError>;
+}
+
+/// One page of search results.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SearchPage {
+    /// How many listings match, of those that were examined.
+    pub total: u64,
+    /// The matches of this page, the newest listing first.
+    pub hits: Vec<Hit>,
+}
+
+/// One listing that matches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hit {
+    /// The product on offer.
+    pub product: DataId,
+    /// The listing's name.
+    pub name: String,
+    /// The listing's introduction.
+    pub intro: String,
+    /// The connector that offers it.
+    pub provider: NodeId,
+    /// The registered name of the organisation behind it.
+    pub provider_name: String,
+    /// Security level, T6.
+    pub security_level: SecurityLevel,
+    /// Bytes.
+    pub size: u64,
+}
+
+/// What the registrar's catalog holds of one product.
+#[derive(Debug, Clone)]
+pub struct Resolution {
+    /// The product record, byte for byte as registered.
+    pub product_record: Bytes,
+    /// The ASSET CERTIFICATE over it.
+    pub certificate: Statement,
+    /// The listing record, byte for byte as handed in.
+    pub listing_record: Bytes,
+    /// The provider's LISTING over it.
+    pub listing: Statement,
+    /// The connector that offers it.
+    pub provider: NodeId,
+}
+
+/// A resolution as it arrives from another node: bytes, none of them believed before [`Resolved::verify`].
+#[derive(Debug, Clone)]
+pub struct Resolved {
+    /// The product record.
+    pub product_record: Bytes,
+    /// Bytes of the ASSET CERTIFICATE.
+    pub certificate: Bytes,
+    /// The listing record.
+    pub listing_record: Bytes,
+    /// Bytes of the LISTING.
+    pub listing: Bytes,
+    /// The connector that offers it.
+    pub provider: NodeId,
+    /// `host:port` of the provider. Not signed: whoever answers there must prove to be the provider.
+    pub address: String,
+    /// Bytes of the provider's CREDENTIAL.
+    pub credential: Bytes,
+}
+
+/// A product whose certificate, listing and provider have been verified.
+#[derive(Debug, Clone)]
+pub struct VerifiedProduct {
+    /// The product's identifier.
+    pub product: DataId,
+    /// What is registered.
+    pub record: ProductRecord,
+    /// The registrar's certificate over it.
+    pub certificate: Statement,
+    /// The offer.
+    pub listing: ListingRecord,
+    /// The provider's LISTING over it.
+    pub listing_statement: Statement,
+    /// The offer's policy.
+    pub policy: Policy,
+    /// Who provides it.
+    pub provider: Credential,
+    /// The registrar's CREDENTIAL for the provider.
+    pub credential: Statement,
+    /// `host:port` of the provider, as the registrar reported it.
+    pub address: String,
+}
+
+impl Resolved {
+    /// Checks everything that is signed: the provider's credential and the certificate by the registrar's statement
+    /// key, the listing by the provider's, and both records by the digests in them. An error names the field.
+    pub fn verify(
+        &self,
+        product: &DataId,
+        space: &SpaceId,
+        registrar: &NodeId,
+        registrar_key: &VerifyingKey,
+        now: Timestamp,
+    ) -> Result<VerifiedProduct, ServiceError> {
+        let credential = Envelope::decode(self.credential.clone())?.verify(registrar_key, space)?;
+        let provider = Credential::from_statement(&credential)?;
+        require("credential.issuer", credential.body().issuer == registrar.as_str(), "it is not from our registrar")?;
+        require("credential.node", provider.node == self.provider, "it belongs to another node than the provider")?;
+        let valid = provider.not_before <= now && now <= provider.not_after;
+        require("credential.not_after", valid, "the provider's credential is not valid now")?;
+
+        let certificate = Envelope::decode(self.certificate.clone())?.verify(registrar_key, space)?;
+        require("certificate.issuer", certificate.body().issuer == registrar.as_str(), "it is not from our registrar")?;
+        let addressed = certificate.body().audience == self.provider.as_str();
+        require("certificate.audience", addressed, "it certifies a product of another node")?;
+        let certified = AssetCertificate::from_statement(&certificate)?;
+        require("certificate.id", certified.id == *product, "it certifies another product than was asked for")?;
+        let record = ProductRecord::decode(&self.product_record)?;
+        certifies(&certified, &self.product_record, &record)?;
+        require("product.provider", record.provider == self.provider, "it names another provider")?;
+        let same_entity = record.provider_entity == provider.entity;
+        require("product.provider_entity", same_entity, "it names another organisation than the provider's")?;
+
+        let listing_statement = Envelope::decode(self.listing.clone())?.verify(&provider.statement_key, space)?;
+        let issued = listing_statement.body().issuer == self.provider.as_str();
+        require("listing.issuer", issued, "it is not from the provider")?;
+        let addressed = listing_statement.body().audience == registrar.as_str();
+        require("listing.audience", addressed, "it is not addressed to our registrar")?;
+        let notice = ListingNotice::from_statement(&listing_statement)?;
+        let listing = ListingRecord::decode(&self.listing_record)?;
+        announces(&notice, &self.listing_record, &listing)?;
+        require("listing.product", listing.product == *product, "it lists another product than was asked for")?;
+        require("listing.provider", listing.provider == self.provider, "it names another provider")?;
+        let policy = listing.parse_policy()?;
+        let address = self.address.clone();
+        let product = product.clone();
+        Ok(VerifiedProduct {
+            product,
+            record,
+            certificate,
+            listing,
+            listing_statement,
+            policy,
+            provider,
+            credential,
+            address,
+        })
+    }
+}
+
+/// The certificate of a product says the same as its record.
+fn certifies(certified: &AssetCertificate, bytes: &[u8], record: &ProductRecord) -> Result<(), RecordError> {
+    require("certificate.record", certified.record == Digest::sha256(bytes), "it certifies another record")?;
+    require("certificate.holder", certified.holder == record.provider_entity, "it names another holder")?;
+    require("certificate.root", certified.root == record.root, "it names other content than the record")?;
+    require("certificate.size", certified.size == record.size, "it names another size than the record")?;
+    let derived = certified.derived_from == record.derived_from;
+    require("certificate.derived_from", derived, "it names other resources than the record")
+}
+
+/// The LISTING says the same as its record.
+pub(crate) fn announces(notice: &ListingNotice, bytes: &[u8], listing: &ListingRecord) -> Result<(), RecordError> {
+    require("listing.record", notice.record == Digest::sha256(bytes), "the statement names another record")?;
+    require("listing.product", notice.product == listing.product, "statement and record name different products")?;
+    require("listing.version", notice.version == listing.version, "statement and record name different versions")?;
+    let policy = notice.policy == listing.policy_digest();
+    require("listing.policy", policy, "statement and record name different policies")
+}
+
+/// The refusal that a REFUSAL statement of the peer carries, if it is one.
+pub(crate) fn refusal_in(statement: &Statement) -> Option<Refusal> {
+    if statement.kind() != Kind::Refusal {
+        return None;
+    }
+    let mut fields = statement.detail("refusal").ok()?;
+    let code = fields.text(1, "code").ok()?;
+    let reason = fields.text(2, "reason").ok()?;
+    let next_step = fields.text(3, "next_step").ok()?;
+    Some(Refusal { code, reason, next_step })
+}
+
+pub(crate) fn require(field: &'static str, holds: bool, otherwise: &str) -> Result<(), RecordError> {
+    if holds { Ok(()) } else { Err(RecordError::value(field, otherwise)) }
+}

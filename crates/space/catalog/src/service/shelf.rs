@@ -1,0 +1,390 @@
+//! The connector's side: publishing files, and knowing what is on offer here.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use huitong_identity::{Membership, Role, ServiceError};
+use huitong_ids::{DataId, DataType};
+use huitong_ledger::Ledger;
+use huitong_policy::Policy;
+use huitong_proof::{ContentRoot, ContentTree, Digest, Draft, Kind, Statement, Timestamp};
+use huitong_store::{Outgoing, Read, Tx};
+
+use super::{Abort, aborted};
+use crate::model::{
+    AssetKind, FileName, ListingRecord, ProductRecord, Publication, PublicationState, Publish, Registration,
+    ResourceRecord, ShelfProduct, Source, file_name_of, modified_nanos, regular_file,
+};
+use crate::tables::{self, PublicationRow};
+use crate::workers::{Message, Step, TOPIC};
+
+/// The most publications that one call lists.
+const MAX_LISTED: usize = 1_000;
+
+/// What a connector publishes.
+#[derive(Debug, Clone)]
+pub struct Shelf {
+    pub(crate) ledger: Ledger,
+    pub(crate) membership: Membership,
+    trees: Arc<PathBuf>,
+}
+
+impl Shelf {
+    /// The publications kept in the ledger's store; the leaves of their content trees are files in `trees_dir`,
+    /// which is made when it is first needed.
+    pub fn new(ledger: Ledger, membership: Membership, trees_dir: PathBuf) -> Self {
+        Self { ledger, membership, trees: Arc::new(trees_dir) }
+    }
+
+    /// Begins to publish a file as a product: computes its root, keeps its tree, and asks the registrar.
+    ///
+    /// `progress` hears how many bytes have been read. Returns once the request is durable; [`Shelf::deliver`] takes it
+    /// from there, and [`Shelf::publication`] tells how far it has come. The same request again gives the same
+    /// publication; another request with the same id is a conflict.
+    pub async fn publish(
+        &self,
+        publish: Publish,
+        progress: impl FnMut(u64) + Send + 'static,
+    ) -> Result<Publication, ServiceError> {
+        let publish = publish.normalised();
+        let request = publish.fingerprint();
+        if let Some(row) = tables::publication(&self.ledger.store().view(), &publish.id)? {
+            return same_request(&publish.id, row, &request);
+        }
+        if !self.membership.credential().roles.contains(&Role::Provider) {
+            let reason = "this node is not registered as a provider; ask the registrar for that role".to_owned();
+            return Err(ServiceError::Forbidden { reason });
+        }
+        let id = publish.id;
+        let file_name = file_name_of(&publish.file)?;
+        self.check_offer(&publish, &file_name)?;
+        let source = self.read_source(&publish, progress).await?;
+        let row = self.first_row(publish, request, file_name, source)?;
+        let this = self.clone();
+        let committed = self
+            .ledger
+            .store()
+            .transact("catalog.publish", move |tx| this.begin(tx, &id, row))
+            .await;
+        match committed {
+            Ok(row) => same_request(&id, row, &request),
+            Err(error) => Err(aborted(&self.ledger, error).await),
+        }
+    }
+
+    /// One publication, by the id under which it was asked for.
+    pub fn publication(&self, id: &[u8; 16]) -> Result<Option<Publication>, ServiceError> {
+        let row = tables::publication(&self.ledger.store().view(), id)?;
+        row.map(|row| row.publication(*id)).transpose()
+    }
+
+    /// Publications in the order of their ids, those after `after`, at most `limit` and never more than 1000.
+    pub fn publications(
+        &self,
+        after: Option<&[u8; 16]>,
+        limit: usize,
+    ) -> Result<Vec<Publication>, ServiceError> {
+        let view = self.ledger.store().view();
+        let after = after.map(<[u8; 16]>::as_slice);
+        view.scan(&tables::PUBLICATIONS, &[], after, limit.min(MAX_LISTED))?
+            .into_iter()
+            .map(|row| {
+                let id = <[u8; 16]>::try_from(row.key.as_slice())
+                    .map_err(|_| tables::damaged("a publication id is not 16 bytes"))?;
+                PublicationRow::decode(&row.value)?.publication(id)
+            })
+            .collect()
+    }
+
+    /// A product that this connector offers; `None` when it does not, or not yet.
+    pub fn product(&self, id: &DataId) -> Result<Option<ShelfProduct>, ServiceError> {
+        self.product_in(&self.ledger.store().view(), id)
+    }
+
+    /// As [`Shelf::product`], within a transaction or on a view.
+    ///
+    /// A product counts from the moment its LISTING is signed: the registrar may show it to others before its answer
+    /// has come back.
+    pub fn product_in(&self, r: &impl Read, id: &DataId) -> Result<Option<ShelfProduct>, ServiceError> {
+        let Some(publication) = tables::publication_of(r, id)? else { return Ok(None) };
+        let row = tables::publication(r, &publication)?;
+        let row = row.ok_or_else(|| tables::damaged("a product is without its publication"))?;
+        match row.state {
+            PublicationState::Listing | PublicationState::Listed => {}
+            PublicationState::RegisteringResource
+            | PublicationState::RegisteringProduct
+            | PublicationState::Failed => return Ok(None),
+        }
+        let (Some(product), Some(record), Some(listing)) = (row.product, row.product_record, row.listing_record)
+        else {
+            return Err(tables::damaged("a listed publication lacks its product or listing"));
+        };
+        let certificate = self.ledger.statement(r, &product.certificate)?;
+        Ok(Some(ShelfProduct {
+            product: product.id,
+            record: ProductRecord::decode(&record)?,
+            certificate: certificate.ok_or_else(|| tables::damaged("a certificate is not in the ledger"))?,
+            listing: ListingRecord::decode(&listing)?,
+            source: row.source,
+        }))
+    }
+
+    /// The content tree of a product, from the leaves kept at publication: 32 bytes per mebibyte of content, checked
+    /// against the root. Blocks on the file system.
+    pub fn tree(&self, product: &ShelfProduct) -> Result<ContentTree, ServiceError> {
+        let source = &product.source;
+        let path = leaves_path(&self.trees, &source.root);
+        let next_step = "publish the file again under a new id";
+        let leaves = fs::read(&path)
+            .map_err(|error| ServiceError::Internal(format!("{}: {error}; {next_step}", path.display())))?;
+        ContentTree::from_leaf_bytes(source.size, &leaves, &source.root)
+            .map_err(|error| ServiceError::Internal(format!("{}: {error}; {next_step}", path.display())))
+    }
+
+    /// Everything that can be known to be wrong before the file is read, which may take long.
+    fn check_offer(&self, publish: &Publish, file_name: &FileName) -> Result<(), ServiceError> {
+        Policy::parse(&publish.policy).map_err(|error| ServiceError::invalid("policy", error))?;
+        let nothing = Source { path: publish.file.clone(), size: 0, modified_nanos: 0, root: empty_root() };
+        let resource = self.resource_record(publish, &nothing);
+        resource.encode()?;
+        let credential = self.membership.credential();
+        let segment = self.membership.node().segment();
+        let stand_in = |data_type| {
+            DataId::mint(data_type, &credential.entity, &segment, [0; 16], None)
+                .map_err(|error| ServiceError::Internal(error.to_string()))
+        };
+        let row = self.row(publish, Digest::ZERO, file_name.clone(), nothing, Vec::new());
+        let product = self.product_record(&row, &resource, stand_in(DataType::Resource)?);
+        product.encode()?;
+        self.listing_record(&row, &product, stand_in(DataType::Product)?).encode()?;
+        Ok(())
+    }
+
+    /// Reads the whole file once and keeps its tree.
+    async fn read_source(
+        &self,
+        publish: &Publish,
+        mut progress: impl FnMut(u64) + Send + 'static,
+    ) -> Result<Source, ServiceError> {
+        let (file, trees, id) = (publish.file.clone(), Arc::clone(&self.trees), publish.id);
+        let work = move || {
+            let path = fs::canonicalize(&file).map_err(|error| {
+                ServiceError::invalid("file", format!("{} cannot be read: {error}", file.display()))
+            })?;
+            let before = regular_file(&path)?;
+            let tree = ContentTree::of_file(&path, &mut progress).map_err(|error| {
+                ServiceError::invalid("file", format!("{} cannot be read: {error}", path.display()))
+            })?;
+            let source =
+                Source { size: tree.size(), modified_nanos: modified_nanos(&before), root: tree.root(), path };
+            source.check_unchanged().map_err(|_| ServiceError::Conflict {
+                reason: format!("{} changed while it was read; publish it when it is at rest", source.path.display()),
+            })?;
+            keep_leaves(&trees, &id, &tree)
+                .map_err(|error| ServiceError::Internal(format!("{}: {error}", trees.display())))?;
+            Ok(source)
+        };
+        match tokio::task::spawn_blocking(work).await {
+            Ok(source) => source,
+            Err(error) => Err(ServiceError::Internal(format!("reading the file was interrupted: {error}"))),
+        }
+    }
+
+    fn first_row(
+        &self,
+        publish: Publish,
+        request: Digest,
+        file_name: FileName,
+        source: Source,
+    ) -> Result<PublicationRow, ServiceError> {
+        let resource = self.resource_record(&publish, &source).encode()?;
+        Ok(self.row(&publish, request, file_name, source, resource))
+    }
+
+    /// Commits the publication with its first statement and message, unless somebody was faster.
+    fn begin(&self, tx: &mut Tx<'_>, id: &[u8; 16], mut row: PublicationRow) -> Result<PublicationRow, Abort> {
+        if let Some(earlier) = tables::publication(tx, id)? {
+            return Ok(earlier);
+        }
+        row.created = Timestamp::from_millis(tx.time());
+        let record = row.resource_record.clone();
+        self.ask_to_register(tx, id, AssetKind::Resource, record)?;
+        self.save(tx, id, &mut row)?;
+        Ok(row)
+    }
+
+    /// Signs a REGISTRATION for the record and sends both to the registrar.
+    pub(crate) fn ask_to_register(
+        &self,
+        tx: &mut Tx<'_>,
+        id: &[u8; 16],
+        kind: AssetKind,
+        record: Vec<u8>,
+    ) -> Result<(), Abort> {
+        let registration = Registration { kind, record: Digest::sha256(&record) };
+        let statement = self.say(tx, id, Kind::Registration, Digest::ZERO, registration.to_detail())?;
+        self.send(tx, id, Step::Register(kind), &statement, record)
+    }
+
+    /// Signs a statement about a publication to the registrar.
+    pub(crate) fn say(
+        &self,
+        tx: &mut Tx<'_>,
+        id: &[u8; 16],
+        kind: Kind,
+        reference: Digest,
+        detail: huitong_proof::cbor::Map,
+    ) -> Result<Statement, Abort> {
+        let audience = self.membership.registrar().to_string();
+        let draft = Draft { kind, audience, subject: *id, agreement: Digest::ZERO, reference, detail };
+        Ok(self.ledger.issue(tx, draft)?)
+    }
+
+    /// Queues a message to the registrar.
+    pub(crate) fn send(
+        &self,
+        tx: &mut Tx<'_>,
+        id: &[u8; 16],
+        step: Step,
+        statement: &Statement,
+        record: Vec<u8>,
+    ) -> Result<(), Abort> {
+        let message = Message { publication: *id, step, statement: statement.bytes().clone(), record: record.into() };
+        tx.send(Outgoing {
+            destination: self.membership.registrar().to_string(),
+            topic: TOPIC.to_owned(),
+            payload: message.encode(),
+        })?;
+        Ok(())
+    }
+
+    pub(crate) fn save(&self, tx: &mut Tx<'_>, id: &[u8; 16], row: &mut PublicationRow) -> Result<(), Abort> {
+        row.updated = Timestamp::from_millis(tx.time());
+        tx.put(&tables::PUBLICATIONS, id, &row.encode())?;
+        Ok(())
+    }
+
+    fn row(
+        &self,
+        publish: &Publish,
+        request: Digest,
+        file_name: FileName,
+        source: Source,
+        resource_record: Vec<u8>,
+    ) -> PublicationRow {
+        PublicationRow {
+            state: PublicationState::RegisteringResource,
+            request,
+            source,
+            file_name,
+            delivery_form: publish.classification.delivery_form,
+            policy: publish.policy.clone(),
+            price: publish.price.clone(),
+            window_bytes: publish.window_bytes,
+            resource_record,
+            resource: None,
+            product_record: None,
+            product: None,
+            listing_record: None,
+            reason: None,
+            created: Timestamp::from_millis(0),
+            updated: Timestamp::from_millis(0),
+        }
+    }
+
+    fn resource_record(&self, publish: &Publish, source: &Source) -> ResourceRecord {
+        let credential = self.membership.credential();
+        let class = &publish.classification;
+        ResourceRecord {
+            name: publish.name.clone(),
+            summary: publish.intro.clone(),
+            holder: credential.entity.clone(),
+            holder_name: credential.name.clone(),
+            ownership: class.ownership,
+            origin: class.origin,
+            format: class.format,
+            update_frequency: class.update_frequency,
+            security_level: class.security_level,
+            grade: class.grade,
+            personal_information: class.personal_information,
+            size: source.size,
+            root: source.root,
+            sha256: None,
+            legacy_code: class.legacy_code.clone(),
+        }
+    }
+
+    /// The product made of one registered resource, as it is.
+    pub(crate) fn product_record(
+        &self,
+        row: &PublicationRow,
+        resource: &ResourceRecord,
+        resource_id: DataId,
+    ) -> ProductRecord {
+        ProductRecord {
+            name: resource.name.clone(),
+            intro: resource.summary.clone(),
+            delivery_form: row.delivery_form,
+            provider_entity: resource.holder.clone(),
+            provider: self.membership.node().clone(),
+            derived_from: vec![resource_id],
+            size: row.source.size,
+            root: row.source.root,
+            update_frequency: resource.update_frequency,
+            security_level: resource.security_level,
+            grade: resource.grade,
+            personal_information: resource.personal_information,
+            file_name: row.file_name.clone(),
+        }
+    }
+
+    /// The first listing of a product.
+    pub(crate) fn listing_record(
+        &self,
+        row: &PublicationRow,
+        product: &ProductRecord,
+        product_id: DataId,
+    ) -> ListingRecord {
+        ListingRecord {
+            product: product_id,
+            provider: product.provider.clone(),
+            name: product.name.clone(),
+            intro: product.intro.clone(),
+            policy: row.policy.clone(),
+            price: row.price.clone(),
+            version: 1,
+            window_bytes: row.window_bytes,
+        }
+    }
+}
+
+fn same_request(id: &[u8; 16], row: PublicationRow, request: &Digest) -> Result<Publication, ServiceError> {
+    if row.request == *request {
+        return row.publication(*id);
+    }
+    Err(ServiceError::Conflict {
+        reason: "this publication id already stands for another request; choose a new id".to_owned(),
+    })
+}
+
+fn leaves_path(trees: &Path, root: &ContentRoot) -> PathBuf {
+    trees.join(format!("{root}.leaves"))
+}
+
+/// Writes the leaves so that the file is either absent or whole, also after a power failure.
+fn keep_leaves(trees: &Path, id: &[u8; 16], tree: &ContentTree) -> std::io::Result<()> {
+    fs::create_dir_all(trees)?;
+    let path = leaves_path(trees, &tree.root());
+    let temporary = trees.join(format!("{}.{:032x}.tmp", tree.root(), u128::from_be_bytes(*id)));
+    let mut file = File::create(&temporary)?;
+    file.write_all(&tree.leaf_bytes())?;
+    file.sync_all()?;
+    fs::rename(&temporary, &path)?;
+    File::open(trees)?.sync_all()
+}
+
+fn empty_root() -> ContentRoot {
+    ContentTree::of_bytes(&[]).root()
+}
