@@ -19,9 +19,12 @@ pub(crate) fn read_rules(document: &[u8]) -> Result<(Vec<Rule>, Vec<Rule>), Poli
 
     let mut problems = Problems::default();
     let [policies] = members("", &value, ["contractPolicies"], &mut problems);
-    let Some(policies) = policies else {
-        if matches!(value, Value::Object(_)) {
-            problems.report("contractPolicies", "is missing; put the lists of policies inside it");
+    if policies.is_none() && matches!(value, Value::Object(_)) {
+        problems.report("contractPolicies", "is missing; put the lists of policies inside it");
+    }
+    let Some(policies @ Value::Object(_)) = policies else {
+        if let Some(other) = policies {
+            problems.report("contractPolicies", format!("is {} where an object is meant", other.kind()));
         }
         return problems.into_result().map(|()| (Vec::new(), Vec::new()));
     };
@@ -29,7 +32,8 @@ pub(crate) fn read_rules(document: &[u8]) -> Result<(Vec<Rule>, Vec<Rule>), Poli
     let [permissions, prohibitions, obligations] = members("contractPolicies", policies, keys, &mut problems);
     let permissions = read_list("permissionPolicies", permissions, RuleKind::Permission, &mut problems);
     let prohibitions = read_list("prohibitionPolicies", prohibitions, RuleKind::Prohibition, &mut problems);
-    for (index, _) in elements("obligationPolicies", obligations, &mut problems).iter().enumerate() {
+    let obligations = elements("obligationPolicies", obligations, &mut problems).unwrap_or_default();
+    for index in 0..obligations.len() {
         problems.report(
             format!("obligationPolicies[{index}]"),
             "obligations are not enforced by this node; remove it, or agree on it outside the policy",
@@ -55,7 +59,9 @@ impl RuleKind {
 }
 
 fn read_list(path: &str, list: Option<&Value>, kind: RuleKind, problems: &mut Problems) -> Vec<Rule> {
-    let elements = elements(path, list, problems);
+    let Some(elements) = elements(path, list, problems) else {
+        return Vec::new();
+    };
     if kind == RuleKind::Permission && elements.is_empty() {
         problems.report(path, "holds no permission, so nothing would ever be allowed; add at least one");
     }
@@ -76,7 +82,7 @@ fn read_rule(
     let [actions, constraints] = members(path, value, ["actions", "constraints"], problems);
     let actions = read_actions(&format!("{path}.actions"), actions, problems);
     let constraints_path = format!("{path}.constraints");
-    let written = elements(&constraints_path, constraints, problems);
+    let written = elements(&constraints_path, constraints, problems).unwrap_or_default();
     let mut rule = Rule { id: kind.clause(index), actions, constraints: Vec::with_capacity(written.len()) };
     for (position, element) in written.iter().enumerate() {
         let path = format!("{constraints_path}[{position}]");
@@ -91,7 +97,9 @@ fn read_rule(
 }
 
 fn read_actions(path: &str, value: Option<&Value>, problems: &mut Problems) -> Vec<Action> {
-    let written = elements(path, value, problems);
+    let Some(written) = elements(path, value, problems) else {
+        return Vec::new();
+    };
     if written.is_empty() {
         problems.report(path, "names no action; write at least one, e.g. [\"read\"]");
     }
@@ -382,14 +390,14 @@ fn members<'v, const N: usize>(
     found
 }
 
-/// The elements of an array; absent means empty.
-fn elements<'v>(path: &str, value: Option<&'v Value>, problems: &mut Problems) -> &'v [Value] {
+/// The elements of an array, where absent means empty; `None` where something else stands in its place.
+fn elements<'v>(path: &str, value: Option<&'v Value>, problems: &mut Problems) -> Option<&'v [Value]> {
     match value {
-        None => &[],
-        Some(Value::Array(elements)) => elements,
+        None => Some(&[]),
+        Some(Value::Array(elements)) => Some(elements),
         Some(other) => {
             problems.report(path, format!("is {} where an array is meant", other.kind()));
-            &[]
+            None
         }
     }
 }

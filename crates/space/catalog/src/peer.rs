@@ -2,12 +2,14 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use huitong_identity::{Credential, PeerError, Refusal, ServiceError};
+use huitong_identity::{Credential, Directory, PeerError, RootEntry, RootList, ServiceError};
 use huitong_ids::{DataId, NodeId};
 use huitong_policy::Policy;
-use huitong_proof::{Digest, Envelope, Kind, SpaceId, Statement, Timestamp, VerifyingKey};
+use huitong_proof::{Digest, Envelope, Statement, Timestamp};
 
-use crate::model::{AssetCertificate, ListingNotice, ListingRecord, ProductRecord, RecordError, SecurityLevel};
+use crate::model::{
+    AssetCertificate, ListingNotice, ListingRecord, ProductRecord, RecordError, SecurityLevel,
+};
 
 /// The function node, as a connector reaches it. A face implements it.
 #[async_trait]
@@ -19,8 +21,13 @@ pub trait CatalogPeer: Send + Sync {
     async fn list(&self, to: &NodeId, statement: Bytes, record: Bytes) -> Result<(), PeerError>;
 
     /// Searches the registrar's catalog.
-    async fn search(&self, to: &NodeId, keywords: &str, offset: u64, limit: u64)
-    -> Result<SearchPage, PeerError>;
+    async fn search(
+        &self,
+        to: &NodeId,
+        keywords: &str,
+        offset: u64,
+        limit: u64,
+    ) -> Result<SearchPage, PeerError>;
 
     /// Resolves a product id: what it is, who offers it, where.
     async fn resolve(&self, to: &NodeId, product: &DataId) -> Result<Resolved, PeerError>;
@@ -112,44 +119,70 @@ pub struct VerifiedProduct {
 }
 
 impl Resolved {
-    /// Checks everything that is signed: the provider's credential and the certificate by the registrar's statement
-    /// key, the listing by the provider's, and both records by the digests in them. An error names the field.
+    /// Checks everything that is signed: the provider's credential and the certificate by a trusted registrar's
+    /// statement key, the listing by the provider's, and both records by the digests in them. An error names the
+    /// field. A provider on the revocation list is `Forbidden`.
     pub fn verify(
         &self,
         product: &DataId,
-        space: &SpaceId,
-        registrar: &NodeId,
-        registrar_key: &VerifyingKey,
+        directory: &Directory,
         now: Timestamp,
     ) -> Result<VerifiedProduct, ServiceError> {
-        let credential = Envelope::decode(self.credential.clone())?.verify(registrar_key, space)?;
+        let roots = directory.roots();
+        let space = &roots.space;
+        let credential = Envelope::decode(self.credential.clone())?;
+        let root = trusted_registrar(&roots, credential.claimed_issuer(), now)?;
+        let (registrar, registrar_key) = (&root.node, &root.statement_key);
+        let credential = credential.verify(registrar_key, space)?;
         let provider = Credential::from_statement(&credential)?;
-        require("credential.issuer", credential.body().issuer == registrar.as_str(), "it is not from our registrar")?;
-        require("credential.node", provider.node == self.provider, "it belongs to another node than the provider")?;
-        let valid = provider.not_before <= now && now <= provider.not_after;
-        require("credential.not_after", valid, "the provider's credential is not valid now")?;
+        require(
+            "credential.node",
+            provider.node == self.provider,
+            "it belongs to another node than the provider",
+        )?;
+        if directory.status().revoked.iter().any(|entry| entry.node == provider.node) {
+            return Err(ServiceError::Forbidden { reason: format!("node {} was revoked", provider.node) });
+        }
+        require(
+            "credential.not_after",
+            provider.is_valid_at(now),
+            "the provider's credential is not valid now",
+        )?;
 
         let certificate = Envelope::decode(self.certificate.clone())?.verify(registrar_key, space)?;
-        require("certificate.issuer", certificate.body().issuer == registrar.as_str(), "it is not from our registrar")?;
+        require(
+            "certificate.issuer",
+            certificate.body().issuer == registrar.as_str(),
+            "it is not from the provider's registrar",
+        )?;
         let addressed = certificate.body().audience == self.provider.as_str();
         require("certificate.audience", addressed, "it certifies a product of another node")?;
         let certified = AssetCertificate::from_statement(&certificate)?;
-        require("certificate.id", certified.id == *product, "it certifies another product than was asked for")?;
+        require(
+            "certificate.id",
+            certified.id == *product,
+            "it certifies another product than was asked for",
+        )?;
         let record = ProductRecord::decode(&self.product_record)?;
         certifies(&certified, &self.product_record, &record)?;
         require("product.provider", record.provider == self.provider, "it names another provider")?;
         let same_entity = record.provider_entity == provider.entity;
         require("product.provider_entity", same_entity, "it names another organisation than the provider's")?;
 
-        let listing_statement = Envelope::decode(self.listing.clone())?.verify(&provider.statement_key, space)?;
+        let listing_statement =
+            Envelope::decode(self.listing.clone())?.verify(&provider.statement_key, space)?;
         let issued = listing_statement.body().issuer == self.provider.as_str();
         require("listing.issuer", issued, "it is not from the provider")?;
         let addressed = listing_statement.body().audience == registrar.as_str();
-        require("listing.audience", addressed, "it is not addressed to our registrar")?;
+        require("listing.audience", addressed, "it is not addressed to the provider's registrar")?;
         let notice = ListingNotice::from_statement(&listing_statement)?;
         let listing = ListingRecord::decode(&self.listing_record)?;
         announces(&notice, &self.listing_record, &listing)?;
-        require("listing.product", listing.product == *product, "it lists another product than was asked for")?;
+        require(
+            "listing.product",
+            listing.product == *product,
+            "it lists another product than was asked for",
+        )?;
         require("listing.provider", listing.provider == self.provider, "it names another provider")?;
         let policy = listing.parse_policy()?;
         let address = self.address.clone();
@@ -179,24 +212,39 @@ fn certifies(certified: &AssetCertificate, bytes: &[u8], record: &ProductRecord)
 }
 
 /// The LISTING says the same as its record.
-pub(crate) fn announces(notice: &ListingNotice, bytes: &[u8], listing: &ListingRecord) -> Result<(), RecordError> {
+pub(crate) fn announces(
+    notice: &ListingNotice,
+    bytes: &[u8],
+    listing: &ListingRecord,
+) -> Result<(), RecordError> {
     require("listing.record", notice.record == Digest::sha256(bytes), "the statement names another record")?;
-    require("listing.product", notice.product == listing.product, "statement and record name different products")?;
-    require("listing.version", notice.version == listing.version, "statement and record name different versions")?;
+    require(
+        "listing.product",
+        notice.product == listing.product,
+        "statement and record name different products",
+    )?;
+    require(
+        "listing.version",
+        notice.version == listing.version,
+        "statement and record name different versions",
+    )?;
     let policy = notice.policy == listing.policy_digest();
     require("listing.policy", policy, "statement and record name different policies")
 }
 
-/// The refusal that a REFUSAL statement of the peer carries, if it is one.
-pub(crate) fn refusal_in(statement: &Statement) -> Option<Refusal> {
-    if statement.kind() != Kind::Refusal {
-        return None;
+/// The root list's entry for this registrar, while the list counts.
+pub(crate) fn trusted_registrar<'a>(
+    roots: &'a RootList,
+    node: &str,
+    now: Timestamp,
+) -> Result<&'a RootEntry, ServiceError> {
+    if now > roots.expires {
+        let reason =
+            format!("the root list expired at {}; wait for a new one from the registrar", roots.expires);
+        return Err(ServiceError::Forbidden { reason });
     }
-    let mut fields = statement.detail("refusal").ok()?;
-    let code = fields.text(1, "code").ok()?;
-    let reason = fields.text(2, "reason").ok()?;
-    let next_step = fields.text(3, "next_step").ok()?;
-    Some(Refusal { code, reason, next_step })
+    let unknown = || ServiceError::Forbidden { reason: format!("registrar {node} is not on the root list") };
+    roots.entry(node).ok_or_else(unknown)
 }
 
 pub(crate) fn require(field: &'static str, holds: bool, otherwise: &str) -> Result<(), RecordError> {

@@ -105,7 +105,10 @@ fn own_and_ordinary(applicant: &Applicant<'_>, asset: &Asset) -> Result<(), Refu
             if product.provider != *applicant.node {
                 return Err(Refusal::new(
                     "catalog.provider",
-                    format!("the record names node {} but the caller is {}", product.provider, applicant.node),
+                    format!(
+                        "the record names node {} but the caller is {}",
+                        product.provider, applicant.node
+                    ),
                     "register a product from the connector that will deliver it",
                 ));
             }
@@ -120,14 +123,16 @@ fn ordinary(grade: Grade, level: SecurityLevel) -> Result<(), Refusal> {
     match grade {
         Grade::General => {}
         Grade::Important | Grade::Core => {
-            let reason = format!("{} ({}) may not be offered through this node", grade.english(), grade.chinese());
+            let reason =
+                format!("{} ({}) may not be offered through this node", grade.english(), grade.chinese());
             return Err(Refusal::new("catalog.grade", reason, next_step));
         }
     }
     match level {
-        SecurityLevel::Public | SecurityLevel::Internal | SecurityLevel::Sensitive | SecurityLevel::Confidential => {
-            Ok(())
-        }
+        SecurityLevel::Public
+        | SecurityLevel::Internal
+        | SecurityLevel::Sensitive
+        | SecurityLevel::Confidential => Ok(()),
         SecurityLevel::TopSecret => {
             let reason = format!("security level {} ({}) may not be offered", level.code(), level.chinese());
             Err(Refusal::new("catalog.grade", reason, next_step))

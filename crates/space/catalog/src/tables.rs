@@ -203,10 +203,8 @@ impl PublicationRow {
             .uint(17, self.created.millis())
             .uint(18, self.updated.millis());
         if let Some(reason) = &self.reason {
-            row = row.map(
-                16,
-                Map::new().text(1, &reason.code).text(2, &reason.reason).text(3, &reason.next_step),
-            );
+            row = row
+                .map(16, Map::new().text(1, &reason.code).text(2, &reason.reason).text(3, &reason.next_step));
         }
         row.encode()
     }
@@ -355,7 +353,11 @@ fn state_of(number: u64) -> Result<PublicationState, ServiceError> {
 }
 
 /// Key of [`REGISTERED`].
-pub(crate) fn registered_key(node: &NodeId, kind: crate::model::AssetKind, publication: &[u8; 16]) -> Vec<u8> {
+pub(crate) fn registered_key(
+    node: &NodeId,
+    kind: crate::model::AssetKind,
+    publication: &[u8; 16],
+) -> Vec<u8> {
     let mut key = Vec::with_capacity(49);
     key.extend_from_slice(node.as_str().as_bytes());
     key.extend_from_slice(kind.data_type().character().to_string().as_bytes());

@@ -1,16 +1,16 @@
 //! What runs by itself: carrying a publication's messages to the registrar, one step after the other.
 
 use bytes::Bytes;
-use huitong_identity::{Delivery, PeerError, Refusal, ServiceError};
+use huitong_identity::{Delivery, PeerError, Refusal, ServiceError, read_refusal};
 use huitong_ids::NodeId;
 use huitong_proof::cbor::{Fields, Limits, Map};
-use huitong_proof::{Digest, Envelope, Kind, Statement};
+use huitong_proof::{Digest, Envelope, Kind, Statement, VerifyingKey};
 use huitong_store::{Pending, Tx, TxError, outbox};
 
 use crate::model::{
     AssetCertificate, AssetKind, ListingNotice, ProductRecord, PublicationState, RecordError, ResourceRecord,
 };
-use crate::peer::{CatalogPeer, refusal_in};
+use crate::peer::{CatalogPeer, require, trusted_registrar};
 use crate::rules;
 use crate::service::{Abort, Shelf, aborted};
 use crate::tables::{self, Certified, PublicationRow};
@@ -94,10 +94,16 @@ impl Message {
 /// What the registrar answered, verified.
 #[derive(Clone)]
 enum Answer {
-    Certified { certificate: Statement, detail: AssetCertificate },
+    Certified {
+        certificate: Statement,
+        detail: AssetCertificate,
+    },
     Listed,
     /// The end of the publication, with the registrar's signed refusal where it gave one.
-    Refused { refusal: Refusal, statement: Option<Statement> },
+    Refused {
+        refusal: Refusal,
+        statement: Option<Statement>,
+    },
 }
 
 impl Shelf {
@@ -111,7 +117,8 @@ impl Shelf {
         if !self.is_awaited(&message).map_err(retry)? {
             return self.settle(pending.id).await.map_err(retry);
         }
-        let answer = self.ask(&message, &registrar, peer).await?;
+        let key = self.registrar_key(&registrar).map_err(retry)?;
+        let answer = self.ask(&message, &registrar, &key, peer).await?;
         let failed = match &answer {
             Answer::Refused { refusal, .. } => Some(refusal.to_string()),
             Answer::Certified { .. } | Answer::Listed => None,
@@ -146,6 +153,7 @@ impl Shelf {
         &self,
         message: &Message,
         registrar: &NodeId,
+        key: &VerifyingKey,
         peer: &dyn CatalogPeer,
     ) -> Result<Answer, Delivery> {
         let (statement, record) = (message.statement.clone(), message.record.clone());
@@ -155,7 +163,7 @@ impl Shelf {
         };
         match answer {
             Ok(None) => Ok(Answer::Listed),
-            Ok(Some(certificate)) => Ok(self.certified(message, registrar, certificate)),
+            Ok(Some(certificate)) => Ok(self.certified(message, registrar, key, certificate)),
             // A broken answer may come from a proxy or a node amid an upgrade: the registrar keeps its word by
             // digest, so asking again is safe, and the reason stays where the operator sees it.
             Err(error @ (PeerError::Unavailable(_) | PeerError::Broken(_))) => {
@@ -163,15 +171,15 @@ impl Shelf {
             }
             Err(PeerError::Refused { code, reason, statement }) => {
                 let told = Refusal::new(code, reason, "read the reason, then publish again under a new id");
-                Ok(self.refused(registrar, told, statement))
+                Ok(self.refused(registrar, key, told, statement))
             }
         }
     }
 
     /// A certificate counts only when our registrar signed it, to us, in answer to this very statement, about this
     /// very record.
-    fn certified(&self, message: &Message, registrar: &NodeId, bytes: Bytes) -> Answer {
-        match self.check_certificate(message, registrar, bytes) {
+    fn certified(&self, message: &Message, registrar: &NodeId, key: &VerifyingKey, bytes: Bytes) -> Answer {
+        match self.check_certificate(message, registrar, key, bytes) {
             Ok((certificate, detail)) => Answer::Certified { certificate, detail },
             Err(error) => {
                 let refusal = match error {
@@ -191,14 +199,15 @@ impl Shelf {
         &self,
         message: &Message,
         registrar: &NodeId,
+        key: &VerifyingKey,
         bytes: Bytes,
     ) -> Result<(Statement, AssetCertificate), ServiceError> {
         let asked = Envelope::decode(message.statement.clone())?.trusted(self.ledger.space())?;
-        let certificate = self.verified(registrar, bytes)?;
+        let certificate = self.verified(registrar, key, bytes)?;
         let detail = AssetCertificate::from_statement(&certificate)?;
         let body = certificate.body();
         let answers = body.reference == asked.digest() && body.subject == message.publication;
-        crate::peer::require("certificate.reference", answers, "it answers another registration")?;
+        require("certificate.reference", answers, "it answers another registration")?;
         let (holder, root, size, derived_from, kind) = match message.step {
             Step::Register(kind @ AssetKind::Resource) => {
                 let record = ResourceRecord::decode(&message.record)?;
@@ -208,33 +217,48 @@ impl Shelf {
                 let record = ProductRecord::decode(&message.record)?;
                 (record.provider_entity, record.root, record.size, record.derived_from, kind)
             }
-            Step::List => return Err(ServiceError::Internal("a listing is not answered by a certificate".to_owned())),
+            Step::List => {
+                return Err(ServiceError::Internal("a listing is not answered by a certificate".to_owned()));
+            }
         };
         let record = Digest::sha256(&message.record);
-        let expected = AssetCertificate { id: detail.id.clone(), record, kind, holder, root, size, derived_from };
+        let expected =
+            AssetCertificate { id: detail.id.clone(), record, kind, holder, root, size, derived_from };
         rules::certificate(&detail, &expected)
             .map_err(|refusal| ServiceError::Refused { refusal, statement: None })?;
         Ok((certificate, detail))
     }
 
     /// The registrar's refusal, in its signed words where they hold.
-    fn refused(&self, registrar: &NodeId, told: Refusal, statement: Option<Bytes>) -> Answer {
-        let signed = statement.and_then(|bytes| self.verified(registrar, bytes).ok());
-        let signed = signed.filter(|statement| statement.kind() == Kind::Refusal);
-        match signed.as_ref().and_then(refusal_in) {
-            Some(refusal) => Answer::Refused { refusal, statement: signed },
+    fn refused(&self, registrar: &NodeId, key: &VerifyingKey, told: Refusal, bytes: Option<Bytes>) -> Answer {
+        let signed = bytes.and_then(|bytes| {
+            let statement = self.verified(registrar, key, bytes).ok()?;
+            let refusal = read_refusal(&statement).ok()?;
+            Some((refusal, statement))
+        });
+        match signed {
+            Some((refusal, statement)) => Answer::Refused { refusal, statement: Some(statement) },
             None => Answer::Refused { refusal: told, statement: None },
         }
     }
 
+    fn registrar_key(&self, registrar: &NodeId) -> Result<VerifyingKey, ServiceError> {
+        let now = self.ledger.clock().now();
+        Ok(trusted_registrar(&self.directory.roots(), registrar.as_str(), now)?.statement_key.clone())
+    }
+
     /// A statement of our registrar to us.
-    fn verified(&self, registrar: &NodeId, bytes: Bytes) -> Result<Statement, ServiceError> {
-        let key = self.registrar_key(registrar)?;
-        let statement = Envelope::decode(bytes)?.verify(&key, self.ledger.space())?;
+    fn verified(
+        &self,
+        registrar: &NodeId,
+        key: &VerifyingKey,
+        bytes: Bytes,
+    ) -> Result<Statement, ServiceError> {
+        let statement = Envelope::decode(bytes)?.verify(key, self.ledger.space())?;
         let issuer = statement.body().issuer == registrar.as_str();
-        crate::peer::require("statement.issuer", issuer, "it is not from our registrar")?;
+        require("statement.issuer", issuer, "it is not from our registrar")?;
         let audience = statement.body().audience == self.ledger.node();
-        crate::peer::require("statement.audience", audience, "it is addressed to another node")?;
+        require("statement.audience", audience, "it is addressed to another node")?;
         Ok(statement)
     }
 

@@ -7,7 +7,7 @@ mod steps;
 use std::sync::Arc;
 
 use huitong_catalog::Shelf;
-use huitong_identity::{Caller, Credential, Membership, Role, ServiceError, credential_of};
+use huitong_identity::{Caller, Credential, Membership, Role, ServiceError, credential_of, remember_credential};
 use huitong_ids::{ContractId, DataId, NodeId};
 use huitong_ledger::Ledger;
 use huitong_proof::cbor::Map;
@@ -81,7 +81,7 @@ impl Contracts {
                 return Err(too_many_open(&terms.provider));
             }
             // What the provider will sign is only worth something with the credential that names its key.
-            contracts.ledger.admit(tx, &statement)?;
+            remember_credential(tx, &contracts.ledger, &credential, &statement)?;
             let mut negotiation =
                 contracts.begin(tx, id, Side::Consumer, &terms.provider, &terms, accept_counter);
             contracts.send_request(tx, &mut negotiation, None)?;

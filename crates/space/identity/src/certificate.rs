@@ -31,7 +31,13 @@ pub fn public_key_digest(key: &KeyPair) -> Digest {
 }
 
 /// A self-signed root for a registrar, valid for `years`.
-pub(crate) fn self_signed_root(key: &KeyPair, name: &str, node: &NodeId, now: Timestamp, years: u64) -> Result<Vec<u8>, ServiceError> {
+pub(crate) fn self_signed_root(
+    key: &KeyPair,
+    name: &str,
+    node: &NodeId,
+    now: Timestamp,
+    years: u64,
+) -> Result<Vec<u8>, ServiceError> {
     let mut params = root_params(name, node)?;
     params.not_before = date(now.millis().saturating_sub(CLOCK_SLACK_MILLIS))?;
     params.not_after = date(now.millis().saturating_add(years.saturating_mul(YEAR_MILLIS)))?;
@@ -39,7 +45,13 @@ pub(crate) fn self_signed_root(key: &KeyPair, name: &str, node: &NodeId, now: Ti
 }
 
 /// The certificate of a node whose credential is already signed.
-pub(crate) fn issue(root: &[u8], root_key: &KeyPair, subject_key: &impl PublicKeyData, credential: &Credential, statement: &Statement) -> Result<Vec<u8>, ServiceError> {
+pub(crate) fn issue(
+    root: &[u8],
+    root_key: &KeyPair,
+    subject_key: &impl PublicKeyData,
+    credential: &Credential,
+    statement: &Statement,
+) -> Result<Vec<u8>, ServiceError> {
     let mut params = CertificateParams::new(Vec::<String>::new()).map_err(internal)?;
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, credential.domain.as_str());
@@ -54,7 +66,8 @@ pub(crate) fn issue(root: &[u8], root_key: &KeyPair, subject_key: &impl PublicKe
     params.not_after = date(credential.not_after.millis())?;
     params.is_ca = IsCa::ExplicitNoCa;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
+    params.extended_key_usages =
+        vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
     params.custom_extensions =
         vec![CustomExtension::from_oid_content(CREDENTIAL_EXTENSION, octet_string(statement.bytes()))];
     let issuer = Issuer::from_ca_cert_der(&root.to_vec().into(), root_key).map_err(internal)?;
@@ -87,13 +100,16 @@ pub(crate) fn request_key_digest(key: &rcgen::PublicKey) -> Digest {
 
 /// Reads what a certificate claims. Its chain has to be checked elsewhere.
 pub(crate) fn claims(der: &[u8]) -> Result<Claims, String> {
-    let (rest, certificate) =
-        X509Certificate::from_der(der).map_err(|error| format!("the certificate cannot be parsed: {error}"))?;
+    let (rest, certificate) = X509Certificate::from_der(der)
+        .map_err(|error| format!("the certificate cannot be parsed: {error}"))?;
     if !rest.is_empty() {
         return Err("bytes follow the certificate".to_owned());
     }
     let subject = certificate.subject();
-    let only = |mut found: Box<dyn Iterator<Item = Result<&str, _>> + '_>, what: &str| match (found.next(), found.next()) {
+    let only = |mut found: Box<dyn Iterator<Item = Result<&str, _>> + '_>, what: &str| match (
+        found.next(),
+        found.next(),
+    ) {
         (Some(Ok(text)), None) => Ok(text.to_owned()),
         (Some(Err::<_, x509_parser::error::X509Error>(_)), _) => Err(format!("the {what} is not text")),
         (None, _) => Err(format!("the certificate has no {what}")),
@@ -105,7 +121,8 @@ pub(crate) fn claims(der: &[u8]) -> Result<Claims, String> {
         Box::new(subject.iter_organizational_unit().map(|attribute| attribute.as_str())),
         "organisational unit (OU)",
     )?;
-    let oid = x509_parser::oid_registry::Oid::from(CREDENTIAL_EXTENSION).map_err(|_| "bad identifier".to_owned())?;
+    let oid = x509_parser::oid_registry::Oid::from(CREDENTIAL_EXTENSION)
+        .map_err(|_| "bad identifier".to_owned())?;
     let extension = certificate
         .get_extension_unique(&oid)
         .map_err(|_| "the credential extension appears twice".to_owned())?

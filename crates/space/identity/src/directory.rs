@@ -46,7 +46,9 @@ pub enum AuthenticationError {
         reason: String,
     },
     /// Our own lists are too old to accept anybody.
-    #[error("this node last heard from its registrar at {confirmed}, longer ago than it may; nobody is accepted until it does")]
+    #[error(
+        "this node last heard from its registrar at {confirmed}, longer ago than it may; nobody is accepted until it does"
+    )]
     Stale {
         /// Last confirmation.
         confirmed: Timestamp,
@@ -71,7 +73,12 @@ struct Inner {
 
 impl Directory {
     /// `max_age`: how long the lists count without word from the registrar; `None` for the registrar itself.
-    pub(crate) fn new(roots: RootList, status: StatusList, confirmed: Timestamp, max_age: Option<Duration>) -> Self {
+    pub(crate) fn new(
+        roots: RootList,
+        status: StatusList,
+        confirmed: Timestamp,
+        max_age: Option<Duration>,
+    ) -> Self {
         let revoked = by_node(&status);
         Self {
             inner: Arc::new(RwLock::new(Inner { roots, status, revoked, confirmed })),
@@ -90,10 +97,16 @@ impl Directory {
         let statement = {
             let inner = self.read();
             let root = inner.roots.entry(envelope.claimed_issuer()).ok_or_else(|| {
-                AuthenticationError::Untrusted(format!("{} is not on the root list", envelope.claimed_issuer()))
+                AuthenticationError::Untrusted(format!(
+                    "{} is not on the root list",
+                    envelope.claimed_issuer()
+                ))
             })?;
             if now > inner.roots.expires {
-                return Err(AuthenticationError::Untrusted(format!("the root list expired at {}", inner.roots.expires)));
+                return Err(AuthenticationError::Untrusted(format!(
+                    "the root list expired at {}",
+                    inner.roots.expires
+                )));
             }
             envelope
                 .verify(&root.statement_key, &inner.roots.space)
@@ -133,7 +146,8 @@ impl Directory {
             });
         }
         // A stale node must still be able to talk to its registrar, or it could never become fresh again.
-        let is_registrar = caller.has(Role::Registrar) && inner.roots.entry(credential.node.as_str()).is_some();
+        let is_registrar =
+            caller.has(Role::Registrar) && inner.roots.entry(credential.node.as_str()).is_some();
         if let Some(max_age) = self.max_age
             && !is_registrar
             && now.saturating_since(inner.confirmed) > max_age

@@ -35,7 +35,10 @@ pub struct Invite {
 
 impl std::fmt::Debug for Invite {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Invite").field("address", &self.address).field("registrar", &self.registrar).finish_non_exhaustive()
+        f.debug_struct("Invite")
+            .field("address", &self.address)
+            .field("registrar", &self.registrar)
+            .finish_non_exhaustive()
     }
 }
 
@@ -62,9 +65,9 @@ impl Invite {
         let body = text.strip_prefix(INVITE_PREFIX).ok_or_else(|| {
             ServiceError::invalid("invite", format!("must begin with {INVITE_PREFIX}; copy the whole line"))
         })?;
-        let bytes = URL_SAFE_NO_PAD
-            .decode(body)
-            .map_err(|_| ServiceError::invalid("invite", "damaged while copying; copy the whole line again"))?;
+        let bytes = URL_SAFE_NO_PAD.decode(body).map_err(|_| {
+            ServiceError::invalid("invite", "damaged while copying; copy the whole line again")
+        })?;
         let mut fields = Fields::decode(&bytes, Limits::STATEMENT, "invite")?;
         let invite = Self {
             address: fields.text(1, "address")?,
@@ -127,17 +130,8 @@ pub struct RootEntry {
     pub certificate: Vec<u8>,
     /// Verifies credentials and other statements of the registrar.
     pub statement_key: VerifyingKey,
-    /// Verifies the registrar's checkpoints.
-    pub log_key: VerifyingKey,
-    /// Origin line of the registrar's ledger.
-    pub log_origin: String,
-}
-
-impl RootEntry {
-    /// Verifies checkpoints of the registrar's ledger.
-    pub fn log_verifier(&self) -> LogVerifier {
-        LogVerifier { name: self.log_origin.clone(), key: self.log_key.clone() }
-    }
+    /// Verifies the registrar's checkpoints: origin line and key of its ledger.
+    pub log: LogVerifier,
 }
 
 /// The signed, versioned, expiring list of registrars that peers trust.
@@ -171,8 +165,8 @@ impl RootList {
                     .text(3, &entry.name)
                     .bytes(4, &entry.certificate)
                     .bytes(5, entry.statement_key.as_bytes())
-                    .bytes(6, entry.log_key.as_bytes())
-                    .text(7, &entry.log_origin)
+                    .bytes(6, entry.log.key().as_bytes())
+                    .text(7, entry.log.name())
                     .build()
             })
             .collect();
@@ -200,6 +194,7 @@ impl RootList {
         let mut entries = Vec::with_capacity(values.len());
         for value in values {
             let mut entry = Fields::from_value(value, "roots.entry")?;
+            let log_key = key("roots.entry.log_key", &entry.bytes(6, "log_key")?)?;
             entries.push(RootEntry {
                 node: node_id("roots.entry.node", &entry.text(1, "node")?)?,
                 entity: EntityCode::parse(&entry.text(2, "entity")?)
@@ -207,8 +202,8 @@ impl RootList {
                 name: entry.text(3, "name")?,
                 certificate: entry.bytes(4, "certificate")?,
                 statement_key: key("roots.entry.statement_key", &entry.bytes(5, "statement_key")?)?,
-                log_key: key("roots.entry.log_key", &entry.bytes(6, "log_key")?)?,
-                log_origin: entry.text(7, "log_origin")?,
+                log: LogVerifier::new(entry.text(7, "log_origin")?, log_key)
+                    .map_err(|error| ServiceError::invalid("roots.entry.log_origin", error))?,
             });
             entry.finish()?;
         }

@@ -137,7 +137,8 @@ fn signing_key(path: &Path, entropy: &dyn Entropy) -> Result<SigningKey, KeyErro
 }
 
 fn key_pair(path: &Path) -> Result<KeyPair, KeyError> {
-    let malformed = |error: rcgen::Error| KeyError::Malformed { path: path.to_owned(), why: error.to_string() };
+    let malformed =
+        |error: rcgen::Error| KeyError::Malformed { path: path.to_owned(), why: error.to_string() };
     if path.exists() {
         key_file::check_private(path)?;
         let text = std::fs::read_to_string(path)

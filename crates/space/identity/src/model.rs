@@ -53,10 +53,8 @@ pub struct Credential {
     pub tls_key: Digest,
     /// Verifies the node's statements.
     pub statement_key: VerifyingKey,
-    /// Verifies the node's checkpoints.
-    pub log_key: VerifyingKey,
-    /// The origin line of the node's ledger.
-    pub log_origin: String,
+    /// Verifies the node's checkpoints: origin line and key of its ledger.
+    pub log: LogVerifier,
     /// What the node may do.
     pub roles: Vec<Role>,
     /// First moment of validity.
@@ -78,8 +76,8 @@ impl Credential {
             .text(4, &self.domain)
             .digest(5, &self.tls_key)
             .bytes(6, self.statement_key.as_bytes())
-            .bytes(7, self.log_key.as_bytes())
-            .text(8, &self.log_origin)
+            .bytes(7, self.log.key().as_bytes())
+            .text(8, self.log.name())
             .array(9, roles)
             .uint(10, self.not_before.millis())
             .uint(11, self.not_after.millis())
@@ -103,7 +101,8 @@ impl Credential {
             .map_err(|e| invalid("statement_key", &e))?;
         let log_key =
             VerifyingKey::from_bytes(&fields.bytes(7, "log_key")?).map_err(|e| invalid("log_key", &e))?;
-        let log_origin = fields.text(8, "log_origin")?;
+        let log = LogVerifier::new(fields.text(8, "log_origin")?, log_key)
+            .map_err(|e| invalid("log_origin", &e))?;
         let mut roles = Vec::new();
         for value in fields.array(9, "roles")? {
             match value {
@@ -126,18 +125,12 @@ impl Credential {
             domain,
             tls_key,
             statement_key,
-            log_key,
-            log_origin,
+            log,
             roles,
             not_before,
             not_after,
             registrar: statement.body().issuer.clone(),
         })
-    }
-
-    /// Verifies checkpoints of this node's ledger.
-    pub fn log_verifier(&self) -> LogVerifier {
-        LogVerifier { name: self.log_origin.clone(), key: self.log_key.clone() }
     }
 
     /// Whether the credential holds at this moment.

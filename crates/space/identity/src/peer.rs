@@ -5,8 +5,8 @@ use bytes::Bytes;
 use huitong_ids::NodeId;
 use tokio::sync::mpsc;
 
-use crate::documents::{EnrolmentGrant, EnrolmentRequest, Invite};
 pub use crate::documents::SignedDocument;
+use crate::documents::{EnrolmentGrant, EnrolmentRequest, Invite};
 use crate::error::PeerError;
 
 /// News from the registrar. With neither list it is a heartbeat: nothing has changed.

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use huitong_ids::{EntityCode, NodeId, NodeType, Segment};
-use huitong_ledger::origin_of;
 use huitong_proof::cbor::Map;
 use huitong_proof::{Digest, Draft, Kind, random};
 use huitong_store::{Read, Tx};
@@ -17,7 +16,9 @@ use crate::keys::RootAuthority;
 use crate::model::{Caller, Credential, NodeRecord, NodeState, Role};
 use crate::peer::TrustUpdate;
 use crate::rules::{self, Enrolment, check_name};
-use crate::service::{self, CREDENTIAL_LIFETIME, Standing, check_enrolment, refuse, statement_from, validity_start};
+use crate::service::{
+    self, CREDENTIAL_LIFETIME, Standing, check_enrolment, log_of, refuse, statement_from, validity_start,
+};
 use crate::tables::{self, InviteRow};
 
 /// Longest life of an invite.
@@ -164,22 +165,24 @@ impl Registrar {
                 };
                 let mut invite = InviteRow::decode(&bytes)?;
                 match rules::decide_enrolment(&invite, &checked.tls_digest, now) {
-                    Ok(Enrolment::Repeat(node)) => Ok(Ok(tables::node(tx, &ledger, &node)?
-                        .ok_or_else(|| ServiceError::Internal("an enrolled node's record is missing".to_owned()))?)),
+                    Ok(Enrolment::Repeat(node)) => {
+                        Ok(Ok(tables::node(tx, &ledger, &node)?.ok_or_else(|| {
+                            ServiceError::Internal("an enrolled node's record is missing".to_owned())
+                        })?))
+                    }
                     Ok(Enrolment::Mint) => {
                         let entity = EntityCode::parse(&invite.entity)
                             .map_err(|error| ServiceError::Internal(error.to_string()))?;
                         let node =
                             NodeId::mint(NodeType::Connector, &entity, &segment, random(&**ledger.entropy()));
                         let credential = Credential {
-                            log_origin: origin_of(node.as_str()),
+                            log: log_of(&node, &checked.log_key)?,
                             node: node.clone(),
                             entity,
                             name: invite.name.clone(),
                             domain: checked.domain.clone(),
                             tls_key: checked.tls_digest,
                             statement_key: checked.statement_key.clone(),
-                            log_key: checked.log_key.clone(),
                             roles: invite.roles.clone(),
                             not_before: validity_start(now),
                             not_after: now.saturating_add(CREDENTIAL_LIFETIME),
@@ -331,7 +334,11 @@ impl Registrar {
     }
 
     /// The lists that are newer than what a follower has.
-    pub fn trust_since(&self, roots_version: u64, status_version: u64) -> Result<(TrustUpdate, u64, u64), ServiceError> {
+    pub fn trust_since(
+        &self,
+        roots_version: u64,
+        status_version: u64,
+    ) -> Result<(TrustUpdate, u64, u64), ServiceError> {
         let view = self.standing.ledger.store().view();
         let (roots, status) = (self.standing.directory.roots(), self.standing.directory.status());
         let mut update = TrustUpdate::default();
@@ -345,7 +352,8 @@ impl Registrar {
     }
 
     fn list(&self, read: &impl Read, key: &[u8]) -> Result<SignedDocument, ServiceError> {
-        tables::signed(read, key)?.ok_or_else(|| ServiceError::Internal("a signed list is missing".to_owned()))
+        tables::signed(read, key)?
+            .ok_or_else(|| ServiceError::Internal("a signed list is missing".to_owned()))
     }
 }
 

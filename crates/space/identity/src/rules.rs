@@ -15,7 +15,11 @@ pub(crate) enum Enrolment {
 }
 
 /// An invite admits one TLS key, once, until it expires.
-pub(crate) fn decide_enrolment(invite: &InviteRow, key: &Digest, now: Timestamp) -> Result<Enrolment, Refusal> {
+pub(crate) fn decide_enrolment(
+    invite: &InviteRow,
+    key: &Digest,
+    now: Timestamp,
+) -> Result<Enrolment, Refusal> {
     match &invite.used {
         Some((used_by, node)) if used_by == key => Ok(Enrolment::Repeat(node.clone())),
         Some(_) => Err(Refusal::new(
@@ -81,7 +85,10 @@ mod tests {
         let other = Digest::sha256(b"b");
         let at = Timestamp::from_millis;
         assert_eq!(decide_enrolment(&invite(None), &key, at(1_000)), Ok(Enrolment::Mint));
-        assert_eq!(decide_enrolment(&invite(None), &key, at(1_001)).unwrap_err().code, "enrolment.invite.expired");
+        assert_eq!(
+            decide_enrolment(&invite(None), &key, at(1_001)).unwrap_err().code,
+            "enrolment.invite.expired"
+        );
         let used = invite(Some((key, "node".to_owned())));
         assert_eq!(decide_enrolment(&used, &key, at(9_000)), Ok(Enrolment::Repeat("node".to_owned())));
         assert_eq!(decide_enrolment(&used, &other, at(1)).unwrap_err().code, "enrolment.invite.used");

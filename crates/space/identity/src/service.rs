@@ -5,19 +5,19 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use huitong_ids::{EntityCode, NodeId, NodeType, Segment};
-use huitong_ledger::{Identity, Ledger, origin_of};
+use huitong_ledger::{Identity, Ledger, LogVerifier, Proofs, origin_of};
 use huitong_proof::cbor::Map;
 use huitong_proof::{
-    Anchor, ChannelHead, Clock, Digest, Draft, Entropy, Envelope, Kind, Signing, SpaceId, Statement, Timestamp,
-    VerifyingKey, random,
+    Anchor, ChannelHead, Clock, Digest, Draft, Entropy, Envelope, Kind, Signing, SpaceId, Statement,
+    Timestamp, VerifyingKey, random,
 };
 use huitong_store::{Read, Store, Tx};
 
 use crate::certificate;
 use crate::directory::Directory;
 use crate::documents::{
-    EnrolmentGrant, EnrolmentRequest, Invite, RootEntry, RootList, SignedDocument, StatusList, check_list_detail,
-    list_detail,
+    EnrolmentGrant, EnrolmentRequest, Invite, RootEntry, RootList, SignedDocument, StatusList,
+    check_list_detail, list_detail,
 };
 use crate::error::{Refusal, ServiceError};
 use crate::keys::{NodeKeys, RootAuthority};
@@ -32,6 +32,8 @@ const ROOTS_LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
 const ROOT_CERTIFICATE_YEARS: u64 = 10;
 /// Everybody: the audience of root and revocation lists.
 pub(crate) const EVERYBODY: &str = "*";
+/// Most statements in one request for proofs.
+const MAX_PROVEN: usize = 256;
 const LOG_KEY_PROOF: &[u8] = b"huitong/log-key/v1\0";
 
 /// This node as its registrar knows it. Cheap to clone.
@@ -133,7 +135,8 @@ pub async fn found(
     let node = NodeId::mint(genesis.node_type, &genesis.entity, &genesis.segment, random(&*sources.entropy));
     let ledger = new_ledger(store, keys, &node, &genesis.space, sources);
     let now = sources.clock.now();
-    let root_certificate = certificate::self_signed_root(root.key(), &genesis.name, &node, now, ROOT_CERTIFICATE_YEARS)?;
+    let root_certificate =
+        certificate::self_signed_root(root.key(), &genesis.name, &node, now, ROOT_CERTIFICATE_YEARS)?;
     let credential = Credential {
         node: node.clone(),
         entity: genesis.entity.clone(),
@@ -141,8 +144,7 @@ pub async fn found(
         domain: genesis.domain.clone(),
         tls_key: keys.tls_digest(),
         statement_key: keys.statement().verifying_key(),
-        log_key: keys.log().verifying_key(),
-        log_origin: origin_of(node.as_str()),
+        log: log_of(&node, &keys.log().verifying_key())?,
         roles: vec![Role::Registrar],
         not_before: validity_start(now),
         not_after: now.saturating_add(CREDENTIAL_LIFETIME),
@@ -159,8 +161,7 @@ pub async fn found(
             name: genesis.name.clone(),
             certificate: root_certificate.clone(),
             statement_key: keys.statement().verifying_key(),
-            log_key: keys.log().verifying_key(),
-            log_origin: origin_of(node.as_str()),
+            log: log_of(&node, &keys.log().verifying_key())?,
         }],
     };
     let status = StatusList { version: 1, issued: now, revoked: Vec::new() };
@@ -195,7 +196,11 @@ pub async fn found(
                 address: String::new(),
                 state: NodeState::Active,
             };
-            tx.put(&tables::ENTITIES, credential.entity.as_str().as_bytes(), &tables::entity_row(&credential.name, now))?;
+            tx.put(
+                &tables::ENTITIES,
+                credential.entity.as_str().as_bytes(),
+                &tables::entity_row(&credential.name, now),
+            )?;
             tx.put(&tables::NODES, credential.node.as_str().as_bytes(), &tables::node_row(&record))?;
             tx.put(&tables::STANDING, tables::SELF, &row.encode())?;
             publish_roots(tx, ledger, &roots)?;
@@ -203,7 +208,8 @@ pub async fn found(
             Ok(())
         })
         .await?;
-    load(store, keys, sources, None)?.ok_or_else(|| ServiceError::Internal("the new registrar was not stored".to_owned()))
+    load(store, keys, sources, None)?
+        .ok_or_else(|| ServiceError::Internal("the new registrar was not stored".to_owned()))
 }
 
 /// What a node that wants to join says about itself.
@@ -217,7 +223,11 @@ pub struct JoinRequest {
 
 /// The request that [`crate::peer::EnrolmentPeer::enrol`] carries. The same keys and invite give the same outcome, so
 /// it may be sent again after any failure.
-pub fn enrolment_request(keys: &NodeKeys, request: &JoinRequest, sources: &Sources) -> Result<EnrolmentRequest, ServiceError> {
+pub fn enrolment_request(
+    keys: &NodeKeys,
+    request: &JoinRequest,
+    sources: &Sources,
+) -> Result<EnrolmentRequest, ServiceError> {
     check_domain(&request.domain)?;
     let csr = certificate::signing_request(keys.tls(), &request.domain)?;
     let csr_digest = Digest::sha256(&csr);
@@ -296,7 +306,10 @@ pub(crate) fn check_enrolment(
         return Err(ServiceError::invalid("csr", "is not the one that the enrolment statement names"));
     }
     if named_key != statement_key.as_bytes() {
-        return Err(ServiceError::invalid("statement_key", "is not the one that the enrolment statement names"));
+        return Err(ServiceError::invalid(
+            "statement_key",
+            "is not the one that the enrolment statement names",
+        ));
     }
     if token_digest != Digest::sha256(&request.token) {
         return Err(ServiceError::invalid("token", "is not the one that the enrolment statement names"));
@@ -324,11 +337,16 @@ pub async fn join(
         .entry(request.invite.registrar.as_str())
         .ok_or_else(|| ServiceError::invalid("grant.roots", "the registrar is not on its own root list"))?;
     if Digest::sha256(&entry.certificate) != request.invite.root {
-        return Err(ServiceError::invalid("grant.roots", "the root certificate is not the one the invite pins"));
+        return Err(ServiceError::invalid(
+            "grant.roots",
+            "the root certificate is not the one the invite pins",
+        ));
     }
     let (roots_statement, roots) = verify_roots(&grant.roots, &entry.statement_key, &space)?;
-    let registrar_key = roots.entry(request.invite.registrar.as_str()).map(|entry| entry.statement_key.clone());
-    let registrar_key = registrar_key.ok_or_else(|| ServiceError::Internal("root list lost its entry".to_owned()))?;
+    let registrar_key =
+        roots.entry(request.invite.registrar.as_str()).map(|entry| entry.statement_key.clone());
+    let registrar_key =
+        registrar_key.ok_or_else(|| ServiceError::Internal("root list lost its entry".to_owned()))?;
     let (status_statement, status) = verify_status(&grant.status, &registrar_key, &space)?;
     let credential_statement = Envelope::decode(grant.credential.clone())?.verify(&registrar_key, &space)?;
     let credential = Credential::from_statement(&credential_statement)?;
@@ -339,7 +357,7 @@ pub async fn join(
     if caller.credential() != &credential
         || credential.tls_key != keys.tls_digest()
         || credential.statement_key != keys.statement().verifying_key()
-        || credential.log_key != keys.log().verifying_key()
+        || *credential.log.key() != keys.log().verifying_key()
     {
         return Err(ServiceError::invalid("grant.credential", "names keys that are not ours"));
     }
@@ -376,7 +394,9 @@ pub fn load(
 ) -> Result<Option<Standing>, ServiceError> {
     let view = store.view();
     let Some(row) = SelfRow::load(&view)? else { return Ok(None) };
-    let missing = |what: &str| ServiceError::Internal(format!("this node's {what} is missing; restore the data directory"));
+    let missing = |what: &str| {
+        ServiceError::Internal(format!("this node's {what} is missing; restore the data directory"))
+    };
     let ledger = new_ledger(store, keys, &row.node, &row.space, sources);
     let roots_document = tables::signed(&view, tables::ROOTS)?.ok_or_else(|| missing("root list"))?;
     let status_document = tables::signed(&view, tables::STATUS)?.ok_or_else(|| missing("revocation list"))?;
@@ -386,7 +406,7 @@ pub fn load(
     let credential = Credential::from_statement(&statement)?;
     if credential.tls_key != keys.tls_digest()
         || credential.statement_key != keys.statement().verifying_key()
-        || credential.log_key != keys.log().verifying_key()
+        || *credential.log.key() != keys.log().verifying_key()
     {
         return Err(ServiceError::Conflict {
             reason: "the key files do not belong to this data directory's credential; restore keys and data from the same backup".to_owned(),
@@ -396,7 +416,12 @@ pub fn load(
     let confirmed = status.issued;
     let directory = Directory::new(roots, status, confirmed, max_age);
     let membership = Membership {
-        inner: Arc::new(Inner { credential, statement, certificate: row.certificate, registrar: row.registrar }),
+        inner: Arc::new(Inner {
+            credential,
+            statement,
+            certificate: row.certificate,
+            registrar: row.registrar,
+        }),
     };
     Ok(Some(Standing { ledger, membership, directory }))
 }
@@ -407,7 +432,11 @@ pub fn statement_from(caller: &Caller, bytes: Bytes, ledger: &Ledger) -> Result<
 }
 
 /// The same for a node whose credential we hold.
-pub fn statement_of(credential: &Credential, bytes: Bytes, ledger: &Ledger) -> Result<Statement, ServiceError> {
+pub fn statement_of(
+    credential: &Credential,
+    bytes: Bytes,
+    ledger: &Ledger,
+) -> Result<Statement, ServiceError> {
     let statement = Envelope::decode(bytes)?.verify(&credential.statement_key, ledger.space())?;
     if statement.body().issuer != credential.node.as_str() {
         return Err(ServiceError::invalid("statement.issuer", "is not the node that handed it in"));
@@ -454,8 +483,9 @@ pub fn credential_of(
     } else {
         match read.get(&tables::PEERS, node.as_str().as_bytes())? {
             Some(bytes) => {
-                let digest = Digest::from_slice(&bytes)
-                    .ok_or_else(|| ServiceError::Internal("a stored credential digest is damaged".to_owned()))?;
+                let digest = Digest::from_slice(&bytes).ok_or_else(|| {
+                    ServiceError::Internal("a stored credential digest is damaged".to_owned())
+                })?;
                 ledger.statement(read, &digest)?
             }
             None => None,
@@ -466,7 +496,10 @@ pub fn credential_of(
 
 /// Records a refusal: a REFUSAL statement (kind 31) to who asked, with detail {1 code, 2 reason, 3 next step, 4 what
 /// was asked}, issued and logged in `tx`.
-#[expect(clippy::too_many_arguments, reason = "each is one field of the statement; a struct would only rename them")]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "each is one field of the statement; a struct would only rename them"
+)]
 pub fn refuse(
     tx: &mut Tx<'_>,
     ledger: &Ledger,
@@ -477,14 +510,35 @@ pub fn refuse(
     refusal: &Refusal,
     asked: &str,
 ) -> Result<Statement, ServiceError> {
-    let detail = Map::new()
-        .text(1, &refusal.code)
-        .text(2, &refusal.reason)
-        .text(3, &refusal.next_step)
-        .text(4, asked);
+    let detail =
+        Map::new().text(1, &refusal.code).text(2, &refusal.reason).text(3, &refusal.next_step).text(4, asked);
     let draft =
         Draft { kind: Kind::Refusal, audience: audience.to_owned(), subject, agreement, reference, detail };
     Ok(ledger.issue(tx, draft)?)
+}
+
+/// Proves to a caller that statements are in our ledger. Only their issuer or audience may ask, for at most 256.
+pub async fn prove_for(
+    caller: &Caller,
+    ledger: &Ledger,
+    digests: Vec<Digest>,
+    known_size: u64,
+) -> Result<Proofs, ServiceError> {
+    if digests.is_empty() || digests.len() > MAX_PROVEN {
+        return Err(ServiceError::invalid("digests", "must name 1 to 256 statements"));
+    }
+    let view = ledger.store().view();
+    for digest in &digests {
+        let party = ledger.statement(&view, digest)?.is_some_and(|statement| {
+            let body = statement.body();
+            body.issuer == caller.node().as_str() || body.audience == caller.node().as_str()
+        });
+        if !party {
+            // The same answer for unknown and for foreign statements: who is no party learns nothing.
+            return Err(ServiceError::NotFound { what: format!("statement {digest}") });
+        }
+    }
+    Ok(ledger.prove(digests, known_size).await?)
 }
 
 /// Reads a REFUSAL statement back.
@@ -505,7 +559,8 @@ pub fn read_refusal(statement: &Statement) -> Result<Refusal, ServiceError> {
 
 /// Queues an ADDRESS statement (kind 23, detail {1 `host:port`}) for the registrar unless it already knows.
 pub async fn report_address(standing: &Standing, address: &str) -> Result<(), ServiceError> {
-    let (ledger, membership, address) = (standing.ledger.clone(), standing.membership.clone(), address.to_owned());
+    let (ledger, membership, address) =
+        (standing.ledger.clone(), standing.membership.clone(), address.to_owned());
     standing
         .ledger
         .store()
@@ -538,15 +593,30 @@ pub async fn report_address(standing: &Standing, address: &str) -> Result<(), Se
     Ok(())
 }
 
-pub(crate) fn publish_roots(tx: &mut Tx<'_>, ledger: &Ledger, roots: &RootList) -> Result<SignedDocument, ServiceError> {
+pub(crate) fn publish_roots(
+    tx: &mut Tx<'_>,
+    ledger: &Ledger,
+    roots: &RootList,
+) -> Result<SignedDocument, ServiceError> {
     publish_list(tx, ledger, Kind::Roots, roots.version, roots.encode(), tables::ROOTS)
 }
 
-pub(crate) fn publish_status(tx: &mut Tx<'_>, ledger: &Ledger, status: &StatusList) -> Result<SignedDocument, ServiceError> {
+pub(crate) fn publish_status(
+    tx: &mut Tx<'_>,
+    ledger: &Ledger,
+    status: &StatusList,
+) -> Result<SignedDocument, ServiceError> {
     publish_list(tx, ledger, Kind::Status, status.version, status.encode(), tables::STATUS)
 }
 
-fn publish_list(tx: &mut Tx<'_>, ledger: &Ledger, kind: Kind, version: u64, document: Vec<u8>, key: &[u8]) -> Result<SignedDocument, ServiceError> {
+fn publish_list(
+    tx: &mut Tx<'_>,
+    ledger: &Ledger,
+    kind: Kind,
+    version: u64,
+    document: Vec<u8>,
+    key: &[u8],
+) -> Result<SignedDocument, ServiceError> {
     let statement = ledger.issue(
         tx,
         Draft {
@@ -563,7 +633,11 @@ fn publish_list(tx: &mut Tx<'_>, ledger: &Ledger, kind: Kind, version: u64, docu
     Ok(signed)
 }
 
-pub(crate) fn verify_roots(signed: &SignedDocument, key: &VerifyingKey, space: &SpaceId) -> Result<(Statement, RootList), ServiceError> {
+pub(crate) fn verify_roots(
+    signed: &SignedDocument,
+    key: &VerifyingKey,
+    space: &SpaceId,
+) -> Result<(Statement, RootList), ServiceError> {
     let statement = verify_list(signed, Kind::Roots, key, space)?;
     let roots = RootList::decode(&signed.document)?;
     check_list_detail(statement.detail("roots")?, roots.version, &signed.document)?;
@@ -573,23 +647,41 @@ pub(crate) fn verify_roots(signed: &SignedDocument, key: &VerifyingKey, space: &
     Ok((statement, roots))
 }
 
-pub(crate) fn verify_status(signed: &SignedDocument, key: &VerifyingKey, space: &SpaceId) -> Result<(Statement, StatusList), ServiceError> {
+pub(crate) fn verify_status(
+    signed: &SignedDocument,
+    key: &VerifyingKey,
+    space: &SpaceId,
+) -> Result<(Statement, StatusList), ServiceError> {
     let statement = verify_list(signed, Kind::Status, key, space)?;
     let status = StatusList::decode(&signed.document)?;
     check_list_detail(statement.detail("status")?, status.version, &signed.document)?;
     Ok((statement, status))
 }
 
-fn verify_list(signed: &SignedDocument, kind: Kind, key: &VerifyingKey, space: &SpaceId) -> Result<Statement, ServiceError> {
+fn verify_list(
+    signed: &SignedDocument,
+    kind: Kind,
+    key: &VerifyingKey,
+    space: &SpaceId,
+) -> Result<Statement, ServiceError> {
     let statement = Envelope::decode(signed.statement.clone())?.verify(key, space)?;
     if statement.kind() != kind || statement.body().audience != EVERYBODY {
-        return Err(ServiceError::invalid("statement", format!("is not a {} list for everybody", kind.name())));
+        return Err(ServiceError::invalid(
+            "statement",
+            format!("is not a {} list for everybody", kind.name()),
+        ));
     }
     Ok(statement)
 }
 
 pub(crate) fn validity_start(now: Timestamp) -> Timestamp {
     Timestamp::from_millis(now.millis().saturating_sub(certificate::CLOCK_SLACK_MILLIS))
+}
+
+/// The verifier of a node's ledger, whose origin follows from the node id.
+pub(crate) fn log_of(node: &NodeId, key: &VerifyingKey) -> Result<LogVerifier, ServiceError> {
+    LogVerifier::new(origin_of(node.as_str()), key.clone())
+        .map_err(|error| ServiceError::Internal(error.to_string()))
 }
 
 fn log_key_claim(csr: &Digest, statement_key: &VerifyingKey) -> Vec<u8> {

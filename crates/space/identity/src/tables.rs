@@ -33,7 +33,9 @@ pub(crate) fn open(bytes: &[u8], what: &'static str) -> Result<Fields, ServiceEr
         .map_err(|error| ServiceError::Internal(format!("stored {what}: {error}")))?;
     match fields.uint(0, "version") {
         Ok(VERSION) => Ok(fields),
-        _ => Err(ServiceError::Internal(format!("stored {what} has a version this program does not know; upgrade it"))),
+        _ => Err(ServiceError::Internal(format!(
+            "stored {what} has a version this program does not know; upgrade it"
+        ))),
     }
 }
 
@@ -111,7 +113,11 @@ pub(crate) fn node(read: &impl Read, ledger: &Ledger, id: &str) -> Result<Option
     }
 }
 
-pub(crate) fn decode_node(read: &impl Read, ledger: &Ledger, bytes: &[u8]) -> Result<NodeRecord, ServiceError> {
+pub(crate) fn decode_node(
+    read: &impl Read,
+    ledger: &Ledger,
+    bytes: &[u8],
+) -> Result<NodeRecord, ServiceError> {
     let mut fields = open(bytes, "node")?;
     let statement = fields.digest(1, "statement")?;
     let certificate = fields.bytes(2, "certificate")?;
@@ -126,7 +132,13 @@ pub(crate) fn decode_node(read: &impl Read, ledger: &Ledger, bytes: &[u8]) -> Re
     let signed = ledger
         .statement(read, &statement)?
         .ok_or_else(|| ServiceError::Internal("a node's credential statement is missing".to_owned()))?;
-    Ok(NodeRecord { credential: Credential::from_statement(&signed)?, statement, certificate, address, state })
+    Ok(NodeRecord {
+        credential: Credential::from_statement(&signed)?,
+        statement,
+        certificate,
+        address,
+        state,
+    })
 }
 
 pub(crate) struct SelfRow {
@@ -175,8 +187,10 @@ pub(crate) fn signed_row(document: &SignedDocument) -> Vec<u8> {
 pub(crate) fn signed(read: &impl Read, key: &[u8]) -> Result<Option<SignedDocument>, ServiceError> {
     let Some(bytes) = read.get(&STANDING, key)? else { return Ok(None) };
     let mut fields = open(&bytes, "signed list")?;
-    let document =
-        SignedDocument { statement: fields.bytes(1, "statement")?.into(), document: fields.bytes(2, "document")?.into() };
+    let document = SignedDocument {
+        statement: fields.bytes(1, "statement")?.into(),
+        document: fields.bytes(2, "document")?.into(),
+    };
     fields.finish()?;
     Ok(Some(document))
 }

@@ -10,8 +10,8 @@ use huitong_proof::{Clock, ManualClock, SeededEntropy, SpaceId, Timestamp};
 use huitong_store::Store;
 
 use crate::{
-    Caller, Genesis, InviteRequest, JoinRequest, Membership, NodeKeys, Registrar, Role, RootAuthority, Sources,
-    Standing, enrolment_request, found, join, load,
+    Caller, Genesis, InviteRequest, JoinRequest, Membership, NodeKeys, Registrar, Role, RootAuthority,
+    Sources, Standing, enrolment_request, found, join, load,
 };
 
 /// One node of a [`TestNetwork`].
@@ -48,7 +48,8 @@ pub struct TestNetwork {
 #[expect(clippy::unwrap_used, reason = "serves tests only")]
 pub async fn network(dir: &Path) -> TestNetwork {
     let clock = ManualClock::new(Timestamp::from_millis(1_790_000_000_000));
-    let sources = |seed| Sources { clock: Arc::new(clock.clone()), entropy: Arc::new(SeededEntropy::new(seed)) };
+    let sources =
+        |seed| Sources { clock: Arc::new(clock.clone()), entropy: Arc::new(SeededEntropy::new(seed)) };
     let home = dir.join("registrar");
     let store = open(&home, &clock);
     let registrar_sources = sources(1);
@@ -65,10 +66,28 @@ pub async fn network(dir: &Path) -> TestNetwork {
     };
     let standing = found(&store, &keys, &root, genesis, &registrar_sources).await.unwrap();
     let registry = Registrar::new(standing.clone(), root, segment);
-    let provider =
-        connector(dir, "provider", "91110000802100433B", "Example Weather Bureau", &registry, &standing, &clock, sources(2)).await;
-    let consumer =
-        connector(dir, "consumer", "91330100799655058B", "Example Farm Insurance", &registry, &standing, &clock, sources(3)).await;
+    let provider = connector(
+        dir,
+        "provider",
+        "91110000802100433B",
+        "Example Weather Bureau",
+        &registry,
+        &standing,
+        &clock,
+        sources(2),
+    )
+    .await;
+    let consumer = connector(
+        dir,
+        "consumer",
+        "91330100799655058B",
+        "Example Farm Insurance",
+        &registry,
+        &standing,
+        &clock,
+        sources(3),
+    )
+    .await;
     let registrar = node(standing.clone(), &standing);
     TestNetwork { registrar, registry, provider, consumer, clock }
 }

@@ -83,7 +83,7 @@ impl Trust {
                 entity: entry.entity.clone(),
                 name: entry.name.clone(),
                 statement_key: entry.statement_key.clone(),
-                log: entry.log_verifier(),
+                log: entry.log.clone(),
                 root_certificate: Digest::sha256(&entry.certificate),
             })
             .collect();
@@ -117,7 +117,8 @@ impl Trust {
         if text.len() > 1 << 20 {
             return Err(TrustError::Unreadable("larger than 1 MiB".to_owned()));
         }
-        let file: File = serde_json::from_str(text).map_err(|error| TrustError::Unreadable(error.to_string()))?;
+        let file: File =
+            serde_json::from_str(text).map_err(|error| TrustError::Unreadable(error.to_string()))?;
         if file.format != FORMAT {
             return Err(invalid("format", format!("expected {FORMAT:?}, found {:?}", file.format)));
         }
@@ -133,10 +134,12 @@ impl Trust {
                 let at = |field: &str| format!("registrars[{index}].{field}");
                 Ok(TrustedRegistrar {
                     node: NodeId::parse(&entry.node).map_err(|e| invalid(&at("node"), e.to_string()))?,
-                    entity: EntityCode::parse(&entry.entity).map_err(|e| invalid(&at("entity"), e.to_string()))?,
+                    entity: EntityCode::parse(&entry.entity)
+                        .map_err(|e| invalid(&at("entity"), e.to_string()))?,
                     name: entry.name,
                     statement_key: key(&at("statement_key"), &entry.statement_key)?,
-                    log: LogVerifier { name: entry.log_origin, key: key(&at("log_key"), &entry.log_key)? },
+                    log: LogVerifier::new(entry.log_origin, key(&at("log_key"), &entry.log_key)?)
+                        .map_err(|error| invalid(&at("log_origin"), error.to_string()))?,
                     root_certificate: entry
                         .root_certificate_sha256
                         .parse()

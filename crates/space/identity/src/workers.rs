@@ -79,9 +79,13 @@ pub async fn apply(standing: &Standing, update: TrustUpdate) -> Result<(), Servi
 }
 
 /// Delivers one ADDRESS statement.
-pub async fn deliver(standing: &Standing, pending: &Pending, peer: &dyn RegistrarPeer) -> Result<(), Delivery> {
-    let registrar =
-        NodeId::parse(&pending.destination).map_err(|error| Delivery::Dead(format!("destination: {error}")))?;
+pub async fn deliver(
+    standing: &Standing,
+    pending: &Pending,
+    peer: &dyn RegistrarPeer,
+) -> Result<(), Delivery> {
+    let registrar = NodeId::parse(&pending.destination)
+        .map_err(|error| Delivery::Dead(format!("destination: {error}")))?;
     let payload = Bytes::from(pending.payload.clone());
     // What is in our own outbox is ours; a damaged row must not block the rows behind it.
     Envelope::decode(payload.clone()).map_err(|error| Delivery::Dead(error.to_string()))?;
@@ -101,7 +105,9 @@ pub async fn deliver(standing: &Standing, pending: &Pending, peer: &dyn Registra
 
 fn check_monotone(known: &StatusList, new: &StatusList) -> Result<(), ServiceError> {
     match known.revoked.iter().find(|entry| !new.revoked.contains(entry)) {
-        Some(entry) => Err(PeerError::Broken(format!("the new revocation list forgets node {}", entry.node)).into()),
+        Some(entry) => {
+            Err(PeerError::Broken(format!("the new revocation list forgets node {}", entry.node)).into())
+        }
         None => Ok(()),
     }
 }

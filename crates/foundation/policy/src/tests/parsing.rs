@@ -73,6 +73,12 @@ fn documents_that_are_not_policies_are_refused() {
         "permissionPolicies",
         "holds no permission",
     );
+    check_refused(r#"{"contractPolicies":{"permissionPolicies":{}}}"#, "permissionPolicies", "is an object");
+    check_refused(
+        r#"{"contractPolicies":{"permissionPolicies":[{"actions":"read"}]}}"#,
+        "permissionPolicies[0].actions",
+        "is a string where an array",
+    );
     check_refused(
         r#"{"contractPolicies":{"permissionPolicies":[{"actions":["read"]}]},"version":1}"#,
         "version",

@@ -164,13 +164,15 @@ impl ListingNotice {
 
 fn detail_of(statement: &Statement, kind: Kind, what: &'static str) -> Result<Fields, RecordError> {
     if statement.kind() != kind {
-        let reason = format!("expected a statement of kind {}, found {}", kind.name(), statement.kind().name());
+        let reason =
+            format!("expected a statement of kind {}, found {}", kind.name(), statement.kind().name());
         return Err(RecordError::value("statement.kind", reason));
     }
     Ok(statement.detail(what)?)
 }
 
 fn asset_kind(word: &str) -> Result<AssetKind, RecordError> {
-    AssetKind::from_word(word)
-        .ok_or_else(|| RecordError::value("statement.kind", format!("expected resource or product, found {word:?}")))
+    AssetKind::from_word(word).ok_or_else(|| {
+        RecordError::value("statement.kind", format!("expected resource or product, found {word:?}"))
+    })
 }

@@ -264,7 +264,8 @@ pub(crate) fn modified_nanos(metadata: &Metadata) -> u64 {
 /// The name under which consumers will save the file.
 pub(crate) fn file_name_of(path: &Path) -> Result<FileName, RecordError> {
     let name = path.file_name().and_then(|name| name.to_str());
-    let name = name.ok_or_else(|| RecordError::value("file", "the file name must be UTF-8; rename the file"))?;
+    let name =
+        name.ok_or_else(|| RecordError::value("file", "the file name must be UTF-8; rename the file"))?;
     FileName::parse(&nfc(name))
 }
 

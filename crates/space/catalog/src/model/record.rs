@@ -139,9 +139,19 @@ impl ResourceRecord {
             summary: fields.text(3, "abstract")?,
             holder: parsed("resource.holder", &fields.text(4, "holder")?)?,
             holder_name: fields.text(5, "holder_name")?,
-            ownership: code("resource.ownership", &fields.text(6, "ownership")?, Ownership::from_code, Ownership::codes)?,
+            ownership: code(
+                "resource.ownership",
+                &fields.text(6, "ownership")?,
+                Ownership::from_code,
+                Ownership::codes,
+            )?,
             origin: code("resource.origin", &fields.text(7, "origin")?, Origin::from_code, Origin::codes)?,
-            format: code("resource.format", &fields.text(8, "format")?, DataFormat::from_code, DataFormat::codes)?,
+            format: code(
+                "resource.format",
+                &fields.text(8, "format")?,
+                DataFormat::from_code,
+                DataFormat::codes,
+            )?,
             update_frequency: code(
                 "resource.update_frequency",
                 &fields.text(9, "update_frequency")?,
@@ -373,7 +383,10 @@ impl ListingRecord {
 
     fn check(&self) -> Result<(), RecordError> {
         if self.product.data_type() != DataType::Product {
-            return Err(RecordError::value("listing.product", format!("{} is not the id of a product", self.product)));
+            return Err(RecordError::value(
+                "listing.product",
+                format!("{} is not the id of a product", self.product),
+            ));
         }
         check_line("listing.name", &self.name, MAX_NAME_CHARS)?;
         check_text("listing.intro", &self.intro, MAX_INTRO_CHARS)?;
@@ -386,8 +399,10 @@ impl ListingRecord {
             return Err(RecordError::value("listing.version", "expected 1 or more"));
         }
         if self.window_bytes < MIN_WINDOW_BYTES || self.window_bytes > MAX_WINDOW_BYTES {
-            let expected =
-                format!("expected {MIN_WINDOW_BYTES} to {MAX_WINDOW_BYTES} bytes, found {}", self.window_bytes);
+            let expected = format!(
+                "expected {MIN_WINDOW_BYTES} to {MAX_WINDOW_BYTES} bytes, found {}",
+                self.window_bytes
+            );
             return Err(RecordError::value("listing.window_bytes", expected));
         }
         Ok(())
@@ -471,7 +486,8 @@ fn code<T>(
     read: impl Fn(&str) -> Option<T>,
     codes: impl Fn() -> String,
 ) -> Result<T, RecordError> {
-    read(text).ok_or_else(|| RecordError::value(field, format!("expected one of {}, found {text:?}", codes())))
+    read(text)
+        .ok_or_else(|| RecordError::value(field, format!("expected one of {}, found {text:?}", codes())))
 }
 
 fn check_line(field: &'static str, text: &str, maximum: usize) -> Result<(), RecordError> {
@@ -494,7 +510,10 @@ fn check_text(field: &'static str, text: &str, maximum: usize) -> Result<(), Rec
 fn check_length(field: &'static str, text: &str, maximum: usize) -> Result<(), RecordError> {
     let length = text.chars().count();
     if length > maximum {
-        return Err(RecordError::value(field, format!("expected at most {maximum} characters, found {length}")));
+        return Err(RecordError::value(
+            field,
+            format!("expected at most {maximum} characters, found {length}"),
+        ));
     }
     Ok(())
 }

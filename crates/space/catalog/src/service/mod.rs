@@ -18,7 +18,10 @@ pub use shelf::Shelf;
 pub(crate) enum Abort {
     Service(ServiceError),
     /// A peer signed two statements that exclude each other. The evidence is kept by a transaction of its own.
-    Fork { evidence: Box<Evidence>, reason: String },
+    Fork {
+        evidence: Box<Evidence>,
+        reason: String,
+    },
 }
 
 impl From<LedgerError> for Abort {

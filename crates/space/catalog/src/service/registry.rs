@@ -1,7 +1,9 @@
 //! The function node's side: registration, listing, search, resolution.
 
 use bytes::Bytes;
-use huitong_identity::{Caller, Membership, Refusal, Role, ServiceError, refuse, remember, statement_from};
+use huitong_identity::{
+    Caller, Membership, Refusal, Role, ServiceError, read_refusal, refuse, remember, statement_from,
+};
 use huitong_ids::{DataId, DataType};
 use huitong_ledger::{Admission, Ledger};
 use huitong_proof::{Digest, Draft, Kind, Statement, Timestamp, random};
@@ -12,7 +14,7 @@ use crate::model::{
     AssetKind, ListingNotice, ListingRecord, MAX_RECORD_BYTES, ProductRecord, RecordError, Registration,
     ResourceRecord, nfc,
 };
-use crate::peer::{Hit, Resolution, SearchPage, announces, refusal_in, require};
+use crate::peer::{Hit, Resolution, SearchPage, announces, require};
 use crate::rules::{self, Applicant, Asset, Keywords, Listed, ListingStep};
 use crate::tables::{self, AssetRow, ListingRow, RecentRow};
 
@@ -88,11 +90,8 @@ impl Registry {
         announces(&notice, &record, &listing)?;
         let command = List { statement, listing, record };
         let (this, caller) = (self.clone(), caller.clone());
-        let outcome = self
-            .ledger
-            .store()
-            .transact("catalog.list", move |tx| this.list_in(tx, &caller, &command))
-            .await;
+        let outcome =
+            self.ledger.store().transact("catalog.list", move |tx| this.list_in(tx, &caller, &command)).await;
         match outcome {
             Ok(outcome) => outcome.into_result(),
             Err(error) => Err(aborted(&self.ledger, error).await),
@@ -121,7 +120,11 @@ impl Registry {
         let mut examined = 0_usize;
         let mut after: Option<Vec<u8>> = None;
         while examined < MAX_EXAMINED {
-            let rows = tables::recent(&view, after.as_deref(), SCAN_PAGE.min(MAX_EXAMINED.saturating_sub(examined)))?;
+            let rows = tables::recent(
+                &view,
+                after.as_deref(),
+                SCAN_PAGE.min(MAX_EXAMINED.saturating_sub(examined)),
+            )?;
             let Some(last) = rows.last() else { break };
             after = Some(last.key.clone());
             examined = examined.saturating_add(rows.len());
@@ -175,7 +178,13 @@ impl Registry {
             })?,
         };
         if let Err(refusal) = verdict {
-            return self.refused(tx, caller, statement, refusal, &format!("register a {}", command.kind.word()));
+            return self.refused(
+                tx,
+                caller,
+                statement,
+                refusal,
+                &format!("register a {}", command.kind.word()),
+            );
         }
         let id = self.mint(tx, command)?;
         let certificate = self.ledger.issue(
@@ -281,7 +290,8 @@ impl Registry {
                 return Ok(id);
             }
         }
-        Err(ServiceError::Internal("no free data id was drawn; the entropy source repeats itself".to_owned()).into())
+        Err(ServiceError::Internal("no free data id was drawn; the entropy source repeats itself".to_owned())
+            .into())
     }
 
     /// Our own earlier answer to a statement that arrives again.
@@ -295,8 +305,8 @@ impl Registry {
             if answer.body().issuer != self.ledger.node() {
                 continue;
             }
-            if let Some(refusal) = refusal_in(&answer) {
-                return Ok(Some(Outcome::Refused(refusal, answer)));
+            if answer.kind() == Kind::Refusal {
+                return Ok(Some(Outcome::Refused(read_refusal(&answer)?, answer)));
             }
             if answer.kind() == done {
                 return Ok(Some(Outcome::Done(answer)));
@@ -356,7 +366,8 @@ fn require_provider(caller: &Caller) -> Result<(), ServiceError> {
     if caller.has(Role::Provider) {
         return Ok(());
     }
-    let reason = format!("{} is not registered as a provider; ask the registrar for that role", caller.node());
+    let reason =
+        format!("{} is not registered as a provider; ask the registrar for that role", caller.node());
     Err(ServiceError::Forbidden { reason })
 }
 

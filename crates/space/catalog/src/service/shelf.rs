@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use huitong_identity::{Membership, Role, ServiceError};
+use huitong_identity::{Directory, Membership, Role, ServiceError};
 use huitong_ids::{DataId, DataType};
 use huitong_ledger::Ledger;
 use huitong_policy::Policy;
@@ -28,14 +28,15 @@ const MAX_LISTED: usize = 1_000;
 pub struct Shelf {
     pub(crate) ledger: Ledger,
     pub(crate) membership: Membership,
+    pub(crate) directory: Directory,
     trees: Arc<PathBuf>,
 }
 
 impl Shelf {
     /// The publications kept in the ledger's store; the leaves of their content trees are files in `trees_dir`,
-    /// which is made when it is first needed.
-    pub fn new(ledger: Ledger, membership: Membership, trees_dir: PathBuf) -> Self {
-        Self { ledger, membership, trees: Arc::new(trees_dir) }
+    /// which is made when it is first needed. `directory` says which registrar's answers to believe.
+    pub fn new(ledger: Ledger, membership: Membership, directory: Directory, trees_dir: PathBuf) -> Self {
+        Self { ledger, membership, directory, trees: Arc::new(trees_dir) }
     }
 
     /// Begins to publish a file as a product: computes its root, keeps its tree, and asks the registrar.
@@ -54,7 +55,8 @@ impl Shelf {
             return same_request(&publish.id, row, &request);
         }
         if !self.membership.credential().roles.contains(&Role::Provider) {
-            let reason = "this node is not registered as a provider; ask the registrar for that role".to_owned();
+            let reason =
+                "this node is not registered as a provider; ask the registrar for that role".to_owned();
             return Err(ServiceError::Forbidden { reason });
         }
         let id = publish.id;
@@ -63,11 +65,8 @@ impl Shelf {
         let source = self.read_source(&publish, progress).await?;
         let row = self.first_row(publish, request, file_name, source)?;
         let this = self.clone();
-        let committed = self
-            .ledger
-            .store()
-            .transact("catalog.publish", move |tx| this.begin(tx, &id, row))
-            .await;
+        let committed =
+            self.ledger.store().transact("catalog.publish", move |tx| this.begin(tx, &id, row)).await;
         match committed {
             Ok(row) => same_request(&id, row, &request),
             Err(error) => Err(aborted(&self.ledger, error).await),
@@ -117,7 +116,8 @@ impl Shelf {
             | PublicationState::RegisteringProduct
             | PublicationState::Failed => return Ok(None),
         }
-        let (Some(product), Some(record), Some(listing)) = (row.product, row.product_record, row.listing_record)
+        let (Some(product), Some(record), Some(listing)) =
+            (row.product, row.product_record, row.listing_record)
         else {
             return Err(tables::damaged("a listed publication lacks its product or listing"));
         };
@@ -177,10 +177,17 @@ impl Shelf {
             let tree = ContentTree::of_file(&path, &mut progress).map_err(|error| {
                 ServiceError::invalid("file", format!("{} cannot be read: {error}", path.display()))
             })?;
-            let source =
-                Source { size: tree.size(), modified_nanos: modified_nanos(&before), root: tree.root(), path };
+            let source = Source {
+                size: tree.size(),
+                modified_nanos: modified_nanos(&before),
+                root: tree.root(),
+                path,
+            };
             source.check_unchanged().map_err(|_| ServiceError::Conflict {
-                reason: format!("{} changed while it was read; publish it when it is at rest", source.path.display()),
+                reason: format!(
+                    "{} changed while it was read; publish it when it is at rest",
+                    source.path.display()
+                ),
             })?;
             keep_leaves(&trees, &id, &tree)
                 .map_err(|error| ServiceError::Internal(format!("{}: {error}", trees.display())))?;
@@ -204,7 +211,12 @@ impl Shelf {
     }
 
     /// Commits the publication with its first statement and message, unless somebody was faster.
-    fn begin(&self, tx: &mut Tx<'_>, id: &[u8; 16], mut row: PublicationRow) -> Result<PublicationRow, Abort> {
+    fn begin(
+        &self,
+        tx: &mut Tx<'_>,
+        id: &[u8; 16],
+        mut row: PublicationRow,
+    ) -> Result<PublicationRow, Abort> {
         if let Some(earlier) = tables::publication(tx, id)? {
             return Ok(earlier);
         }
@@ -251,7 +263,8 @@ impl Shelf {
         statement: &Statement,
         record: Vec<u8>,
     ) -> Result<(), Abort> {
-        let message = Message { publication: *id, step, statement: statement.bytes().clone(), record: record.into() };
+        let message =
+            Message { publication: *id, step, statement: statement.bytes().clone(), record: record.into() };
         tx.send(Outgoing {
             destination: self.membership.registrar().to_string(),
             topic: TOPIC.to_owned(),

@@ -107,7 +107,7 @@ impl Agreement {
             provider: Party::from_fields(fields.fields(6, "provider")?)?,
             consumer: Party::from_fields(fields.fields(7, "consumer")?)?,
             policy: fields.bytes(8, "policy")?,
-            root: content_root(&fields.fixed::<32>(9, "root")?),
+            root: content_root(&fields.bytes(9, "root")?, "agreement.root")?,
             size: fields.uint(10, "size")?,
             window_bytes: fields.uint(11, "window bytes")?,
             mode: mode(fields.uint(12, "mode")?, "agreement.mode")?,

@@ -9,7 +9,7 @@ use huitong_proof::{ContentRoot, Digest};
 /// The longest document (terms or agreement) a node reads, in bytes.
 pub const MAXIMUM_DOCUMENT_BYTES: usize = 64 * 1024;
 
-pub(crate) const DOCUMENT_LIMITS: Limits = Limits { bytes: MAXIMUM_DOCUMENT_BYTES, depth: 4 };
+pub(super) const DOCUMENT_LIMITS: Limits = Limits { bytes: MAXIMUM_DOCUMENT_BYTES, depth: 4 };
 
 /// The longest policy document inside terms, in bytes.
 const MAXIMUM_POLICY_BYTES: usize = 8 * 1024;
@@ -141,7 +141,7 @@ impl Terms {
             provider: identifier(NodeId::parse(&fields.text(4, "provider")?), "terms.provider")?,
             consumer: identifier(NodeId::parse(&fields.text(5, "consumer")?), "terms.consumer")?,
             policy: fields.bytes(6, "policy")?,
-            root: content_root(&fields.fixed::<32>(7, "root")?),
+            root: content_root(&fields.bytes(7, "root")?, "terms.root")?,
             size: fields.uint(8, "size")?,
             window_bytes: fields.uint(9, "window bytes")?,
             mode: mode(fields.uint(10, "mode")?, "terms.mode")?,
@@ -225,13 +225,9 @@ pub(super) fn window(field: &'static str, bytes: u64) -> Result<(), DocumentErro
     Ok(())
 }
 
-pub(super) fn content_root(bytes: &[u8; 32]) -> ContentRoot {
-    ContentRoot::from_bytes(*bytes)
-}
-
-/// The first `characters` characters of `text`.
-pub(crate) fn at_most(text: &str, characters: usize) -> String {
-    text.chars().take(characters).collect()
+pub(super) fn content_root(bytes: &[u8], field: &'static str) -> Result<ContentRoot, DocumentError> {
+    let wrong = || DocumentError::Value { field, reason: format!("expected 32 bytes, found {}", bytes.len()) };
+    ContentRoot::from_slice(bytes).ok_or_else(wrong)
 }
 
 /// Text from outside, made fit for a signed document: composed (NFC), one line, at most `characters` long.

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use huitong_identity::{Refusal, ServiceError};
 use huitong_proof::cbor::{FieldError, Fields};
-use huitong_proof::{Digest, Kind, Statement};
+use huitong_proof::{Digest, Statement};
 
 use crate::model::{Agreement, DocumentError, MAXIMUM_DOCUMENT_BYTES, Reason, Terms};
 use crate::rules::Event;
@@ -133,16 +133,4 @@ fn no_document(document: &Bytes) -> Result<(), Unreadable> {
     }
     let reason = "this kind of statement comes without a document";
     Err(Unreadable::Transport(ServiceError::invalid("document", reason)))
-}
-
-/// The refusal inside a REFUSAL statement.
-pub(crate) fn refusal_in(statement: &Statement) -> Option<Refusal> {
-    if statement.kind() != Kind::Refusal {
-        return None;
-    }
-    let mut detail = statement.detail("refusal").ok()?;
-    let code = detail.text(1, "code").ok()?;
-    let reason = detail.text(2, "reason").ok()?;
-    let next_step = detail.text(3, "next step").ok()?;
-    Some(Refusal { code, reason, next_step })
 }

@@ -1,16 +1,16 @@
 //! What a peer says in a negotiation, and what this node does about it in the same transaction.
 
 use bytes::Bytes;
-use huitong_identity::{Caller, Refusal, Role, ServiceError, refuse, remember, statement_from};
+use huitong_identity::{Caller, Refusal, Role, ServiceError, read_refusal, refuse, remember, statement_from};
 use huitong_ledger::{Admission, LedgerError};
-use huitong_proof::{Digest, Statement};
+use huitong_proof::{Digest, Kind, Statement};
 use huitong_store::Tx;
 
 use crate::model::{AcceptCounter, Approval, Negotiation, Reason, Side, State, Terms};
 use crate::rules::{self, AgreementContext, Event, OfferAnswer, RequestAnswer, RequestContext};
 use crate::tables;
 
-use super::message::{Content, Message, refusal_in};
+use super::message::{Content, Message};
 use super::{Contracts, party, too_many_open};
 
 /// What became of a message. Each of these is committed.
@@ -107,20 +107,20 @@ impl Contracts {
             event.name(),
         )?;
         // The signed refusal may have shortened our words; the caller hears exactly what was signed.
-        let refusal = refusal_in(&refused).unwrap_or(refusal);
+        let refusal = read_refusal(&refused)?;
         Ok(Outcome::Refused(refusal, refused))
     }
 
     /// The answer this statement got when it first came.
     fn answer_again(&self, tx: &Tx<'_>, statement: &Statement) -> Result<Outcome, ServiceError> {
         let answers = self.ledger.answers(tx, &statement.digest())?;
-        let own = answers.into_iter().filter(|answer| answer.body().issuer == self.ledger.node());
-        for answer in own {
-            if let Some(refusal) = refusal_in(&answer) {
-                return Ok(Outcome::Refused(refusal, answer));
-            }
+        let refused = answers
+            .into_iter()
+            .find(|answer| answer.kind() == Kind::Refusal && answer.body().issuer == self.ledger.node());
+        match refused {
+            Some(answer) => Ok(Outcome::Refused(read_refusal(&answer)?, answer)),
+            None => Ok(Outcome::Taken),
         }
-        Ok(Outcome::Taken)
     }
 
     /// The negotiation after the message and our automatic answer to it; `None` when nothing changes.
