@@ -1,1 +1,26 @@
-//! (under construction)
+//! The gRPC face: the wire interface in `/proto`, served and called.
+//!
+//! This crate owns the generated code, the conversions between messages and the types of the house, the map between
+//! errors and statuses, the services for peers ([`peer_routes`], [`enrolment_routes`]) and for the operator
+//! ([`admin_routes`]), and the typed clients of other nodes ([`Peers`], [`EnrolmentClient`]). It decides nothing: every
+//! rule is a service's. It knows no TLS and no configuration: who is calling comes with the connection as
+//! [`PeerConnection`], and connections to other nodes come from a [`Dial`].
+
+mod admin;
+mod client;
+mod convert;
+mod peer;
+pub mod proto;
+mod status;
+#[cfg(test)]
+mod tests;
+
+pub use admin::{AdminServices, admin_routes};
+pub use client::{
+    CONNECTION_WINDOW_BYTES, Dial, EnrolmentClient, MAX_FRAME_BYTES, Peers, STREAM_WINDOW_BYTES, Stream,
+};
+pub use peer::{PeerConnection, PeerServices, enrolment_routes, peer_routes};
+pub use status::{error_detail, to_peer_error, to_status};
+
+/// The largest message that either side of a call reads.
+pub const MAX_MESSAGE_BYTES: usize = 4 << 20;

@@ -26,21 +26,22 @@ impl Node {
     pub(crate) fn new(seed: u8) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let clock = ManualClock::new(Timestamp::from_millis(START));
-        let ledger = open(directory.path(), seed, &clock, &origin_of(&id(seed)));
+        let ledger = open(directory.path(), seed, &clock, &origin_of(&id(seed)), log_key(seed));
         Self { ledger, clock, seed, directory }
     }
 
     pub(crate) async fn restart(self) -> Self {
         let origin = self.ledger.origin().to_owned();
-        self.restart_as(&origin).await
+        let log_key = log_key(self.seed);
+        self.restart_as(&origin, log_key).await
     }
 
-    pub(crate) async fn restart_as(self, origin: &str) -> Self {
+    pub(crate) async fn restart_as(self, origin: &str, log_key: SigningKey) -> Self {
         let Self { ledger, clock, seed, directory } = self;
         ledger.store().clone().close().await;
         drop(ledger);
         clock.advance(Duration::from_secs(1));
-        let ledger = open(directory.path(), seed, &clock, origin);
+        let ledger = open(directory.path(), seed, &clock, origin, log_key);
         Self { ledger, clock, seed, directory }
     }
 
@@ -79,6 +80,10 @@ pub(crate) fn key(seed: u8) -> SigningKey {
     SigningKey::from_seed(&[seed; 32])
 }
 
+pub(crate) fn log_key(seed: u8) -> SigningKey {
+    key(seed + 100)
+}
+
 pub(crate) fn space() -> SpaceId {
     SpaceId::from_name("test")
 }
@@ -94,7 +99,7 @@ pub(crate) fn draft(audience: &str, number: u64) -> Draft {
     }
 }
 
-fn open(directory: &Path, seed: u8, clock: &ManualClock, origin: &str) -> Ledger {
+fn open(directory: &Path, seed: u8, clock: &ManualClock, origin: &str, log_key: SigningKey) -> Ledger {
     let time = clock.clone();
     let store = Store::open(directory, Arc::new(move || huitong_proof::Clock::now(&time).millis())).unwrap();
     let identity = Identity {
@@ -102,7 +107,7 @@ fn open(directory: &Path, seed: u8, clock: &ManualClock, origin: &str) -> Ledger
         origin: origin.to_owned(),
         space: space(),
         statement_key: key(seed),
-        log_key: key(seed + 100),
+        log_key,
     };
     Ledger::new(store, identity, Arc::new(clock.clone()), Arc::new(SeededEntropy::new(u64::from(seed))))
 }

@@ -5,7 +5,7 @@ use huitong_proof::{ChannelHead, Kind};
 use huitong_store::Table;
 
 use super::*;
-use crate::fixture::{Node, START, draft, id, key, space};
+use crate::fixture::{Node, START, draft, id, key, log_key, space};
 use crate::note::NoteError;
 
 /// A statement of node `seed` to node 1, made without its ledger: what a dishonest or restored peer can send.
@@ -337,6 +337,9 @@ async fn proofs_reuse_a_checkpoint_that_covers_them() {
     let new = node.ledger.prove(vec![second.digest(), first.digest()], 1).await.unwrap();
     assert!(new.checkpoint.contains("\n2\n"), "{}", new.checkpoint);
     assert_eq!(new.consistency.len(), 1);
+    // A known size beyond the newest checkpoint is a reason to sign the current one.
+    node.issue(draft(&id(2), 2)).await;
+    assert!(node.ledger.prove(Vec::new(), 3).await.unwrap().checkpoint.contains("\n3\n"));
 }
 
 #[tokio::test]
@@ -363,14 +366,25 @@ async fn a_damaged_log_signs_nothing() {
 async fn the_log_keeps_its_origin() {
     let node = Node::new(1);
     node.ledger.checkpoint().await.unwrap();
-    let node = node.restart_as("other/huitong-log/1").await;
+    let node = node.restart_as("other/huitong-log/1", log_key(1)).await;
     assert!(matches!(node.ledger.checkpoint().await, Err(LedgerError::OtherLog { .. })));
     node.issue_many(1, &id(2)).await;
     assert!(matches!(node.ledger.checkpoint().await, Err(LedgerError::OtherLog { .. })));
 
-    let nameless = Node::new(2).restart_as("two words").await;
+    let nameless = Node::new(2).restart_as("two words", log_key(2)).await;
     let refused = nameless.ledger.checkpoint().await;
     assert!(matches!(refused, Err(LedgerError::Note(NoteError::Name { .. }))), "{refused:?}");
+}
+
+#[tokio::test]
+async fn another_key_does_not_continue_the_log() {
+    let node = Node::new(1);
+    node.ledger.checkpoint().await.unwrap();
+    let origin = node.ledger.origin().to_owned();
+    let node = node.restart_as(&origin, log_key(2)).await;
+    node.issue(draft(&id(2), 0)).await;
+    let refused = node.ledger.checkpoint().await;
+    assert!(matches!(refused, Err(LedgerError::Note(NoteError::NotSigned { .. }))), "{refused:?}");
 }
 
 #[test]

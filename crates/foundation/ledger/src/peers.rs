@@ -52,7 +52,7 @@ impl Ledger {
             return Ok(signed);
         };
         let newest_size = newest.checkpoint().size;
-        if newest_size < *size && links(newest.checkpoint(), offered.checkpoint(), consistency) {
+        if links(newest.checkpoint(), offered.checkpoint(), consistency) {
             remember(tx, &offered)?;
             return Ok(signed);
         }

@@ -1,7 +1,7 @@
 use huitong_proof::Anchor;
 
 use super::*;
-use crate::fixture::{Node, draft, id, key};
+use crate::fixture::{Node, draft, id, key, log_key};
 use crate::log::{Proofs, origin_of};
 use crate::merkle::empty_root;
 use crate::note::NoteError;
@@ -25,7 +25,7 @@ fn size(node: &Node, peer: &Node) -> Option<u64> {
 
 fn forged(origin: &str, size: u64, root: Digest) -> Proofs {
     let checkpoint = Checkpoint { origin: origin.to_owned(), size, root };
-    let checkpoint = SignedCheckpoint::sign(checkpoint, &key(102)).text().to_owned();
+    let checkpoint = SignedCheckpoint::sign(checkpoint, &log_key(2)).text().to_owned();
     Proofs { checkpoint, inclusion: Vec::new(), consistency: Vec::new() }
 }
 
@@ -151,7 +151,7 @@ async fn a_path_that_leads_from_nowhere_is_a_contradiction() {
     // A caller that commits keeps the evidence without asking.
     let verdict = node
         .run(move |ledger, tx| {
-            let log = LogVerifier::new(origin_of(&id(2)), key(102).verifying_key())?;
+            let log = LogVerifier::new(origin_of(&id(2)), log_key(2).verifying_key())?;
             Ok(ledger.observe(tx, &log, &refused.checkpoint, &refused.consistency))
         })
         .await
@@ -169,7 +169,7 @@ async fn signatures_and_origins_are_checked_first() {
     let wrong_key = LogVerifier::new(peer.ledger.origin(), key(9).verifying_key()).unwrap();
     let refused = observe(&node, &wrong_key, &proofs).await;
     assert!(matches!(refused, Err(LedgerError::Note(NoteError::NotSigned { .. }))), "{refused:?}");
-    let wrong_name = LogVerifier::new("other", key(102).verifying_key()).unwrap();
+    let wrong_name = LogVerifier::new("other", log_key(2).verifying_key()).unwrap();
     assert!(observe(&node, &wrong_name, &proofs).await.is_err());
     assert_eq!(size(&node, &peer), None);
 }

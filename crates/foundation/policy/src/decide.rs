@@ -70,7 +70,8 @@ pub struct ClauseVerdict {
 
 /// Decides a request. A prohibition beats every permission; what no permission covers is denied.
 pub fn decide(policy: &Policy, request: &Request<'_>) -> Decision {
-    let mut clauses = Vec::new();
+    let rules = policy.prohibitions().iter().chain(policy.permissions());
+    let mut clauses = Vec::with_capacity(rules.map(|rule| rule.constraints.len().saturating_add(1)).sum());
     let mut applying_prohibition = None;
     for rule in policy.prohibitions() {
         let outcome = weigh(rule, Effect::Forbidden, request, &mut clauses);
@@ -153,11 +154,11 @@ fn weigh<'p>(
     clauses: &mut Vec<ClauseVerdict>,
 ) -> Outcome<'p> {
     let is_covered = rule.covers(request.action);
-    let about = if is_covered { "covers" } else { "does not cover" };
+    let about = if is_covered { "covers " } else { "does not cover " };
     clauses.push(ClauseVerdict {
-        clause: format!("{}.action", rule.id),
+        clause: [rule.id.as_str(), ".action"].concat(),
         holds: is_covered,
-        reason: format!("{about} {}", request.action),
+        reason: [about, request.action.wire()].concat(),
     });
     if !is_covered {
         return Outcome::NotCovered;

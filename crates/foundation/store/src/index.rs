@@ -171,7 +171,7 @@ impl Index {
     fn open(directory: &Path) -> Result<Self, String> {
         let config = sled::Config::new()
             .path(directory)
-            .mode(sled::Mode::LowSpace)
+            .mode(sled::Mode::HighThroughput)
             .cache_capacity(CACHE_BYTES)
             .flush_every_ms(None);
         guarded(|| config.open().map(|rows| Self { rows }))

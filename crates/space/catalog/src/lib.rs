@@ -11,6 +11,8 @@ mod peer;
 mod rules;
 mod service;
 mod tables;
+#[cfg(test)]
+mod tests;
 mod workers;
 
 pub use model::{

@@ -364,3 +364,7 @@ pub(crate) fn registered_key(
     key.extend_from_slice(publication);
     key
 }
+
+#[cfg(test)]
+#[path = "tables_tests.rs"]
+mod tests;

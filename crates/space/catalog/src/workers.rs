@@ -330,3 +330,30 @@ impl Shelf {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_read_back_and_refuse_anything_else() {
+        let steps = [Step::Register(AssetKind::Resource), Step::Register(AssetKind::Product), Step::List];
+        for step in steps {
+            let (statement, record) = (Bytes::from_static(b"statement"), Bytes::from_static(b"record"));
+            let message = Message { publication: [7; 16], step, statement, record };
+            let bytes = message.encode();
+            assert_eq!(Message::decode(&bytes).unwrap(), message);
+            for length in 0..bytes.len() {
+                assert!(Message::decode(&bytes[..length]).is_err(), "{length} bytes");
+            }
+        }
+        let check = |version: u64, step: &str| {
+            let payload =
+                Map::new().uint(0, version).bytes(1, &[7; 16]).text(2, step).bytes(3, b"s").bytes(4, b"r");
+            Message::decode(&payload.encode())
+        };
+        assert!(check(1, "listing").is_ok());
+        assert!(check(2, "listing").is_err());
+        assert!(check(1, "search").is_err());
+    }
+}

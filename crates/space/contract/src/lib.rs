@@ -14,10 +14,13 @@ mod tables;
 mod workers;
 
 pub use model::{
-    AcceptCounter, Agreement, Approval, Contract, DocumentError, MAXIMUM_DOCUMENT_BYTES, Mode, Negotiation, Party,
-    Reason, Side, State, Statements, Terms, agreement_hash, explain,
+    AcceptCounter, Agreement, Approval, Contract, DocumentError, MAXIMUM_DOCUMENT_BYTES, Mode, Negotiation,
+    Party, Reason, Side, State, Statements, Terms, agreement_hash, explain,
 };
 pub use peer::ContractPeer;
 pub use rules::{Event, MAXIMUM_OPEN, MAXIMUM_ROUNDS, may_send, next};
 pub use service::Contracts;
 pub use workers::TOPIC;
+
+#[cfg(test)]
+mod tests;

@@ -226,7 +226,13 @@ pub(crate) fn check_counter_request(
     reference: Digest,
     negotiation: &Negotiation,
 ) -> Result<(), Refusal> {
-    check_reference(reference, negotiation.last, "contract.request", "the counter-request", "our last offer")?;
+    check_reference(
+        reference,
+        negotiation.last,
+        "contract.request",
+        "the counter-request",
+        "our last offer",
+    )?;
     if terms.product != negotiation.product {
         return Err(Refusal::new(
             "contract.request",

@@ -7,7 +7,9 @@ mod steps;
 use std::sync::Arc;
 
 use huitong_catalog::Shelf;
-use huitong_identity::{Caller, Credential, Membership, Role, ServiceError, credential_of, remember_credential};
+use huitong_identity::{
+    Caller, Credential, Membership, Role, ServiceError, credential_of, remember_credential,
+};
 use huitong_ids::{ContractId, DataId, NodeId};
 use huitong_ledger::Ledger;
 use huitong_proof::cbor::Map;
@@ -58,7 +60,8 @@ impl Contracts {
         let terms = self.checked_own_terms(&terms)?;
         let (credential, statement) = provider;
         if terms.provider != credential.node {
-            let reason = format!("the terms name {}, the credential is that of {}", terms.provider, credential.node);
+            let reason =
+                format!("the terms name {}, the credential is that of {}", terms.provider, credential.node);
             return Err(ServiceError::invalid("terms.provider", reason));
         }
         if !credential.roles.contains(&Role::Provider) {
@@ -102,7 +105,8 @@ impl Contracts {
                 return Ok(());
             }
             if terms.product != negotiation.product || terms.provider != negotiation.peer {
-                let reason = "a counter-request keeps product and provider; begin a new negotiation for others";
+                let reason =
+                    "a counter-request keeps product and provider; begin a new negotiation for others";
                 return Err(ServiceError::invalid("terms.product", reason));
             }
             negotiation.terms = terms;
@@ -117,9 +121,13 @@ impl Contracts {
     /// # Errors
     /// `NotFound`; `Conflict` when no offer is, or was, there to be accepted.
     pub async fn accept(&self, id: [u8; 16]) -> Result<Negotiation, ServiceError> {
-        self.change("contract.accept", id, Side::Consumer, |contracts, tx, negotiation| match negotiation.state {
-            State::Accepted | State::Agreed | State::Verified | State::Finalized => Ok(()),
-            State::Requested | State::Offered | State::Terminated => contracts.send_acceptance(tx, negotiation),
+        self.change("contract.accept", id, Side::Consumer, |contracts, tx, negotiation| {
+            match negotiation.state {
+                State::Accepted | State::Agreed | State::Verified | State::Finalized => Ok(()),
+                State::Requested | State::Offered | State::Terminated => {
+                    contracts.send_acceptance(tx, negotiation)
+                }
+            }
         })
         .await
     }
@@ -130,22 +138,23 @@ impl Contracts {
     /// # Errors
     /// `NotFound`; `Conflict` when nothing waits for approval, or when the product is no longer what the terms say.
     pub async fn approve(&self, id: [u8; 16]) -> Result<Negotiation, ServiceError> {
-        let Some(found) = self.negotiation(&id)? else {
-            return Err(not_found(&id));
-        };
-        let standing = self.offered_to(&found.peer, &found.product)?;
-        self.change("contract.approve", id, Side::Provider, move |contracts, tx, negotiation| {
+        self.change("contract.approve", id, Side::Provider, |contracts, tx, negotiation| {
             if matches!(negotiation.state, State::Agreed | State::Verified | State::Finalized) {
                 return Ok(());
             }
             let terms = &negotiation.terms;
+            let standing = contracts.offered_to(tx, &negotiation.peer, &negotiation.product)?;
             // Price and policy are the operator's to give; root and size are facts about the bytes on the shelf.
             if !standing.is_some_and(|now| now.root == terms.root && now.size == terms.size) {
-                let reason = format!("the product {} has changed since these terms; terminate", terms.product);
+                let reason =
+                    format!("the product {} has changed since these terms; terminate", terms.product);
                 return Err(ServiceError::Conflict { reason });
             }
             let Some((credential, _)) = credential_of(tx, &contracts.ledger, &negotiation.peer)? else {
-                return Err(ServiceError::Internal(format!("the credential of {} is missing", negotiation.peer)));
+                return Err(ServiceError::Internal(format!(
+                    "the credential of {} is missing",
+                    negotiation.peer
+                )));
             };
             contracts.send_agreement(tx, negotiation, party(&credential))
         })
@@ -163,7 +172,8 @@ impl Contracts {
             if negotiation.state == State::Terminated {
                 return Ok(());
             }
-            rules::may_send(Some(negotiation.state), negotiation.side, Event::Termination).map_err(conflict)?;
+            rules::may_send(Some(negotiation.state), negotiation.side, Event::Termination)
+                .map_err(conflict)?;
             contracts.send_termination(tx, negotiation, negotiation.last, reason)
         })
         .await
@@ -227,13 +237,18 @@ impl Contracts {
             let reason = format!("{} is not registered as a consumer", caller.node());
             return Err(ServiceError::Forbidden { reason });
         }
-        self.offered_to(caller.node(), product)?
+        self.offered_to(&self.ledger.store().view(), caller.node(), product)?
             .ok_or_else(|| ServiceError::NotFound { what: format!("product {product}") })
     }
 
     /// What this node offers to `consumer`, whoever that is.
-    fn offered_to(&self, consumer: &NodeId, product: &DataId) -> Result<Option<Terms>, ServiceError> {
-        let Some(found) = self.shelf.product(product)? else {
+    fn offered_to(
+        &self,
+        r: &impl Read,
+        consumer: &NodeId,
+        product: &DataId,
+    ) -> Result<Option<Terms>, ServiceError> {
+        let Some(found) = self.shelf.product_in(r, product)? else {
             return Ok(None);
         };
         Ok(Some(Terms {
@@ -255,7 +270,8 @@ impl Contracts {
         // Reading our own bytes back applies every bound, and composes text as the codec does.
         let terms = Terms::decode(&terms.encode())?;
         if terms.consumer != *self.membership.node() {
-            let reason = format!("the terms name {}, this node is {}", terms.consumer, self.membership.node());
+            let reason =
+                format!("the terms name {}, this node is {}", terms.consumer, self.membership.node());
             return Err(ServiceError::invalid("terms.consumer", reason));
         }
         if terms.provider == terms.consumer {
@@ -314,7 +330,13 @@ impl Contracts {
     }
 
     /// Changes a stored negotiation in which this node is `side`.
-    async fn change<F>(&self, name: &'static str, id: [u8; 16], side: Side, f: F) -> Result<Negotiation, ServiceError>
+    async fn change<F>(
+        &self,
+        name: &'static str,
+        id: [u8; 16],
+        side: Side,
+        f: F,
+    ) -> Result<Negotiation, ServiceError>
     where
         F: FnOnce(&Self, &mut Tx<'_>, &mut Negotiation) -> Result<(), ServiceError> + Send + 'static,
     {
@@ -328,7 +350,12 @@ impl Contracts {
         .await
     }
 
-    async fn change_either<F>(&self, name: &'static str, id: [u8; 16], f: F) -> Result<Negotiation, ServiceError>
+    async fn change_either<F>(
+        &self,
+        name: &'static str,
+        id: [u8; 16],
+        f: F,
+    ) -> Result<Negotiation, ServiceError>
     where
         F: FnOnce(&Self, &mut Tx<'_>, &mut Negotiation) -> Result<(), ServiceError> + Send + 'static,
     {

@@ -2,8 +2,8 @@
 
 use huitong_identity::ServiceError;
 use huitong_ids::{ContractId, NodeId};
+use huitong_proof::Timestamp;
 use huitong_proof::cbor::{Fields, Limits, Map};
-use huitong_proof::{Digest, Timestamp};
 use huitong_store::{Read, Table, Tx};
 
 use crate::model::{
@@ -181,13 +181,20 @@ fn decode(row: &[u8]) -> Result<Negotiation, DocumentError> {
         state: known("negotiation.state", State::from_number(fields.uint(4, "state")?))?,
         last: fields.digest(6, "last")?,
         opened_with: fields.digest(7, "opened with")?,
-        accept_counter: if fields.boolean(8, "accept counter")? { AcceptCounter::Yes } else { AcceptCounter::No },
+        accept_counter: if fields.boolean(8, "accept counter")? {
+            AcceptCounter::Yes
+        } else {
+            AcceptCounter::No
+        },
         rounds: fields.uint(9, "rounds")?,
         contract: fields
             .maybe_text(10, "contract")?
             .map(|text| ContractId::parse(&text))
             .transpose()
-            .map_err(|error| DocumentError::Value { field: "negotiation.contract", reason: error.to_string() })?,
+            .map_err(|error| DocumentError::Value {
+                field: "negotiation.contract",
+                reason: error.to_string(),
+            })?,
         agreement: fields.maybe_bytes(11, "agreement")?,
         agreement_hash: fields.maybe_digest(12, "agreement hash")?,
         statements: Statements {

@@ -57,7 +57,9 @@ impl Contracts {
         match peer.submit(&to, parcel.statement.clone(), parcel.document.clone()).await {
             Ok(()) => {
                 let id = pending.id;
-                self.transact("contract.settle", move |_, tx| Ok(outbox::settle(tx, id)?)).await.map_err(retry)
+                self.transact("contract.settle", move |_, tx| Ok(outbox::settle(tx, id)?))
+                    .await
+                    .map_err(retry)
             }
             // An answer that breaks the protocol may come from a peer that is being upgraded; ours is idempotent.
             Err(error @ (PeerError::Unavailable(_) | PeerError::Broken(_))) => {
@@ -124,8 +126,8 @@ impl Contracts {
         let Some((credential, _)) = credential_of(tx, self.ledger(), peer)? else {
             return Ok(None);
         };
-        let verified =
-            Envelope::decode(bytes).and_then(|envelope| envelope.verify(&credential.statement_key, self.ledger().space()));
+        let verified = Envelope::decode(bytes)
+            .and_then(|envelope| envelope.verify(&credential.statement_key, self.ledger().space()));
         Ok(verified.ok().filter(|refusal| {
             let body = refusal.body();
             refusal.kind() == Kind::Refusal

@@ -1,1 +1,21 @@
-//! (under construction)
+//! Delivery (交付) of a product's bytes under an agreement, and the receipt (交易凭证) that both sides sign.
+//!
+//! This crate owns one transfer from the first frame to the receipt: the provider's decision whether bytes may move,
+//! window mode (offer, acceptance, verified groups against cumulative signed acknowledgements, final), resume after a
+//! crash of either side, usage counters, and the offline verification of receipts. It knows nothing of sockets or
+//! gRPC (a face behind [`TransferPeer`] and [`EvidencePeer`]), and nothing of how an agreement came about.
+
+mod details;
+mod evidence;
+mod model;
+mod peer;
+pub mod receipt;
+mod rules;
+mod service;
+mod tables;
+
+pub use details::{AckDetail, AckStatus, OfferDetail};
+pub use model::{FromConsumer, FromProvider, StartTransfer, Transfer, TransferSettings, TransferState, Want};
+pub use peer::{EvidencePeer, TransferPeer};
+pub use rules::DEFAULT_SYNC_BYTES;
+pub use service::Transfers;

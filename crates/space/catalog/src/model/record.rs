@@ -180,11 +180,11 @@ impl ResourceRecord {
         check_line("resource.name", &self.name, MAX_NAME_CHARS)?;
         check_text("resource.abstract", &self.summary, MAX_INTRO_CHARS)?;
         check_line("resource.holder_name", &self.holder_name, MAX_NAME_CHARS)?;
-        if let Some(legacy) = &self.legacy_code {
-            if legacy.is_empty() || legacy.len() > 32 || !legacy.bytes().all(|byte| byte.is_ascii_graphic()) {
-                let expected = "expected 1 to 32 printable ASCII characters without space";
-                return Err(RecordError::value("resource.legacy_code", expected));
-            }
+        let plain =
+            |code: &str| (1..=32).contains(&code.len()) && code.bytes().all(|byte| byte.is_ascii_graphic());
+        if !self.legacy_code.as_deref().is_none_or(plain) {
+            let expected = "expected 1 to 32 printable ASCII characters without space";
+            return Err(RecordError::value("resource.legacy_code", expected));
         }
         Ok(())
     }

@@ -73,7 +73,14 @@ fn records_read_back_and_their_bytes_never_change() {
     assert_eq!(ListingRecord::decode(&records[2].1).unwrap(), listing());
     // Frozen: a change here breaks every statement that names a record by its digest.
     let digests = records.map(|(name, bytes)| format!("{name} {}", Digest::sha256(&bytes)));
-    assert_eq!(digests, ["resource GOLDEN", "product GOLDEN", "listing GOLDEN",]);
+    assert_eq!(
+        digests,
+        [
+            "resource 1e904d74b6a3f8312adcd8dd1679c9c2b7f03c89c8c5629ca2a7d9a17bb773de",
+            "product 5e45471b0dacac9e78170da697ff8acef90a598399d49ad9e1ac07024db96e5d",
+            "listing 2109826b981b6f524e7dd7aa7ff953982a1f3496aef1961975fd78412b3abab8",
+        ]
+    );
 }
 
 /// Encodes a good record, replaces or removes one entry, and reads it again.

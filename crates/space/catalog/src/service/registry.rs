@@ -164,10 +164,10 @@ impl Registry {
     ) -> Result<Outcome<Statement>, Abort> {
         let statement = &command.statement;
         remember(tx, &self.ledger, caller)?;
-        if self.ledger.admit(tx, statement)? == Admission::Known {
-            if let Some(answered) = self.answered(tx, statement, Kind::AssetCertificate)? {
-                return Ok(answered);
-            }
+        let known = self.ledger.admit(tx, statement)? == Admission::Known;
+        let answered = if known { self.answered(tx, statement, Kind::AssetCertificate)? } else { None };
+        if let Some(answered) = answered {
+            return Ok(answered);
         }
         let publication = statement.body().subject;
         let registered = tables::registered_key(caller.node(), command.kind, &publication);

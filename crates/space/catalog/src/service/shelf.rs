@@ -2,8 +2,8 @@
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use huitong_identity::{Directory, Membership, Role, ServiceError};
 use huitong_ids::{DataId, DataType};
@@ -29,14 +29,19 @@ pub struct Shelf {
     pub(crate) ledger: Ledger,
     pub(crate) membership: Membership,
     pub(crate) directory: Directory,
-    trees: Arc<PathBuf>,
+    trees: Arc<Trees>,
 }
 
 impl Shelf {
     /// The publications kept in the ledger's store; the leaves of their content trees are files in `trees_dir`,
     /// which is made when it is first needed. `directory` says which registrar's answers to believe.
     pub fn new(ledger: Ledger, membership: Membership, directory: Directory, trees_dir: PathBuf) -> Self {
-        Self { ledger, membership, directory, trees: Arc::new(trees_dir) }
+        Self {
+            ledger,
+            membership,
+            directory,
+            trees: Arc::new(Trees { dir: trees_dir, writing: Mutex::new(()) }),
+        }
     }
 
     /// Begins to publish a file as a product: computes its root, keeps its tree, and asks the registrar.
@@ -135,12 +140,13 @@ impl Shelf {
     /// against the root. Blocks on the file system.
     pub fn tree(&self, product: &ShelfProduct) -> Result<ContentTree, ServiceError> {
         let source = &product.source;
-        let path = leaves_path(&self.trees, &source.root);
-        let next_step = "publish the file again under a new id";
-        let leaves = fs::read(&path)
-            .map_err(|error| ServiceError::Internal(format!("{}: {error}; {next_step}", path.display())))?;
-        ContentTree::from_leaf_bytes(source.size, &leaves, &source.root)
-            .map_err(|error| ServiceError::Internal(format!("{}: {error}; {next_step}", path.display())))
+        let path = self.trees.path(&source.root);
+        let failed = |error: &dyn std::fmt::Display| {
+            let next_step = "publish the file again under a new id";
+            ServiceError::Internal(format!("{}: {error}; {next_step}", path.display()))
+        };
+        let leaves = fs::read(&path).map_err(|error| failed(&error))?;
+        ContentTree::from_leaf_bytes(source.size, &leaves, &source.root).map_err(|error| failed(&error))
     }
 
     /// Everything that can be known to be wrong before the file is read, which may take long.
@@ -168,7 +174,7 @@ impl Shelf {
         publish: &Publish,
         mut progress: impl FnMut(u64) + Send + 'static,
     ) -> Result<Source, ServiceError> {
-        let (file, trees, id) = (publish.file.clone(), Arc::clone(&self.trees), publish.id);
+        let (file, trees) = (publish.file.clone(), Arc::clone(&self.trees));
         let work = move || {
             let path = fs::canonicalize(&file).map_err(|error| {
                 ServiceError::invalid("file", format!("{} cannot be read: {error}", file.display()))
@@ -189,8 +195,9 @@ impl Shelf {
                     source.path.display()
                 ),
             })?;
-            keep_leaves(&trees, &id, &tree)
-                .map_err(|error| ServiceError::Internal(format!("{}: {error}", trees.display())))?;
+            trees
+                .keep(&tree)
+                .map_err(|error| ServiceError::Internal(format!("{}: {error}", trees.dir.display())))?;
             Ok(source)
         };
         match tokio::task::spawn_blocking(work).await {
@@ -382,20 +389,30 @@ fn same_request(id: &[u8; 16], row: PublicationRow, request: &Digest) -> Result<
     })
 }
 
-fn leaves_path(trees: &Path, root: &ContentRoot) -> PathBuf {
-    trees.join(format!("{root}.leaves"))
+/// The leaves of content trees, one file for each root.
+#[derive(Debug)]
+struct Trees {
+    dir: PathBuf,
+    /// Two publications of one file would otherwise write one temporary file.
+    writing: Mutex<()>,
 }
 
-/// Writes the leaves so that the file is either absent or whole, also after a power failure.
-fn keep_leaves(trees: &Path, id: &[u8; 16], tree: &ContentTree) -> std::io::Result<()> {
-    fs::create_dir_all(trees)?;
-    let path = leaves_path(trees, &tree.root());
-    let temporary = trees.join(format!("{}.{:032x}.tmp", tree.root(), u128::from_be_bytes(*id)));
-    let mut file = File::create(&temporary)?;
-    file.write_all(&tree.leaf_bytes())?;
-    file.sync_all()?;
-    fs::rename(&temporary, &path)?;
-    File::open(trees)?.sync_all()
+impl Trees {
+    fn path(&self, root: &ContentRoot) -> PathBuf {
+        self.dir.join(format!("{root}.leaves"))
+    }
+
+    /// Writes the leaves so that their file is either absent or whole, also after a power failure.
+    fn keep(&self, tree: &ContentTree) -> std::io::Result<()> {
+        let _alone = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        fs::create_dir_all(&self.dir)?;
+        let temporary = self.dir.join(format!("{}.tmp", tree.root()));
+        let mut file = File::create(&temporary)?;
+        file.write_all(&tree.leaf_bytes())?;
+        file.sync_all()?;
+        fs::rename(&temporary, self.path(&tree.root()))?;
+        File::open(&self.dir)?.sync_all()
+    }
 }
 
 fn empty_root() -> ContentRoot {

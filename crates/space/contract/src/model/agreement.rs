@@ -6,8 +6,8 @@ use huitong_proof::cbor::{self, Fields, Map, Value};
 use huitong_proof::{ContentRoot, Digest, SpaceId, Statement, Timestamp};
 
 use super::terms::{
-    DOCUMENT_LIMITS, DocumentError, Mode, Terms, bounded_policy, bounded_text, content_root, identifier, label, mode,
-    window,
+    DOCUMENT_LIMITS, DocumentError, Mode, Terms, bounded_policy, bounded_text, content_root, identifier,
+    label, mode, window,
 };
 
 const LABEL: &str = "huitong/agreement/v1";

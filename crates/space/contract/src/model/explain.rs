@@ -16,7 +16,9 @@ pub fn explain(agreement: &Agreement, language: Language) -> Vec<String> {
     match agreement.policy() {
         Ok(policy) => lines.extend(policy.explain(language)),
         Err(error) => lines.push(match language {
-            Language::English => format!("Nothing is permitted: this node cannot enforce the policy ({error})."),
+            Language::English => {
+                format!("Nothing is permitted: this node cannot enforce the policy ({error}).")
+            }
             Language::Chinese => format!("不允许任何使用:本节点无法执行该策略({error})。"),
         }),
     }
@@ -27,7 +29,10 @@ fn english(agreement: &Agreement) -> Vec<String> {
     let party = |party: &Party| format!("{} (entity {}, node {})", party.name, party.entity, party.node);
     let price = if agreement.price.is_empty() { "none" } else { &agreement.price };
     vec![
-        format!("Contract {} \"{}\", signed by the provider at {}.", agreement.contract, agreement.name, agreement.signed),
+        format!(
+            "Contract {} \"{}\", signed by the provider at {}.",
+            agreement.contract, agreement.name, agreement.signed
+        ),
         format!("Provider: {}.", party(&agreement.provider)),
         format!("Consumer: {}.", party(&agreement.consumer)),
         format!(

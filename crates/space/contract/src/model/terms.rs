@@ -179,7 +179,10 @@ pub(super) fn label(found: &str, expected: &str, field: &'static str) -> Result<
     if found == expected {
         return Ok(());
     }
-    Err(DocumentError::Value { field, reason: format!("expected \"{expected}\", found another kind of document") })
+    Err(DocumentError::Value {
+        field,
+        reason: format!("expected \"{expected}\", found another kind of document"),
+    })
 }
 
 pub(super) fn identifier<T>(parsed: Result<T, IdError>, field: &'static str) -> Result<T, DocumentError> {
@@ -187,8 +190,10 @@ pub(super) fn identifier<T>(parsed: Result<T, IdError>, field: &'static str) -> 
 }
 
 pub(super) fn mode(number: u64, field: &'static str) -> Result<Mode, DocumentError> {
-    Mode::from_number(number)
-        .ok_or_else(|| DocumentError::Value { field, reason: format!("mode {number} is unknown; expected 0 (window)") })
+    Mode::from_number(number).ok_or_else(|| DocumentError::Value {
+        field,
+        reason: format!("mode {number} is unknown; expected 0 (window)"),
+    })
 }
 
 pub(super) fn bounded_text(
@@ -226,12 +231,18 @@ pub(super) fn window(field: &'static str, bytes: u64) -> Result<(), DocumentErro
 }
 
 pub(super) fn content_root(bytes: &[u8], field: &'static str) -> Result<ContentRoot, DocumentError> {
-    let wrong = || DocumentError::Value { field, reason: format!("expected 32 bytes, found {}", bytes.len()) };
+    let wrong =
+        || DocumentError::Value { field, reason: format!("expected 32 bytes, found {}", bytes.len()) };
     ContentRoot::from_slice(bytes).ok_or_else(wrong)
 }
 
 /// Text from outside, made fit for a signed document: composed (NFC), one line, at most `characters` long.
 pub(crate) fn short_text(text: &str, characters: usize) -> String {
     use unicode_normalization::UnicodeNormalization;
-    text.nfc().map(|c| if c.is_control() { ' ' } else { c }).take(characters).collect::<String>().nfc().collect()
+    text.nfc()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .take(characters)
+        .collect::<String>()
+        .nfc()
+        .collect()
 }

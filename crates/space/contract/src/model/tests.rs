@@ -43,12 +43,21 @@ fn agreement() -> Agreement {
     let terms = terms();
     let time = "20260921143320";
     Agreement {
-        contract: ContractId::mint(NodeType::Connector, &provider_entity(), &segment(), time, [4; 16]).unwrap(),
+        contract: ContractId::mint(NodeType::Connector, &provider_entity(), &segment(), time, [4; 16])
+            .unwrap(),
         name: terms.name.clone(),
         product: terms.product,
         product_name: terms.name,
-        provider: Party { node: terms.provider, entity: provider_entity(), name: "Weather Bureau".to_owned() },
-        consumer: Party { node: terms.consumer, entity: consumer_entity(), name: "Farm Insurance".to_owned() },
+        provider: Party {
+            node: terms.provider,
+            entity: provider_entity(),
+            name: "Weather Bureau".to_owned(),
+        },
+        consumer: Party {
+            node: terms.consumer,
+            entity: consumer_entity(),
+            name: "Farm Insurance".to_owned(),
+        },
         policy: terms.policy,
         root: terms.root,
         size: terms.size,
@@ -71,8 +80,15 @@ fn documents_come_back_as_they_went() {
 /// Both sides sign these bytes: a change of the encoding would break every contract that exists.
 #[test]
 fn the_encoding_is_frozen() {
-    let found = [Digest::sha256(&terms().encode()), Digest::sha256(&agreement().encode())].map(|d| d.to_string());
-    assert_eq!(found, ["TERMS_DIGEST", "AGREEMENT_DIGEST"]);
+    let found =
+        [Digest::sha256(&terms().encode()), Digest::sha256(&agreement().encode())].map(|d| d.to_string());
+    assert_eq!(
+        found,
+        [
+            "508a93a9d5eee12c83df1f12dd0d5090b60fef3254b109735a8da3b14690497f",
+            "1d1dfa7291be65e4c6a0a0c9f18964cf826413444453b087ded2a56fdc3589cf"
+        ]
+    );
 }
 
 /// Changes one field of a document's map; the reader must name it.
@@ -157,8 +173,17 @@ fn a_changed_byte_is_refused_or_is_another_document() {
 #[test]
 fn a_contract_is_explained_in_two_languages() {
     let english = explain(&agreement(), Language::English);
-    assert!(english[0].starts_with(&format!("Contract {} \"Rainfall 2026\", signed by the provider at 2026-09-", agreement().contract)), "{english:?}");
-    assert!(english[1].starts_with("Provider: Weather Bureau (entity 91110000802100433B, node "), "{english:?}");
+    assert!(
+        english[0].starts_with(&format!(
+            "Contract {} \"Rainfall 2026\", signed by the provider at 2026-09-",
+            agreement().contract
+        )),
+        "{english:?}"
+    );
+    assert!(
+        english[1].starts_with("Provider: Weather Bureau (entity 91110000802100433B, node "),
+        "{english:?}"
+    );
     assert!(english[3].contains("4 bytes") && english[3].contains(&agreement().root.to_string()));
     assert_eq!(english[5], "Price: 100 CNY.");
     let policy = agreement().policy().unwrap();
@@ -194,7 +219,10 @@ fn the_national_state_follows_from_the_protocols() {
             contract: None,
             agreement: None,
             agreement_hash: None,
-            statements: Statements { verification: verified.then_some(Digest::ZERO), ..Statements::default() },
+            statements: Statements {
+                verification: verified.then_some(Digest::ZERO),
+                ..Statements::default()
+            },
             reason: None,
             created: Timestamp::from_millis(0),
             updated: Timestamp::from_millis(0),

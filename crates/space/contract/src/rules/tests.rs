@@ -76,7 +76,11 @@ fn what_we_take_adds_only_terminations_in_open_states() {
             None if event == Event::Termination && open => Some("TERMINATED"),
             other => other,
         };
-        assert_eq!(next(state, sender, event).map(State::name).ok(), expected, "{state:?} {sender:?} {event:?}");
+        assert_eq!(
+            next(state, sender, event).map(State::name).ok(),
+            expected,
+            "{state:?} {sender:?} {event:?}"
+        );
     }
 }
 

@@ -6,12 +6,15 @@ use huitong_ledger::{Admission, LedgerError};
 use huitong_proof::{Digest, Kind, Statement};
 use huitong_store::Tx;
 
-use crate::model::{AcceptCounter, Approval, Negotiation, Reason, Side, State, Terms};
+use crate::model::{AcceptCounter, Approval, Negotiation, Reason, Side, State, Terms, short_text};
 use crate::rules::{self, AgreementContext, Event, OfferAnswer, RequestAnswer, RequestContext};
 use crate::tables;
 
 use super::message::{Content, Message};
 use super::{Contracts, party, too_many_open};
+
+/// The longest reason in a signed refusal, in characters.
+const REFUSAL_CHARACTERS: usize = 1024;
 
 /// What became of a message. Each of these is committed.
 enum Outcome {
@@ -38,18 +41,18 @@ impl Contracts {
     /// # Errors
     /// `Refused` with this node's signed refusal, which is durable by then; `Invalid` when statement or document are
     /// not what they claim to be (nothing is recorded); `Busy` when the peer has too many negotiations open.
-    pub async fn receive(&self, caller: &Caller, statement: Bytes, document: Bytes) -> Result<(), ServiceError> {
+    pub async fn receive(
+        &self,
+        caller: &Caller,
+        statement: Bytes,
+        document: Bytes,
+    ) -> Result<(), ServiceError> {
         let statement = statement_from(caller, statement, &self.ledger)?;
         let message = Message::read(&statement, document)?;
-        // The shelf answers from committed state; a listing that changes meanwhile meets the next request.
-        let standing = match message.requested() {
-            Some(terms) => self.offered_to(caller.node(), &terms.product)?,
-            None => None,
-        };
         let caller = caller.clone();
         let outcome = self
             .transact("contract.receive", move |contracts, tx| {
-                contracts.take(tx, &caller, &statement, message, standing)
+                contracts.take(tx, &caller, &statement, message)
             })
             .await?;
         match outcome {
@@ -67,7 +70,6 @@ impl Contracts {
         caller: &Caller,
         statement: &Statement,
         message: Message,
-        standing: Option<Terms>,
     ) -> Result<Outcome, ServiceError> {
         remember(tx, &self.ledger, caller)?;
         match self.ledger.admit(tx, statement) {
@@ -80,6 +82,10 @@ impl Contracts {
             Err(other) => return Err(other.into()),
         }
         let event = message.event;
+        let standing = match message.requested() {
+            Some(terms) => self.offered_to(tx, caller.node(), &terms.product)?,
+            None => None,
+        };
         let before = tables::negotiation(tx, &statement.body().subject)?;
         let objection = match self.apply(tx, caller, statement, message, before.as_ref(), standing)? {
             Ok(Some(after)) => {
@@ -89,7 +95,9 @@ impl Contracts {
             Ok(None) => return Ok(Outcome::Taken),
             Err(objection) => objection,
         };
-        let Objection { refusal, ends } = objection;
+        let Objection { mut refusal, ends } = objection;
+        // A peer's own words can come back in a reason, and a statement holds 16 KiB.
+        refusal.reason = short_text(&refusal.reason, REFUSAL_CHARACTERS);
         if let Some(before) = before.filter(|_| ends) {
             let mut after = before.clone();
             after.end(Reason::new(&refusal.code, &refusal.reason), self.now(tx));
@@ -106,8 +114,6 @@ impl Contracts {
             &refusal,
             event.name(),
         )?;
-        // The signed refusal may have shortened our words; the caller hears exactly what was signed.
-        let refusal = read_refusal(&refused)?;
         Ok(Outcome::Refused(refusal, refused))
     }
 
@@ -167,7 +173,9 @@ impl Contracts {
                 self.on_counter_request(tx, caller, statement, &mut after, terms, standing)?
             }
             Ok(Content::Offer(terms)) => self.on_offer(tx, statement, before, &mut after, terms)?,
-            Ok(Content::Acceptance { terms }) => self.on_acceptance(tx, caller, statement, &mut after, terms)?,
+            Ok(Content::Acceptance { terms }) => {
+                self.on_acceptance(tx, caller, statement, &mut after, terms)?
+            }
             Ok(Content::Agreement { document, agreement, stated_contract }) => {
                 let context = AgreementContext {
                     negotiation: before,

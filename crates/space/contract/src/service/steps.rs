@@ -36,7 +36,8 @@ impl Contracts {
         let document = negotiation.terms.encode();
         let detail = terms_detail(&Digest::sha256(&document));
         let reference = answered.unwrap_or(Digest::ZERO);
-        let statement = self.send(tx, negotiation, Event::Request, reference, Digest::ZERO, detail, document)?;
+        let statement =
+            self.send(tx, negotiation, Event::Request, reference, Digest::ZERO, detail, document)?;
         negotiation.last = statement.digest();
         Ok(())
     }
@@ -54,7 +55,8 @@ impl Contracts {
         negotiation.set_terms(terms);
         negotiation.rounds = negotiation.rounds.saturating_add(1);
         let reference = negotiation.last;
-        let statement = self.send(tx, negotiation, Event::Offer, reference, Digest::ZERO, detail, document)?;
+        let statement =
+            self.send(tx, negotiation, Event::Offer, reference, Digest::ZERO, detail, document)?;
         negotiation.last = statement.digest();
         Ok(())
     }
@@ -176,7 +178,8 @@ impl Contracts {
 
     /// Moves the state by a message of our own.
     fn advance(&self, negotiation: &mut Negotiation, event: Event) -> Result<(), ServiceError> {
-        negotiation.state = rules::may_send(Some(negotiation.state), negotiation.side, event).map_err(conflict)?;
+        negotiation.state =
+            rules::may_send(Some(negotiation.state), negotiation.side, event).map_err(conflict)?;
         Ok(())
     }
 
@@ -221,7 +224,9 @@ impl Contracts {
             let fresh = random::<16>(self.ledger.entropy().as_ref());
             let id =
                 ContractId::mint(node.node_type(), &node.entity(), &node.segment(), &now.compact(), fresh)
-                    .map_err(|error| ServiceError::Internal(format!("no contract id can be minted: {error}")))?;
+                    .map_err(|error| {
+                        ServiceError::Internal(format!("no contract id can be minted: {error}"))
+                    })?;
             if tables::negotiation_of(tx, &id)?.is_none() {
                 return Ok(id);
             }

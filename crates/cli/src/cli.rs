@@ -1,0 +1,400 @@
+//! The command line as clap reads it. Every option says what it does; nothing is decided here.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::exit::EXIT_CODES;
+use crate::output::Format;
+
+/// A node of a trusted data space (可信数据空间): register, publish, agree, exchange, prove.
+#[derive(Debug, Parser)]
+#[command(name = "huitong", version, after_help = EXIT_CODES, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Global {
+    /// The node's configuration [default: ./node.toml, else /etc/huitong/node.toml].
+    #[arg(short, long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// The node's admin socket, instead of the one its configuration names.
+    #[arg(long, global = true, value_name = "SOCKET")]
+    pub(crate) admin: Option<PathBuf>,
+    /// Form of the result on stdout.
+    #[arg(short, long, global = true, value_enum, default_value_t, value_name = "FORM")]
+    pub(crate) output: Format,
+    /// No notes and no progress on stderr.
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
+}
+
+/// What `huitong` does.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a node until SIGTERM or SIGINT.
+    Serve(Serve),
+    /// Tell the whole story on this machine: three nodes, one dataset, one receipt, five refusals.
+    Demo(Demo),
+    /// Check a node's configuration, files, clock and connections.
+    Doctor,
+    /// Configuration files.
+    #[command(subcommand)]
+    Config(Config),
+    /// Who is who: invites, enrolment, nodes, revocation, trust.
+    #[command(subcommand)]
+    Identity(Identity),
+    /// Data products: publish, list, search, show.
+    #[command(subcommand)]
+    Catalog(Catalog),
+    /// Digital contracts: negotiate, read, decide.
+    #[command(subcommand)]
+    Contract(Contract),
+    /// Fetch data under a contract.
+    #[command(subcommand)]
+    Transfer(Transfer),
+    /// Receipts: export, verify offline, read.
+    #[command(subcommand)]
+    Receipt(Receipt),
+    /// The node's ledger of statements.
+    #[command(subcommand)]
+    Ledger(Ledger),
+    /// Messages that wait for other nodes.
+    #[command(subcommand)]
+    Outbox(Outbox),
+    /// What the node is and how it is.
+    Status,
+    /// Print the completion script of a shell.
+    Completion {
+        /// The shell.
+        shell: CompletionShell,
+    },
+}
+
+/// Options of `serve`.
+#[derive(Debug, Args)]
+pub(crate) struct Serve {
+    /// Stop when stdin ends: the process that started this one is gone.
+    #[arg(long, hide = true)]
+    pub(crate) exit_with_parent: bool,
+}
+
+/// Options of `demo`.
+#[derive(Debug, Args)]
+pub(crate) struct Demo {
+    /// Keep everything in this directory, which must be new or empty [default: a temporary one, removed at the end].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+    /// The dataset to exchange [default: a bundled table of weather observations].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) data: Option<PathBuf>,
+    /// Do not remove the temporary directory at the end.
+    #[arg(long)]
+    pub(crate) keep: bool,
+}
+
+/// `huitong config ...`
+#[derive(Debug, Subcommand)]
+pub(crate) enum Config {
+    /// Print a configuration with every key, its default and what it means.
+    ShowDefault,
+    /// Check a configuration file without starting anything.
+    Check,
+}
+
+/// What a node may do in the data space.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RoleName {
+    /// Offers data.
+    Provider,
+    /// Uses data.
+    Consumer,
+}
+
+/// `huitong identity ...`
+#[derive(Debug, Subcommand)]
+pub(crate) enum Identity {
+    /// Function node: invite one node of an organisation.
+    Invite {
+        /// The organisation's unified social credit code (统一社会信用代码), 18 characters.
+        #[arg(long, value_name = "CODE")]
+        entity: String,
+        /// The organisation's name.
+        #[arg(long)]
+        name: String,
+        /// What the node may do; repeat for several [default: provider and consumer].
+        #[arg(long, value_enum)]
+        role: Vec<RoleName>,
+        /// How long the invite holds, such as 30m, 12h or 7d; at most 30d.
+        #[arg(long, default_value = "1d", value_parser = duration)]
+        lifetime: Duration,
+        /// Write the invite to this new file, readable by its owner only, instead of stdout.
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+    /// Enrol this node with an invite while it is not running. `serve` does the same by `identity.invite_file`.
+    Enrol {
+        /// File with the invite; - for stdin.
+        #[arg(long, value_name = "FILE")]
+        invite: PathBuf,
+    },
+    /// Who this node is.
+    Show,
+    /// Function node: the registered nodes.
+    List,
+    /// Function node: revoke a node for good.
+    Revoke {
+        /// Node id.
+        node: String,
+        /// Why; every node of the space can read it.
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+    },
+    /// The trust file: with it, anybody can verify receipts offline.
+    Trust {
+        /// Write it to this file instead of stdout.
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+}
+
+/// A language of explanations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub(crate) enum Lang {
+    /// English.
+    #[default]
+    En,
+    /// 简体中文.
+    Zh,
+}
+
+/// `huitong catalog ...`
+#[derive(Debug, Subcommand)]
+pub(crate) enum Catalog {
+    /// Register and list a file as a data product.
+    Publish {
+        /// The file. It is published in place: keep it where it is, unchanged.
+        file: PathBuf,
+        /// Usage policy, JSON in the national dictionary's names; - for stdin.
+        #[arg(long, value_name = "FILE")]
+        policy: PathBuf,
+        /// Product name [default: the file's name].
+        #[arg(long, default_value = "")]
+        name: String,
+        /// Introduction for those who search.
+        #[arg(long, default_value = "")]
+        intro: String,
+        /// Price, in words [default: free of charge].
+        #[arg(long, default_value = "")]
+        price: String,
+        /// Bytes that may travel before the consumer has acknowledged them; 0 means 64 MiB.
+        #[arg(long, value_name = "BYTES", default_value_t = 0)]
+        window: u64,
+        /// Operation id; repeat a command with the id it printed to continue it.
+        #[arg(long, value_name = "UUID")]
+        id: Option<uuid::Uuid>,
+    },
+    /// What this node has published.
+    List,
+    /// Search the data space's catalog; without words, the newest products.
+    Search {
+        /// Words that all must occur in name or introduction.
+        words: Vec<String>,
+        /// Most hits.
+        #[arg(long, default_value_t = 20)]
+        limit: u64,
+        /// Hits to skip.
+        #[arg(long, default_value_t = 0)]
+        offset: u64,
+    },
+    /// One product: provider, size, price and policy in plain words.
+    Show {
+        /// Product id.
+        product: String,
+        /// Language of the policy's explanation.
+        #[arg(long, value_enum, default_value_t)]
+        lang: Lang,
+    },
+}
+
+/// `huitong contract ...`
+#[derive(Debug, Subcommand)]
+pub(crate) enum Contract {
+    /// Negotiate a contract for a product and wait for its end, or for a decision that is yours.
+    Negotiate {
+        /// Product id.
+        product: String,
+        /// The policy to ask for; - for stdin [default: what the provider offers].
+        #[arg(long, value_name = "FILE")]
+        policy: Option<PathBuf>,
+        /// Accept the provider's counter-offer without asking.
+        #[arg(long)]
+        accept_counter: bool,
+        /// Operation id; repeat a command with the id it printed to continue it.
+        #[arg(long, value_name = "UUID")]
+        id: Option<uuid::Uuid>,
+        /// How long to wait.
+        #[arg(long, default_value = "30s", value_parser = duration)]
+        timeout: Duration,
+    },
+    /// A contract, or the terms on the table, in plain words.
+    Show {
+        /// Negotiation id or contract id.
+        id: String,
+        /// Language of the explanation.
+        #[arg(long, value_enum, default_value_t)]
+        lang: Lang,
+    },
+    /// The negotiations of this node, newest first.
+    List,
+    /// Consumer: accept the provider's offer, and wait for the signatures.
+    Accept {
+        /// Negotiation id.
+        id: String,
+        /// How long to wait.
+        #[arg(long, default_value = "30s", value_parser = duration)]
+        timeout: Duration,
+    },
+    /// Provider: approve a request that waits.
+    Approve {
+        /// Negotiation id.
+        id: String,
+    },
+    /// End a negotiation or a contract.
+    Terminate {
+        /// Negotiation id.
+        id: String,
+        /// Why; the other side reads it.
+        #[arg(long, default_value = "ended by the operator", value_name = "TEXT")]
+        reason: String,
+    },
+}
+
+/// `huitong transfer ...`
+#[derive(Debug, Subcommand)]
+pub(crate) enum Transfer {
+    /// Fetch a contract's product and wait until it is here.
+    Fetch {
+        /// Contract id, 47 characters.
+        contract: String,
+        /// Product id [default: the contract's].
+        #[arg(long, value_name = "ID", default_value = "")]
+        product: String,
+        /// Directory to deliver into, as the node can write it [default: the node's own].
+        #[arg(long, value_name = "DIR")]
+        to: Option<PathBuf>,
+        /// Operation id; repeat a command with the id it printed to continue it.
+        #[arg(long, value_name = "UUID")]
+        id: Option<uuid::Uuid>,
+    },
+    /// The transfers of this node, newest first.
+    List,
+    /// One transfer.
+    Show {
+        /// Transfer id.
+        id: uuid::Uuid,
+    },
+}
+
+/// `huitong receipt ...`
+#[derive(Debug, Subcommand)]
+pub(crate) enum Receipt {
+    /// Write out the receipt of a completed transfer.
+    Export {
+        /// Transfer id.
+        transfer: uuid::Uuid,
+        /// File to write.
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+        /// How long to wait for the other node's proofs.
+        #[arg(long, default_value = "15s", value_parser = duration)]
+        timeout: Duration,
+    },
+    /// Verify a receipt with nothing but itself and a trust file.
+    Verify {
+        /// The receipt.
+        file: PathBuf,
+        /// The trust file, from `huitong identity trust` of a party you trust.
+        #[arg(long, value_name = "FILE")]
+        trust: PathBuf,
+    },
+    /// What a receipt says. Proves nothing: use `verify` for that.
+    Show {
+        /// The receipt.
+        file: PathBuf,
+    },
+}
+
+/// `huitong ledger ...`
+#[derive(Debug, Subcommand)]
+pub(crate) enum Ledger {
+    /// The newest signed checkpoint, a C2SP signed note.
+    Checkpoint,
+    /// The newest statements.
+    List {
+        /// Most statements; at most 1000.
+        #[arg(long, default_value_t = 50)]
+        limit: u64,
+    },
+}
+
+/// `huitong outbox ...`
+#[derive(Debug, Subcommand)]
+pub(crate) enum Outbox {
+    /// Messages that wait for other nodes, with the reason of the last failure.
+    List,
+}
+
+/// Shells with a completion script.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CompletionShell {
+    /// bash.
+    Bash,
+    /// zsh.
+    Zsh,
+    /// fish.
+    Fish,
+}
+
+/// `45s`, `30m`, `12h`, `7d`; a plain number is seconds.
+fn duration(text: &str) -> Result<Duration, String> {
+    let unit_at = text.find(|character: char| !character.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(unit_at);
+    let seconds: u64 = match unit {
+        "" | "s" => 1,
+        "m" => 60,
+        "h" => 3_600,
+        "d" => 86_400,
+        _ => return Err(format!("{unit:?} is not a unit of time; write s, m, h or d")),
+    };
+    let number: u64 =
+        number.parse().map_err(|_| "is not a duration; write one like 45s, 30m, 12h or 7d".to_owned())?;
+    number.checked_mul(seconds).map(Duration::from_secs).ok_or_else(|| "is too long".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory as _;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn durations() {
+        for (text, seconds) in [("45", 45), ("45s", 45), ("2m", 120), ("12h", 43_200), ("30d", 2_592_000)] {
+            assert_eq!(duration(text), Ok(Duration::from_secs(seconds)));
+        }
+        for text in ["", "s", "-1s", "1w", "1.5h", "99999999999999999999s", "999999999999999999d"] {
+            assert!(duration(text).is_err(), "{text:?}");
+        }
+    }
+}

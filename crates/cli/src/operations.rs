@@ -1,0 +1,232 @@
+//! What an operator does with a node, as functions over its admin client. The commands and the demo share them.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::time::Duration;
+
+use huitong_grpc::proto::admin as api;
+use huitong_proof::{SystemClock, SystemEntropy, time_ordered_id};
+use tokio::time::{Instant, sleep, timeout};
+use uuid::Uuid;
+
+use crate::admin::{Admin, Client};
+use crate::exit::{Exit, Failure};
+
+/// How often a state is asked for where the interface has no stream of it.
+const POLL: Duration = Duration::from_millis(20);
+
+/// A fresh operation id.
+pub(crate) fn new_id() -> Uuid {
+    Uuid::from_bytes(time_ordered_id(&SystemClock, &SystemEntropy))
+}
+
+/// An id of the interface as text; hex when it is no UUID.
+pub(crate) fn id_text(id: &[u8]) -> String {
+    Uuid::from_slice(id).map_or_else(|_| hex::encode(id), |id| id.to_string())
+}
+
+/// An id as the interface carries it.
+pub(crate) fn id_bytes(id: Uuid) -> Vec<u8> {
+    id.as_bytes().to_vec()
+}
+
+/// The path as the node must be told it, which has its own working directory.
+pub(crate) fn absolute(path: &Path) -> Result<String, Failure> {
+    let absolute = std::path::absolute(path).map_err(|error| Failure::file("find", path, &error))?;
+    absolute.into_os_string().into_string().map_err(|name| {
+        Failure::failed(
+            "file.name",
+            format!("the path {} is not UTF-8", Path::new(&name).display()),
+            "rename the file or its directory",
+        )
+    })
+}
+
+/// Publishes and waits until the product is listed. `progress` hears of bytes hashed and of all bytes.
+pub(crate) async fn publish(
+    admin: &Admin,
+    request: api::PublishRequest,
+    mut progress: impl FnMut(u64, u64),
+) -> Result<api::Publication, Failure> {
+    let publication = admin
+        .watch(
+            async |mut client: Client| client.publish(request.clone()).await,
+            |answer: api::PublishResponse| {
+                let Some(publication) = answer.publication else { return ControlFlow::Continue(()) };
+                progress(answer.bytes_hashed, publication.size);
+                match publication.state.as_str() {
+                    "listed" | "failed" => ControlFlow::Break(publication),
+                    _ => ControlFlow::Continue(()),
+                }
+            },
+        )
+        .await?;
+    if publication.state == "failed" {
+        return Err(Failure::new(
+            Exit::Refused,
+            "catalog.refused",
+            format!("the product was not listed: {}", publication.reason),
+            "correct what the reason names and publish again with a new id",
+        ));
+    }
+    Ok(publication)
+}
+
+/// Starts a negotiation, or finds the one with this id.
+pub(crate) async fn negotiate(
+    admin: &Admin,
+    request: api::NegotiateRequest,
+) -> Result<api::Negotiation, Failure> {
+    let answer = admin.call(async |mut client: Client| client.negotiate(request.clone()).await).await?;
+    answer.negotiation.ok_or_else(|| missing("negotiation"))
+}
+
+/// What a negotiation waits for before a command returns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Until {
+    /// It has ended, or our operator has to decide.
+    Decision,
+    /// It has ended.
+    End,
+}
+
+/// Follows a negotiation. When `patience` is over, what is known then is the answer.
+pub(crate) async fn settle(
+    admin: &Admin,
+    id: &[u8],
+    until: Until,
+    patience: Duration,
+) -> Result<api::Negotiation, Failure> {
+    let request = api::WatchNegotiationRequest { id: id.to_vec().into() };
+    let mut latest = None;
+    let watching = admin.watch(
+        async |mut client: Client| client.watch_negotiation(request.clone()).await,
+        |answer: api::WatchNegotiationResponse| {
+            let Some(negotiation) = answer.negotiation else { return ControlFlow::Continue(()) };
+            latest = Some(negotiation.clone());
+            let over = is_over(&negotiation) || until == Until::Decision && needs_operator(&negotiation);
+            if over { ControlFlow::Break(negotiation) } else { ControlFlow::Continue(()) }
+        },
+    );
+    match timeout(patience, watching).await {
+        Ok(settled) => settled,
+        Err(_) => latest.ok_or_else(|| {
+            Failure::failed(
+                "timeout",
+                "the node did not say where the negotiation stands in time",
+                "ask again with `huitong contract show`",
+            )
+        }),
+    }
+}
+
+/// Whether a negotiation has reached its contract or its end.
+pub(crate) fn is_over(negotiation: &api::Negotiation) -> bool {
+    matches!(negotiation.state.as_str(), "FINALIZED" | "TERMINATED")
+}
+
+/// Whether a counter-offer waits for us, or a request for our approval.
+pub(crate) fn needs_operator(negotiation: &api::Negotiation) -> bool {
+    negotiation.side == "consumer" && negotiation.state == "OFFERED"
+}
+
+/// Decides about a negotiation.
+pub(crate) async fn decide(
+    admin: &Admin,
+    id: &[u8],
+    decision: api::NegotiationDecision,
+    reason: &str,
+) -> Result<api::Negotiation, Failure> {
+    let request = api::DecideNegotiationRequest {
+        id: id.to_vec().into(),
+        decision: decision.into(),
+        reason: reason.to_owned(),
+    };
+    let answer =
+        admin.call(async |mut client: Client| client.decide_negotiation(request.clone()).await).await?;
+    answer.negotiation.ok_or_else(|| missing("negotiation"))
+}
+
+/// Starts a transfer and follows it to its end, which may be a refusal: look at its state.
+pub(crate) async fn fetch(
+    admin: &Admin,
+    request: api::StartTransferRequest,
+    mut progress: impl FnMut(&api::Transfer),
+) -> Result<api::Transfer, Failure> {
+    let id = request.id.clone();
+    let started =
+        admin.call(async |mut client: Client| client.start_transfer(request.clone()).await).await?;
+    started.transfer.ok_or_else(|| missing("transfer"))?;
+    admin
+        .watch(
+            async |mut client: Client| {
+                client.watch_transfer(api::WatchTransferRequest { id: id.clone() }).await
+            },
+            |answer: api::WatchTransferResponse| {
+                let Some(transfer) = answer.transfer else { return ControlFlow::Continue(()) };
+                progress(&transfer);
+                match transfer.state.as_str() {
+                    "COMPLETED" | "TERMINATED" => ControlFlow::Break(transfer),
+                    _ => ControlFlow::Continue(()),
+                }
+            },
+        )
+        .await
+}
+
+/// One transfer as it stands now.
+pub(crate) async fn transfer(admin: &Admin, id: Uuid) -> Result<api::Transfer, Failure> {
+    let request = api::WatchTransferRequest { id: id_bytes(id).into() };
+    admin
+        .watch(
+            async |mut client: Client| client.watch_transfer(request.clone()).await,
+            |answer: api::WatchTransferResponse| match answer.transfer {
+                Some(transfer) => ControlFlow::Break(transfer),
+                None => ControlFlow::Continue(()),
+            },
+        )
+        .await
+}
+
+/// Waits until both ledgers' proofs of a completed transfer are here, so that its receipt is complete.
+/// Gives the transfer as it is when `patience` is over.
+pub(crate) async fn proven(admin: &Admin, id: Uuid, patience: Duration) -> Result<api::Transfer, Failure> {
+    let deadline = Instant::now() + patience;
+    loop {
+        let transfer = transfer(admin, id).await?;
+        if transfer.proven || transfer.state == "TERMINATED" || Instant::now() >= deadline {
+            return Ok(transfer);
+        }
+        sleep(POLL).await;
+    }
+}
+
+/// The receipt's bytes.
+pub(crate) async fn receipt(admin: &Admin, id: Uuid) -> Result<Vec<u8>, Failure> {
+    let request = api::ExportReceiptRequest { id: id_bytes(id).into() };
+    let answer = admin.call(async |mut client: Client| client.export_receipt(request.clone()).await).await?;
+    Ok(answer.receipt.to_vec())
+}
+
+/// The trust file's text.
+pub(crate) async fn trust(admin: &Admin) -> Result<String, Failure> {
+    let answer = admin
+        .call(async |mut client: Client| client.export_trust(api::ExportTrustRequest {}).await)
+        .await?;
+    Ok(answer.json)
+}
+
+/// The newest statements of the node's ledger.
+pub(crate) async fn statements(admin: &Admin, limit: u64) -> Result<Vec<api::LoggedStatement>, Failure> {
+    let request = api::ListStatementsRequest { limit };
+    let answer = admin.call(async |mut client: Client| client.list_statements(request).await).await?;
+    Ok(answer.statements)
+}
+
+fn missing(what: &str) -> Failure {
+    Failure::failed(
+        "node.answer",
+        format!("the node's answer carries no {what}"),
+        "use a `huitong` of the node's version",
+    )
+}

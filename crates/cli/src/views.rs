@@ -1,0 +1,136 @@
+//! The admin interface's messages as the JSON that `-o json` prints. Names are the interface's own; ids are text.
+
+use huitong_grpc::proto::admin as api;
+use serde_json::{Value, json};
+
+use crate::operations::id_text;
+
+pub(crate) fn status(status: &api::GetStatusResponse) -> Value {
+    let api::GetStatusResponse {
+        node,
+        entity,
+        name,
+        roles,
+        address,
+        registrar,
+        ready,
+        not_ready_reason,
+        status_version,
+        status_age_milliseconds,
+        ledger_size,
+        ledger_origin,
+        outbox,
+        credential_expires_milliseconds,
+        version,
+        time_milliseconds,
+    } = status;
+    json!({
+        "node": node, "entity": entity, "name": name, "roles": roles, "address": address,
+        "registrar": registrar, "ready": ready, "not_ready_reason": not_ready_reason,
+        "status_version": status_version, "status_age_milliseconds": status_age_milliseconds,
+        "ledger_size": ledger_size, "ledger_origin": ledger_origin, "outbox": outbox,
+        "credential_expires_milliseconds": credential_expires_milliseconds, "version": version,
+        "time_milliseconds": time_milliseconds,
+    })
+}
+
+pub(crate) fn node(node: &api::Node) -> Value {
+    let api::Node { node, entity, name, roles, address, revoked, revocation_reason } = node;
+    json!({
+        "node": node, "entity": entity, "name": name, "roles": roles, "address": address,
+        "revoked": revoked, "revocation_reason": revocation_reason,
+    })
+}
+
+pub(crate) fn publication(publication: &api::Publication) -> Value {
+    let api::Publication { id, state, name, path, size, blake3, resource, product, reason } = publication;
+    json!({
+        "id": id_text(id), "state": state, "name": name, "path": path, "size": size, "blake3": blake3,
+        "resource": resource, "product": product, "reason": reason,
+    })
+}
+
+pub(crate) fn hit(hit: &api::Hit) -> Value {
+    let api::Hit { product, name, introduction, provider, provider_name, security_level, size } = hit;
+    json!({
+        "product": product, "name": name, "introduction": introduction, "provider": provider,
+        "provider_name": provider_name, "security_level": security_level, "size": size,
+    })
+}
+
+pub(crate) fn product(product: &api::GetProductResponse) -> Value {
+    let api::GetProductResponse { hit: found, address, blake3, file_name, price, policy, english, chinese } =
+        product;
+    json!({
+        "hit": found.as_ref().map(hit), "address": address, "blake3": blake3, "file_name": file_name,
+        "price": price, "policy": String::from_utf8_lossy(policy), "english": english, "chinese": chinese,
+    })
+}
+
+pub(crate) fn negotiation(negotiation: &api::Negotiation) -> Value {
+    let api::Negotiation {
+        id,
+        side,
+        peer,
+        product,
+        product_name,
+        state,
+        national_state,
+        contract,
+        agreement_hash,
+        reason,
+        english,
+        chinese,
+        updated_milliseconds,
+    } = negotiation;
+    json!({
+        "id": id_text(id), "side": side, "peer": peer, "product": product, "product_name": product_name,
+        "state": state, "national_state": national_state, "contract": contract,
+        "agreement_hash": agreement_hash, "reason": reason, "english": english, "chinese": chinese,
+        "updated_milliseconds": updated_milliseconds,
+    })
+}
+
+pub(crate) fn transfer(transfer: &api::Transfer) -> Value {
+    let api::Transfer {
+        id,
+        side,
+        peer,
+        contract,
+        product,
+        state,
+        size,
+        bytes_moved,
+        bytes_acknowledged,
+        blake3,
+        path,
+        code,
+        reason,
+        proven,
+        started_milliseconds,
+        finished_milliseconds,
+    } = transfer;
+    json!({
+        "id": id_text(id), "side": side, "peer": peer, "contract": contract, "product": product,
+        "state": state, "size": size, "bytes_moved": bytes_moved, "bytes_acknowledged": bytes_acknowledged,
+        "blake3": blake3, "path": path, "code": code, "reason": reason, "proven": proven,
+        "started_milliseconds": started_milliseconds, "finished_milliseconds": finished_milliseconds,
+    })
+}
+
+pub(crate) fn statement(statement: &api::LoggedStatement) -> Value {
+    let api::LoggedStatement { index, kind, issuer, audience, time_milliseconds, digest, note } = statement;
+    json!({
+        "index": index, "kind": kind, "issuer": issuer, "audience": audience,
+        "time_milliseconds": time_milliseconds, "digest": digest, "note": note,
+    })
+}
+
+pub(crate) fn outbox_message(message: &api::OutboxMessage) -> Value {
+    let api::OutboxMessage { id, destination, topic, attempts, last_error, dead, created_milliseconds } =
+        message;
+    json!({
+        "id": id, "destination": destination, "topic": topic, "attempts": attempts,
+        "last_error": last_error, "dead": dead, "created_milliseconds": created_milliseconds,
+    })
+}

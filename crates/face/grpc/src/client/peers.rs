@@ -1,0 +1,276 @@
+//! What each capability needs from other nodes, over [`Peers`].
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use huitong_catalog::{CatalogPeer, Hit, Resolved, SearchPage, SecurityLevel};
+use huitong_contract::ContractPeer;
+use huitong_identity::peer::{RegistrarPeer, TrustUpdate};
+use huitong_identity::{PeerError, ServiceError};
+use huitong_ids::{DataId, NodeId};
+use huitong_ledger::{Inclusion, Proofs};
+use huitong_proof::Digest;
+use huitong_transfer::{EvidencePeer, FromConsumer, FromProvider, TransferPeer};
+use tokio::sync::mpsc;
+use tokio_stream::StreamExt as _;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+
+use super::Peers;
+use super::enrolment::signed;
+use super::frames::{consumer_message, provider_frame};
+use crate::MAX_MESSAGE_BYTES;
+use crate::convert::{self, broken, data_id, node_id};
+use crate::proto::catalog::catalog_service_client::CatalogServiceClient;
+use crate::proto::contract::contract_service_client::ContractServiceClient;
+use crate::proto::identity::identity_service_client::IdentityServiceClient;
+use crate::proto::ledger::ledger_service_client::LedgerServiceClient;
+use crate::proto::transfer::transfer_service_client::TransferServiceClient;
+use crate::proto::{catalog, contract, identity, ledger, transfer};
+use crate::status::to_peer_error;
+
+/// Messages that wait between the connection and who reads them.
+const BUFFERED: usize = 8;
+
+#[async_trait]
+impl RegistrarPeer for Peers {
+    async fn follow_trust(
+        &self,
+        registrar: &NodeId,
+        roots_version: u64,
+        status_version: u64,
+    ) -> Result<mpsc::Receiver<Result<TrustUpdate, PeerError>>, PeerError> {
+        let request = identity::FollowTrustRequest { roots_version, status_version };
+        let response = self
+            .call(registrar, |channel| async move {
+                IdentityServiceClient::new(channel)
+                    .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                    .follow_trust(request)
+                    .await
+            })
+            .await?;
+        Ok(pump(response.into_inner(), |message| {
+            let identity::FollowTrustResponse { roots, status } = message;
+            Ok(TrustUpdate { roots: roots.map(signed), status: status.map(signed) })
+        }))
+    }
+
+    async fn report_address(&self, registrar: &NodeId, statement: Bytes) -> Result<(), PeerError> {
+        let request = identity::ReportAddressRequest { statement };
+        let response = self
+            .call(registrar, |channel| async move {
+                IdentityServiceClient::new(channel)
+                    .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                    .report_address(request)
+                    .await
+            })
+            .await?;
+        let identity::ReportAddressResponse {} = response.into_inner();
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl CatalogPeer for Peers {
+    async fn register(&self, to: &NodeId, statement: Bytes, record: Bytes) -> Result<Bytes, PeerError> {
+        let request = catalog::RegisterRequest { statement, record };
+        let response = self
+            .call(to, |channel| async move {
+                CatalogServiceClient::new(channel)
+                    .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                    .register(request)
+                    .await
+            })
+            .await?;
+        let catalog::RegisterResponse { certificate } = response.into_inner();
+        Ok(certificate)
+    }
+
+    async fn list(&self, to: &NodeId, statement: Bytes, record: Bytes) -> Result<(), PeerError> {
+        let request = catalog::ListRequest { statement, record };
+        let response = self
+            .call(to, |channel| async move {
+                CatalogServiceClient::new(channel)
+                    .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                    .list(request)
+                    .await
+            })
+            .await?;
+        let catalog::ListResponse {} = response.into_inner();
+        Ok(())
+    }
+
+    async fn search(
+        &self,
+        to: &NodeId,
+        keywords: &str,
+        offset: u64,
+        limit: u64,
+    ) -> Result<SearchPage, PeerError> {
+        let request = catalog::SearchRequest { keywords: keywords.to_owned(), offset, limit };
+        let response = self
+            .call(to, |channel| async move {
+                CatalogServiceClient::new(channel)
+                    .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                    .search(request)
+                    .await
+            })
+            .await?;
+        let catalog::SearchResponse { total, hits } = response.into_inner();
+        let hits = hits.into_iter().map(hit).collect::<Result<_, _>>().map_err(broken)?;
+        Ok(SearchPage { total, hits })
+    }
+
+    async fn resolve(&self, to: &NodeId, product: &DataId) -> Result<Resolved, PeerError> {
+        let request = catalog::ResolveRequest { product: product.to_string() };
+        let response = self
+            .call(to, |channel| async move {
+                CatalogServiceClient::new(channel)
+                    .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                    .resolve(request)
+                    .await
+            })
+            .await?;
+        let catalog::ResolveResponse {
+            product_record,
+            certificate,
+            listing_record,
+            listing,
+            provider,
+            address,
+            credential,
+        } = response.into_inner();
+        let provider = node_id("provider", &provider).map_err(broken)?;
+        Ok(Resolved { product_record, certificate, listing_record, listing, provider, address, credential })
+    }
+}
+
+#[async_trait]
+impl ContractPeer for Peers {
+    async fn submit(&self, to: &NodeId, statement: Bytes, document: Bytes) -> Result<(), PeerError> {
+        let request = contract::SubmitRequest { statement, document };
+        let response = self
+            .call(to, |channel| async move {
+                ContractServiceClient::new(channel)
+                    .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                    .submit(request)
+                    .await
+            })
+            .await?;
+        let contract::SubmitResponse {} = response.into_inner();
+        Ok(())
+    }
+
+    async fn standing_terms(&self, provider: &NodeId, product: &DataId) -> Result<Bytes, PeerError> {
+        let request = contract::GetTermsRequest { product: product.to_string() };
+        let response = self
+            .call(provider, |channel| async move {
+                ContractServiceClient::new(channel)
+                    .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                    .get_terms(request)
+                    .await
+            })
+            .await?;
+        let contract::GetTermsResponse { terms } = response.into_inner();
+        Ok(terms)
+    }
+}
+
+#[async_trait]
+impl TransferPeer for Peers {
+    async fn exchange(
+        &self,
+        provider: &NodeId,
+        outgoing: mpsc::Receiver<FromConsumer>,
+    ) -> Result<mpsc::Receiver<Result<FromProvider, PeerError>>, PeerError> {
+        let channel = self.exchange_channel(provider).await?;
+        let frames = ReceiverStream::new(outgoing).map(consumer_message);
+        let response = TransferServiceClient::new(channel)
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .exchange(frames)
+            .await
+            .map_err(|status| self.failed(provider, &status))?;
+        Ok(pump(response.into_inner(), provider_frame))
+    }
+}
+
+#[async_trait]
+impl EvidencePeer for Peers {
+    async fn prove(&self, node: &NodeId, digests: Vec<Digest>, known_size: u64) -> Result<Proofs, PeerError> {
+        let digests = digests.iter().map(|digest| Bytes::copy_from_slice(digest.as_bytes())).collect();
+        let request = ledger::ProveRequest { digests, known_size };
+        let response = self
+            .call(node, |channel| async move {
+                LedgerServiceClient::new(channel)
+                    .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                    .prove(request)
+                    .await
+            })
+            .await?;
+        proofs(response.into_inner()).map_err(broken)
+    }
+}
+
+/// Hands the messages of a stream on until it ends or who reads them goes away. An error is the last thing handed on.
+fn pump<M, T>(
+    mut stream: Streaming<M>,
+    convert: impl Fn(M) -> Result<T, ServiceError> + Send + 'static,
+) -> mpsc::Receiver<Result<T, PeerError>>
+where
+    M: Send + 'static,
+    T: Send + 'static,
+{
+    let (sender, receiver) = mpsc::channel(BUFFERED);
+    tokio::spawn(async move {
+        loop {
+            let next = tokio::select! {
+                () = sender.closed() => return,
+                message = stream.message() => match message {
+                    Ok(Some(message)) => convert(message).map_err(broken),
+                    Ok(None) => return,
+                    Err(status) => Err(to_peer_error(&status)),
+                },
+            };
+            let over = next.is_err();
+            if sender.send(next).await.is_err() || over {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+fn hit(hit: catalog::SearchHit) -> Result<Hit, ServiceError> {
+    let catalog::SearchHit { product, name, introduction, provider, provider_name, security_level, size } = hit;
+    Ok(Hit {
+        product: data_id("hits.product", &product)?,
+        name,
+        intro: introduction,
+        provider: node_id("hits.provider", &provider)?,
+        provider_name,
+        security_level: SecurityLevel::from_code(&security_level).ok_or_else(|| {
+            let expected = format!("expected one of {}, found {security_level:?}", SecurityLevel::codes());
+            ServiceError::invalid("hits.security_level", expected)
+        })?,
+        size,
+    })
+}
+
+fn proofs(response: ledger::ProveResponse) -> Result<Proofs, ServiceError> {
+    let ledger::ProveResponse { checkpoint, inclusions, consistency } = response;
+    let inclusion = inclusions
+        .into_iter()
+        .map(|inclusion| {
+            let ledger::Inclusion { digest, index, path } = inclusion;
+            Ok(Inclusion {
+                digest: convert::digest("inclusions.digest", &digest)?,
+                index,
+                path: digests("inclusions.path", &path)?,
+            })
+        })
+        .collect::<Result<_, ServiceError>>()?;
+    Ok(Proofs { checkpoint, inclusion, consistency: digests("consistency", &consistency)? })
+}
+
+fn digests(field: &str, values: &[Bytes]) -> Result<Vec<Digest>, ServiceError> {
+    values.iter().map(|value| convert::digest(field, value)).collect()
+}

@@ -1,0 +1,257 @@
+//! The details of the transfer's statements (kinds 1 to 9), as `docs/receipt-format.md` fixes them.
+
+use huitong_identity::ServiceError;
+use huitong_ids::DataId;
+use huitong_proof::cbor::{Fields, Map, Value};
+use huitong_proof::{ContentRoot, Digest, GROUP_LOG2, Kind, Statement};
+
+use crate::rules::valid_file_name;
+
+/// Window mode: plaintext groups against signed acknowledgements.
+const MODE_WINDOW: u64 = 0;
+/// The acknowledgement speaks of plaintext.
+const STAGE_PLAINTEXT: u64 = 1;
+
+/// OFFER (kind 1): {1 product id, 2 content root, 3 size, 4 log2 of the group size, 5 mode, 6 window bytes, 15 SHA-256
+/// of the policy document, 17 file name}.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OfferDetail {
+    /// The product.
+    pub product: DataId,
+    /// BLAKE3 root of the content.
+    pub root: ContentRoot,
+    /// Bytes.
+    pub size: u64,
+    /// Most bytes that travel unacknowledged.
+    pub window: u64,
+    /// SHA-256 of the policy document.
+    pub policy: Digest,
+    /// Plain file name.
+    pub file_name: String,
+}
+
+impl OfferDetail {
+    pub(crate) fn to_detail(&self) -> Map {
+        Map::new()
+            .text(1, self.product.as_str())
+            .bytes(2, self.root.as_bytes())
+            .uint(3, self.size)
+            .uint(4, u64::from(GROUP_LOG2))
+            .uint(5, MODE_WINDOW)
+            .uint(6, self.window)
+            .digest(15, &self.policy)
+            .text(17, &self.file_name)
+    }
+
+    /// Reads the detail of a verified OFFER.
+    pub fn read(statement: &Statement) -> Result<Self, ServiceError> {
+        let mut fields = open(statement, Kind::Offer, "offer")?;
+        let product = DataId::parse(&fields.text(1, "product")?)
+            .map_err(|error| ServiceError::invalid("offer.product", error))?;
+        let root = root(&mut fields, 2, "offer.root")?;
+        let size = fields.uint(3, "size")?;
+        expect(&mut fields, 4, "group size", u64::from(GROUP_LOG2))?;
+        expect(&mut fields, 5, "mode", MODE_WINDOW)?;
+        let window = fields.uint(6, "window")?;
+        let policy = fields.digest(15, "policy")?;
+        let file_name = fields.text(17, "file_name")?;
+        fields.finish()?;
+        if !valid_file_name(&file_name) {
+            return Err(ServiceError::invalid("offer.file_name", "is not a plain file name"));
+        }
+        Ok(Self { product, root, size, window, policy, file_name })
+    }
+}
+
+/// ACCEPT (kind 2): {1 wanted ranges [[start, end]] of groups, 2 digest of the consumer's last ACK or zeros}.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct AcceptDetail {
+    /// First group that is wanted; all after it are.
+    pub(crate) start: u64,
+    /// Number of groups.
+    pub(crate) end: u64,
+    /// The consumer's last ACK, or zeros.
+    pub(crate) resume: Digest,
+}
+
+impl AcceptDetail {
+    pub(crate) fn to_detail(&self) -> Map {
+        Map::new().array(1, ranges(self.start, self.end)).digest(2, &self.resume)
+    }
+
+    pub(crate) fn read(statement: &Statement) -> Result<Self, ServiceError> {
+        let mut fields = open(statement, Kind::Accept, "accept")?;
+        let (start, end) = read_ranges(fields.array(1, "ranges")?)?;
+        let resume = fields.digest(2, "resume")?;
+        fields.finish()?;
+        Ok(Self { start, end, resume })
+    }
+}
+
+/// How far an acknowledgement goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AckStatus {
+    /// A prefix of the content.
+    Partial,
+    /// All of it.
+    Complete,
+}
+
+/// ACK (kind 3): {1 stage = 1, 2 content root, 3 ranges [[0, groups]], 5 bytes verified and durable, 6 status 0 partial
+/// or 1 complete}. Cumulative: it covers everything from the first byte.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AckDetail {
+    /// BLAKE3 root of the content.
+    pub root: ContentRoot,
+    /// Groups from the first one.
+    pub groups: u64,
+    /// Bytes in those groups.
+    pub bytes: u64,
+    /// Partial or complete.
+    pub status: AckStatus,
+}
+
+impl AckDetail {
+    pub(crate) fn to_detail(&self) -> Map {
+        Map::new()
+            .uint(1, STAGE_PLAINTEXT)
+            .bytes(2, self.root.as_bytes())
+            .array(3, ranges(0, self.groups))
+            .uint(5, self.bytes)
+            .uint(
+                6,
+                match self.status {
+                    AckStatus::Partial => 0,
+                    AckStatus::Complete => 1,
+                },
+            )
+    }
+
+    /// Reads the detail of a verified ACK.
+    pub fn read(statement: &Statement) -> Result<Self, ServiceError> {
+        let mut fields = open(statement, Kind::Ack, "ack")?;
+        expect(&mut fields, 1, "stage", STAGE_PLAINTEXT)?;
+        let root = root(&mut fields, 2, "ack.root")?;
+        let (start, groups) = read_ranges(fields.array(3, "ranges")?)?;
+        let bytes = fields.uint(5, "bytes")?;
+        let status = match fields.uint(6, "status")? {
+            0 => AckStatus::Partial,
+            1 => AckStatus::Complete,
+            _ => return Err(ServiceError::invalid("ack.status", "must be 0 (partial) or 1 (complete)")),
+        };
+        fields.finish()?;
+        if start != 0 {
+            return Err(ServiceError::invalid("ack.ranges", "must begin at the first group"));
+        }
+        Ok(Self { root, groups, bytes, status })
+    }
+}
+
+/// FINAL (kind 5): {1 content root, 2 verdict "delivered"}.
+pub(crate) fn final_detail(root: &ContentRoot) -> Map {
+    Map::new().bytes(1, root.as_bytes()).text(2, VERDICT)
+}
+
+const VERDICT: &str = "delivered";
+
+pub(crate) fn read_final(statement: &Statement) -> Result<ContentRoot, ServiceError> {
+    let mut fields = open(statement, Kind::Final, "final")?;
+    let root = root(&mut fields, 1, "final.root")?;
+    if fields.text(2, "verdict")? != VERDICT {
+        return Err(ServiceError::invalid("final.verdict", "must be \"delivered\""));
+    }
+    fields.finish()?;
+    Ok(root)
+}
+
+/// ABORT (kind 7): {1 code, 2 reason}.
+pub(crate) fn abort_detail(code: &str, reason: &str) -> Map {
+    Map::new().text(1, code).text(2, reason)
+}
+
+pub(crate) fn read_abort(statement: &Statement) -> Result<(String, String), ServiceError> {
+    let mut fields = open(statement, Kind::Abort, "abort")?;
+    let read = (fields.text(1, "code")?, fields.text(2, "reason")?);
+    fields.finish()?;
+    Ok(read)
+}
+
+/// USAGE (kind 9): {1 transfer id, 2 action, 3 counter (policy clause), 4 delta, 5 value after, 6 SHA-256 of the
+/// decision's context}.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct UsageDetail {
+    pub(crate) decision: [u8; 16],
+    pub(crate) action: String,
+    pub(crate) counter: String,
+    pub(crate) after: u64,
+    pub(crate) context: Digest,
+}
+
+impl UsageDetail {
+    pub(crate) fn to_detail(&self) -> Map {
+        Map::new()
+            .bytes(1, &self.decision)
+            .text(2, &self.action)
+            .text(3, &self.counter)
+            .uint(4, 1)
+            .uint(5, self.after)
+            .digest(6, &self.context)
+    }
+
+    pub(crate) fn read(statement: &Statement) -> Result<Self, ServiceError> {
+        let mut fields = open(statement, Kind::Usage, "usage")?;
+        let decision = fields.fixed(1, "decision")?;
+        let action = fields.text(2, "action")?;
+        let counter = fields.text(3, "counter")?;
+        expect(&mut fields, 4, "delta", 1)?;
+        let after = fields.uint(5, "after")?;
+        let context = fields.digest(6, "context")?;
+        fields.finish()?;
+        Ok(Self { decision, action, counter, after, context })
+    }
+}
+
+fn open(statement: &Statement, kind: Kind, what: &'static str) -> Result<Fields, ServiceError> {
+    if statement.kind() != kind {
+        return Err(ServiceError::invalid(
+            "statement.kind",
+            format!("expected {}, found {}", kind.name(), statement.kind().name()),
+        ));
+    }
+    Ok(statement.detail(what)?)
+}
+
+fn expect(fields: &mut Fields, key: u64, name: &'static str, value: u64) -> Result<(), ServiceError> {
+    let found = fields.uint(key, name)?;
+    if found == value {
+        Ok(())
+    } else {
+        Err(ServiceError::invalid(name, format!("must be {value}, is {found}")))
+    }
+}
+
+fn root(fields: &mut Fields, key: u64, field: &'static str) -> Result<ContentRoot, ServiceError> {
+    let bytes = fields.bytes(key, "root")?;
+    ContentRoot::from_slice(&bytes).ok_or_else(|| ServiceError::invalid(field, "must have 32 bytes"))
+}
+
+/// No range at all for nothing, else one half-open range.
+fn ranges(start: u64, end: u64) -> Vec<Value> {
+    if start == end {
+        return Vec::new();
+    }
+    vec![Value::Array(vec![Value::Uint(start), Value::Uint(end)])]
+}
+
+fn read_ranges(values: Vec<Value>) -> Result<(u64, u64), ServiceError> {
+    let wrong =
+        || ServiceError::invalid("ranges", "must be one range [start, end] with start below end, or none");
+    match values.as_slice() {
+        [] => Ok((0, 0)),
+        [Value::Array(range)] => match range.as_slice() {
+            [Value::Uint(start), Value::Uint(end)] if start < end => Ok((*start, *end)),
+            _ => Err(wrong()),
+        },
+        _ => Err(wrong()),
+    }
+}

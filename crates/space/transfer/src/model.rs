@@ -1,0 +1,152 @@
+//! A transfer, its frames, and its states.
+
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use huitong_contract::Side;
+use huitong_ids::{ContractId, DataId, NodeId};
+use huitong_proof::{ContentRoot, Digest, Timestamp};
+
+/// What a consumer wants: the first frame of an exchange.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Want {
+    /// Chosen by the consumer; the same id resumes the same transfer.
+    pub transfer: [u8; 16],
+    /// Under which contract.
+    pub contract: ContractId,
+    /// Which product.
+    pub product: DataId,
+}
+
+/// A frame from the consumer.
+#[derive(Debug, Clone)]
+pub enum FromConsumer {
+    /// The first frame.
+    Want(Want),
+    /// ACCEPT, ACK or ABORT.
+    Statement(Bytes),
+}
+
+/// A frame from the provider.
+#[derive(Debug, Clone)]
+pub enum FromProvider {
+    /// ASSET CERTIFICATE, USAGE, OFFER, FINAL, ABORT or REFUSAL.
+    Statement(Bytes),
+    /// The next part of the list of leaf values.
+    Leaves(Bytes),
+    /// One verified-on-arrival group of the content.
+    Chunk {
+        /// Index of the group, from 0.
+        group: u64,
+        /// Its bytes: 1 MiB, the last one shorter.
+        data: Bytes,
+    },
+}
+
+/// What an operator asks for.
+#[derive(Debug, Clone)]
+pub struct StartTransfer {
+    /// Chosen by the operator's client; repeating it changes nothing.
+    pub id: [u8; 16],
+    /// The contract to fetch under.
+    pub contract: ContractId,
+    /// The product; `None` means the contract's.
+    pub product: Option<DataId>,
+    /// Directory to deliver into; `None` means the node's own.
+    pub directory: Option<PathBuf>,
+}
+
+/// Where files go and how many transfers run at once.
+#[derive(Debug, Clone)]
+pub struct TransferSettings {
+    /// Directory of received files.
+    pub received: PathBuf,
+    /// Exchanges that this node serves at the same time, as provider.
+    pub max_outgoing: usize,
+}
+
+/// The states of a transfer process (Dataspace Protocol 2025-1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum TransferState {
+    /// Wanted, not yet offered.
+    Requested,
+    /// Offered; bytes move.
+    Started,
+    /// Acknowledged complete and final.
+    Completed,
+    /// Refused, failed or aborted, for good.
+    Terminated,
+}
+
+impl TransferState {
+    /// The protocol's word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Requested => "REQUESTED",
+            Self::Started => "STARTED",
+            Self::Completed => "COMPLETED",
+            Self::Terminated => "TERMINATED",
+        }
+    }
+
+    /// Whether nothing can follow.
+    pub fn is_terminal(self) -> bool {
+        matches!(self, Self::Completed | Self::Terminated)
+    }
+}
+
+/// One transfer, as one of its two sides knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Transfer {
+    /// Transfer id.
+    pub id: [u8; 16],
+    /// Our side.
+    pub side: Side,
+    /// The other node.
+    pub peer: NodeId,
+    /// Under which contract.
+    pub contract: ContractId,
+    /// Which product.
+    pub product: DataId,
+    /// Where it stands.
+    pub state: TransferState,
+    /// Bytes in all; 0 until offered.
+    pub size: u64,
+    /// Bytes that are durable at the consumer and acknowledged by its signature.
+    pub acknowledged: u64,
+    /// BLAKE3 root, once offered.
+    pub root: Option<ContentRoot>,
+    /// Where the file lies or will lie, at the consumer, once offered.
+    pub path: Option<PathBuf>,
+    /// Directory it is delivered into, at the consumer.
+    pub directory: PathBuf,
+    /// Stable code of what ended it; empty otherwise.
+    pub code: String,
+    /// What ended it, in plain words; empty otherwise.
+    pub reason: String,
+    /// Whether the other ledger's inclusion proofs are here.
+    pub proven: bool,
+    /// When it began here.
+    pub started: Timestamp,
+    /// When it ended.
+    pub finished: Option<Timestamp>,
+    /// The statements that carry it.
+    pub statements: Statements,
+}
+
+/// Digests of a transfer's statements.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Statements {
+    /// The registrar's ASSET CERTIFICATE of the product.
+    pub certificate: Option<Digest>,
+    /// The provider's USAGE statements, one for each counter consumed.
+    pub usage: Vec<Digest>,
+    /// The provider's OFFER.
+    pub offer: Option<Digest>,
+    /// The consumer's newest ACCEPT.
+    pub accept: Option<Digest>,
+    /// The consumer's newest ACK.
+    pub ack: Option<Digest>,
+    /// The provider's FINAL.
+    pub last: Option<Digest>,
+}

@@ -1,0 +1,28 @@
+//! What a transfer needs from another node. A face implements it.
+
+use async_trait::async_trait;
+use huitong_identity::PeerError;
+use huitong_ids::NodeId;
+use huitong_ledger::Proofs;
+use huitong_proof::Digest;
+use tokio::sync::mpsc;
+
+use crate::model::{FromConsumer, FromProvider};
+
+/// The provider's node.
+#[async_trait]
+pub trait TransferPeer: Send + Sync {
+    /// Opens one exchange. The channels carry its frames until either side drops its end.
+    async fn exchange(
+        &self,
+        provider: &NodeId,
+        outgoing: mpsc::Receiver<FromConsumer>,
+    ) -> Result<mpsc::Receiver<Result<FromProvider, PeerError>>, PeerError>;
+}
+
+/// The other party's node, as keeper of its ledger.
+#[async_trait]
+pub trait EvidencePeer: Send + Sync {
+    /// Asks for inclusion proofs of statements that this node is a party of.
+    async fn prove(&self, node: &NodeId, digests: Vec<Digest>, known_size: u64) -> Result<Proofs, PeerError>;
+}

@@ -1,0 +1,112 @@
+//! What a verification found.
+
+use huitong_proof::{ContentRoot, Timestamp};
+
+/// One fact that the receipt proves, in words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// Stable name, such as `agreement` or `acknowledgement`.
+    pub name: &'static str,
+    /// Who, what, how many bytes, root, between which times, under which contract.
+    pub text: String,
+}
+
+/// What kind of fault was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ProblemKind {
+    /// Something that must be there is not.
+    Incomplete,
+    /// Something that is there is false.
+    Invalid,
+    /// The bytes are no receipt at all.
+    Unreadable,
+}
+
+/// One fault, with the statement or proof it is in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// How bad.
+    pub kind: ProblemKind,
+    /// Which statement or proof.
+    pub what: String,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+/// The figures of a receipt that holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Facts {
+    /// 47-character contract id.
+    pub contract: String,
+    /// Product id.
+    pub product: String,
+    /// Product name.
+    pub product_name: String,
+    /// Provider's node id.
+    pub provider: String,
+    /// Provider's organisation.
+    pub provider_name: String,
+    /// Consumer's node id.
+    pub consumer: String,
+    /// Consumer's organisation.
+    pub consumer_name: String,
+    /// Bytes delivered.
+    pub bytes: u64,
+    /// BLAKE3 root of the content.
+    pub blake3: ContentRoot,
+    /// The provider's clock when it offered.
+    pub offered: Timestamp,
+    /// The consumer's clock when it acknowledged the last byte.
+    pub acknowledged: Timestamp,
+    /// The provider's clock when it closed the transfer.
+    pub closed: Timestamp,
+}
+
+/// The sum of a report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Everything is there and true.
+    Valid,
+    /// Something is missing, nothing is false.
+    Incomplete,
+    /// Something is false.
+    Invalid,
+    /// The bytes are no receipt.
+    Unreadable,
+}
+
+/// What a verification found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    /// What is proven.
+    pub claims: Vec<Claim>,
+    /// What is not.
+    pub problems: Vec<Problem>,
+    /// The figures, when everything holds.
+    pub facts: Option<Facts>,
+}
+
+impl Report {
+    /// The worst of what was found.
+    pub fn outcome(&self) -> Outcome {
+        match self.problems.iter().map(|problem| problem.kind).max() {
+            None => Outcome::Valid,
+            Some(ProblemKind::Incomplete) => Outcome::Incomplete,
+            Some(ProblemKind::Invalid) => Outcome::Invalid,
+            Some(ProblemKind::Unreadable) => Outcome::Unreadable,
+        }
+    }
+
+    pub(super) fn claim(&mut self, name: &'static str, text: String) {
+        self.claims.push(Claim { name, text });
+    }
+
+    pub(super) fn problem(
+        &mut self,
+        kind: ProblemKind,
+        what: impl Into<String>,
+        reason: impl std::fmt::Display,
+    ) {
+        self.problems.push(Problem { kind, what: what.into(), reason: reason.to_string() });
+    }
+}

@@ -1,0 +1,216 @@
+//! Use cases of both sides: load, decide, commit.
+
+mod consumer;
+mod provider;
+mod sink;
+mod source;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use huitong_catalog::Shelf;
+use huitong_contract::{Contract, Contracts};
+use huitong_identity::{Credential, ServiceError, Standing, credential_of};
+use huitong_ids::NodeId;
+use huitong_ledger::Ledger;
+use huitong_proof::cbor::Map;
+use huitong_proof::{Digest, Draft, Kind, Statement};
+use huitong_store::{Read, Tx};
+use tokio::sync::{Semaphore, watch};
+
+use crate::model::{Transfer, TransferSettings};
+use crate::{receipt, tables};
+
+/// The transfers of one node, on both sides. Cheap to clone; what must survive lies in the store.
+#[derive(Clone)]
+pub struct Transfers {
+    standing: Standing,
+    contracts: Contracts,
+    shelf: Shelf,
+    settings: Arc<TransferSettings>,
+    running: Arc<Mutex<HashMap<[u8; 16], Running>>>,
+    outgoing: Arc<Semaphore>,
+    ticks: watch::Sender<u64>,
+}
+
+/// What is known of a transfer only while it runs.
+struct Running {
+    /// Bytes moved in this run.
+    moved: u64,
+    /// Why it waits, if it does.
+    waits: String,
+    /// Dropped when a newer exchange of the same transfer takes over.
+    _hold: watch::Sender<()>,
+}
+
+impl Transfers {
+    /// A node's transfers.
+    pub fn new(standing: Standing, contracts: Contracts, shelf: Shelf, settings: TransferSettings) -> Self {
+        let outgoing = Arc::new(Semaphore::new(settings.max_outgoing));
+        Self {
+            standing,
+            contracts,
+            shelf,
+            settings: Arc::new(settings),
+            running: Arc::default(),
+            outgoing,
+            ticks: watch::Sender::new(0),
+        }
+    }
+
+    /// One transfer, if it is known here.
+    pub fn transfer(&self, id: &[u8; 16]) -> Result<Option<Transfer>, ServiceError> {
+        let found = tables::transfer(&self.ledger().store().view(), id)?;
+        Ok(found.map(|mut transfer| {
+            if transfer.reason.is_empty() {
+                transfer.reason = self.with_running(id, |running| running.waits.clone()).unwrap_or_default();
+            }
+            transfer
+        }))
+    }
+
+    /// The newest transfers first.
+    pub fn list(&self, limit: usize) -> Result<Vec<Transfer>, ServiceError> {
+        tables::newest(&self.ledger().store().view(), limit)
+    }
+
+    /// Consumer transfers that want to move.
+    pub fn runnable(&self) -> Result<Vec<[u8; 16]>, ServiceError> {
+        tables::runnable(&self.ledger().store().view(), 1024)
+    }
+
+    /// Completed transfers whose proofs are still to be collected from the other side.
+    pub fn unproven(&self) -> Result<Vec<[u8; 16]>, ServiceError> {
+        tables::unproven(&self.ledger().store().view(), 1024)
+    }
+
+    /// Bytes moved in this run, durable or not.
+    pub fn moved(&self, id: &[u8; 16]) -> u64 {
+        self.with_running(id, |running| running.moved).unwrap_or(0)
+    }
+
+    /// Changes while bytes move; state changes show in the store's commits.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.ticks.subscribe()
+    }
+
+    /// The receipt of a completed transfer, as `docs/receipt-format.md` describes it.
+    pub async fn receipt(&self, id: &[u8; 16]) -> Result<Vec<u8>, ServiceError> {
+        receipt::assemble(self, id).await
+    }
+
+    pub(crate) fn ledger(&self) -> &Ledger {
+        &self.standing.ledger
+    }
+
+    pub(crate) fn contracts(&self) -> &Contracts {
+        &self.contracts
+    }
+
+    pub(crate) fn credential(
+        &self,
+        read: &impl Read,
+        node: &NodeId,
+    ) -> Result<(Credential, Statement), ServiceError> {
+        credential_of(read, self.ledger(), node)?
+            .ok_or_else(|| ServiceError::NotFound { what: format!("the credential of node {node}") })
+    }
+
+    /// Changes a stored transfer that has not ended, in one commit; gives it as it is now.
+    async fn change<T: Send + 'static>(
+        &self,
+        name: &'static str,
+        id: [u8; 16],
+        contract: &Contract,
+        step: impl FnOnce(&mut Tx<'_>, &Ledger, &mut Transfer, &Contract) -> Result<T, ServiceError>
+        + Send
+        + 'static,
+    ) -> Result<(Transfer, T), ServiceError> {
+        let (ledger, contract) = (self.ledger().clone(), contract.clone());
+        let changed = self
+            .ledger()
+            .store()
+            .transact(name, move |tx| -> Result<(Transfer, T), ServiceError> {
+                let mut transfer = tables::transfer(tx, &id)?
+                    .ok_or_else(|| ServiceError::Internal("a running transfer is missing".to_owned()))?;
+                if transfer.state.is_terminal() {
+                    return Err(ServiceError::Conflict { reason: "the transfer has ended".to_owned() });
+                }
+                let value = step(tx, &ledger, &mut transfer, &contract)?;
+                tables::save(tx, &transfer)?;
+                Ok((transfer, value))
+            })
+            .await?;
+        Ok(changed)
+    }
+
+    /// Registers this run of a transfer; an older one of the same id is told to stop.
+    fn take_over(&self, id: [u8; 16]) -> watch::Receiver<()> {
+        let (hold, superseded) = watch::channel(());
+        self.lock().insert(id, Running { moved: 0, waits: String::new(), _hold: hold });
+        superseded
+    }
+
+    fn add_moved(&self, id: &[u8; 16], bytes: u64) {
+        if let Some(running) = self.lock().get_mut(id) {
+            running.moved = running.moved.saturating_add(bytes);
+        }
+        self.ticks.send_modify(|ticks| *ticks = ticks.wrapping_add(1));
+    }
+
+    fn note_wait(&self, id: &[u8; 16], why: &str) {
+        if let Some(running) = self.lock().get_mut(id) {
+            why.clone_into(&mut running.waits);
+        }
+        self.ticks.send_modify(|ticks| *ticks = ticks.wrapping_add(1));
+    }
+
+    fn forget_run(&self, id: &[u8; 16]) {
+        self.lock().remove(id);
+    }
+
+    fn with_running<T>(&self, id: &[u8; 16], read: impl FnOnce(&Running) -> T) -> Option<T> {
+        self.lock().get(id).map(read)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<[u8; 16], Running>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Issues one statement of a transfer.
+fn issue(
+    tx: &mut Tx<'_>,
+    ledger: &Ledger,
+    kind: Kind,
+    transfer: &Transfer,
+    contract: &Contract,
+    reference: Digest,
+    detail: Map,
+) -> Result<Statement, ServiceError> {
+    let draft = Draft {
+        kind,
+        audience: transfer.peer.to_string(),
+        subject: transfer.id,
+        agreement: contract.hash,
+        reference,
+        detail,
+    };
+    Ok(ledger.issue(tx, draft)?)
+}
+
+/// Whether a statement of the peer belongs to this transfer under this contract.
+fn check_belongs(
+    statement: &Statement,
+    transfer: &Transfer,
+    contract: &Contract,
+) -> Result<(), ServiceError> {
+    let body = statement.body();
+    if body.subject != transfer.id {
+        return Err(ServiceError::invalid("statement.subject", "is another transfer"));
+    }
+    if body.agreement != contract.hash {
+        return Err(ServiceError::invalid("statement.agreement", "is another agreement"));
+    }
+    Ok(())
+}

@@ -1,0 +1,613 @@
+//! The consumer's side of an exchange.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use huitong_catalog::{AssetCertificate, AssetKind};
+use huitong_contract::{Contract, Side};
+use huitong_identity::{Credential, Delivery, PeerError, Refusal, ServiceError, read_refusal, statement_of};
+use huitong_ledger::Ledger;
+use huitong_proof::{ContentTree, Digest, Envelope, GROUP_BYTES, Kind, Statement, group_count};
+use huitong_store::Tx;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use super::provider::terminate;
+use super::sink::{Event, Sink, Work};
+use super::{Transfers, check_belongs, issue};
+use crate::details::{
+    AcceptDetail, AckDetail, AckStatus, OfferDetail, UsageDetail, abort_detail, read_abort, read_final,
+};
+use crate::model::{FromConsumer, FromProvider, StartTransfer, Statements, Transfer, TransferState, Want};
+use crate::peer::TransferPeer;
+use crate::{rules, tables};
+
+/// How long nothing may come from the provider.
+const IDLE: Duration = Duration::from_secs(60);
+/// What has arrived is made durable and acknowledged at the latest after this.
+const SYNC_EVERY: Duration = Duration::from_secs(2);
+/// Frames to the provider that wait for the network.
+const OUTGOING: usize = 16;
+
+/// How one attempt ended short of completion.
+enum Stop {
+    /// The connection or the disk failed: try again.
+    Retry(String),
+    /// The transfer is over for good; the consequence is on record.
+    Over(String),
+}
+
+impl From<ServiceError> for Stop {
+    fn from(error: ServiceError) -> Self {
+        Self::Retry(error.to_string())
+    }
+}
+
+impl Transfers {
+    /// Starts a transfer, or gives the one with this id as it stands.
+    pub async fn start(&self, request: StartTransfer) -> Result<Transfer, ServiceError> {
+        let directory = match request.directory {
+            Some(directory) if directory.is_absolute() => directory,
+            Some(_) => return Err(ServiceError::invalid("directory", "must be an absolute path")),
+            None => self.settings.received.clone(),
+        };
+        let made = directory.clone();
+        tokio::task::spawn_blocking(move || std::fs::create_dir_all(&made))
+            .await
+            .map_err(|error| ServiceError::Internal(error.to_string()))?
+            .map_err(|error| {
+                ServiceError::invalid("directory", format!("{}: {error}", directory.display()))
+            })?;
+        let (ledger, contracts) = (self.ledger().clone(), self.contracts.clone());
+        self.ledger()
+            .store()
+            .transact("transfer.start", move |tx| -> Result<Transfer, ServiceError> {
+                if let Some(existing) = tables::transfer(tx, &request.id)? {
+                    let same = existing.side == Side::Consumer && existing.contract == request.contract;
+                    return if same {
+                        Ok(existing)
+                    } else {
+                        Err(ServiceError::Conflict {
+                            reason: "this transfer id belongs to another transfer; choose a new one"
+                                .to_owned(),
+                        })
+                    };
+                }
+                let contract = contracts
+                    .contract(tx, &request.contract)?
+                    .filter(|contract| contract.side == Side::Consumer)
+                    .ok_or_else(|| ServiceError::NotFound {
+                        what: format!("contract {} with this node as consumer", request.contract),
+                    })?;
+                let transfer = Transfer {
+                    id: request.id,
+                    side: Side::Consumer,
+                    peer: contract.agreement.provider.node.clone(),
+                    contract: request.contract,
+                    product: request.product.unwrap_or_else(|| contract.agreement.product.clone()),
+                    state: TransferState::Requested,
+                    size: 0,
+                    acknowledged: 0,
+                    root: None,
+                    path: None,
+                    directory,
+                    code: String::new(),
+                    reason: String::new(),
+                    proven: false,
+                    started: ledger.clock().now(),
+                    finished: None,
+                    statements: Statements::default(),
+                };
+                tables::save(tx, &transfer)?;
+                Ok(transfer)
+            })
+            .await
+            .map_err(Into::into)
+    }
+
+    /// One attempt to bring a consumer transfer to its end.
+    pub async fn run(&self, id: &[u8; 16], peer: &dyn TransferPeer) -> Result<(), Delivery> {
+        match self.attempt(id, peer).await {
+            Ok(()) => {
+                self.forget_run(id);
+                Ok(())
+            }
+            Err(Stop::Over(reason)) => {
+                self.forget_run(id);
+                Err(Delivery::Dead(reason))
+            }
+            Err(Stop::Retry(reason)) => {
+                self.note_wait(id, &reason);
+                Err(Delivery::Retry(reason))
+            }
+        }
+    }
+
+    async fn attempt(&self, id: &[u8; 16], peer: &dyn TransferPeer) -> Result<(), Stop> {
+        let view = self.ledger().store().view();
+        let Some(transfer) = tables::transfer(&view, id)? else { return Ok(()) };
+        if transfer.side != Side::Consumer || transfer.state.is_terminal() {
+            return Ok(());
+        }
+        let contract = self
+            .contracts
+            .contract(&view, &transfer.contract)?
+            .ok_or_else(|| ServiceError::NotFound { what: format!("contract {}", transfer.contract) })?;
+        let (credential, _) = self.credential(&view, &transfer.peer)?;
+        let superseded = self.take_over(*id);
+        let (out, outgoing) = mpsc::channel(OUTGOING);
+        let want =
+            Want { transfer: *id, contract: transfer.contract.clone(), product: transfer.product.clone() };
+        // The channel is empty and open: this cannot wait.
+        let _ = out.send(FromConsumer::Want(want)).await;
+        let frames = match peer.exchange(&transfer.peer, outgoing).await {
+            Ok(frames) => frames,
+            Err(error) => return Err(self.peer_failed(&transfer, error).await),
+        };
+        Fetch { transfers: self, transfer, contract, credential, frames, out, superseded }.run().await
+    }
+
+    /// A peer that is away is worth another try; one that said no without a statement of its own ends the transfer.
+    async fn peer_failed(&self, transfer: &Transfer, error: PeerError) -> Stop {
+        match error {
+            PeerError::Unavailable(reason) | PeerError::Broken(reason) => Stop::Retry(reason),
+            PeerError::Refused { code, reason, .. } => {
+                let (id, shown, ledger) = (transfer.id, format!("{code}: {reason}"), self.ledger().clone());
+                let ended = self
+                    .ledger()
+                    .store()
+                    .transact("transfer.refused", move |tx| -> Result<(), ServiceError> {
+                        if let Some(mut transfer) = tables::transfer(tx, &id)? {
+                            terminate(&mut transfer, &code, &reason, ledger.clock().now());
+                            tables::save(tx, &transfer)?;
+                        }
+                        Ok(())
+                    })
+                    .await;
+                match ended {
+                    Ok(()) => Stop::Over(shown),
+                    Err(error) => Stop::Retry(ServiceError::from(error).to_string()),
+                }
+            }
+        }
+    }
+}
+
+/// One attempt.
+struct Fetch<'a> {
+    transfers: &'a Transfers,
+    transfer: Transfer,
+    contract: Contract,
+    credential: Credential,
+    frames: mpsc::Receiver<Result<FromProvider, PeerError>>,
+    out: mpsc::Sender<FromConsumer>,
+    superseded: watch::Receiver<()>,
+}
+
+impl Fetch<'_> {
+    async fn run(mut self) -> Result<(), Stop> {
+        self.opening().await?;
+        if let Some(last) = self.already_acknowledged().await? {
+            return self.finish(last).await;
+        }
+        let total = group_count(self.transfer.size);
+        let start = self.transfer.acknowledged.div_ceil(GROUP_BYTES);
+        self.accept(start, total).await?;
+        let tree = self.tree().await?;
+        self.receive(tree, start, total).await
+    }
+
+    /// Statements up to the OFFER: checked, and on record before anything is answered.
+    async fn opening(&mut self) -> Result<(), Stop> {
+        let (mut certificate, mut usage) = (None, Vec::new());
+        let offer = loop {
+            let statement = match self.next().await? {
+                FromProvider::Statement(bytes) => self.statement(bytes)?,
+                FromProvider::Leaves(_) | FromProvider::Chunk { .. } => {
+                    return Err(broken("bytes before the offer"));
+                }
+            };
+            match statement.kind() {
+                Kind::AssetCertificate if certificate.is_none() => certificate = Some(statement),
+                Kind::Usage if usage.len() < 16 => {
+                    UsageDetail::read(&statement)?;
+                    usage.push(statement);
+                }
+                Kind::Refusal => return Err(self.refused(statement).await?),
+                Kind::Abort => return Err(self.aborted(statement).await?),
+                Kind::Offer => break statement,
+                other => return Err(broken(&format!("a {} before the offer", other.name()))),
+            }
+        };
+        let detail = OfferDetail::read(&offer)?;
+        if let Err(refusal) = rules::check_offer(&detail, &self.contract.agreement) {
+            return Err(self.abort(&refusal, &offer).await?);
+        }
+        let certificate = certificate.ok_or_else(|| broken("no asset certificate came with the offer"))?;
+        let registered =
+            AssetCertificate::from_statement(&certificate).map_err(|error| broken(&error.to_string()))?;
+        if registered.kind != AssetKind::Product
+            || registered.id != detail.product
+            || registered.root != detail.root
+            || registered.size != detail.size
+        {
+            let refusal = Refusal::new(
+                "offer.certificate",
+                "the asset certificate is about other content",
+                "keep the statements as evidence",
+            );
+            return Err(self.abort(&refusal, &offer).await?);
+        }
+        if self.transfer.statements.offer == Some(offer.digest()) {
+            return Ok(());
+        }
+        if self.transfer.statements.offer.is_some() {
+            let refusal = Refusal::new(
+                "offer.changed",
+                "the provider made another offer for a transfer that was under way",
+                "keep the statements as evidence",
+            );
+            return Err(self.abort(&refusal, &offer).await?);
+        }
+        let path = free_path(&self.transfer.directory, &detail.file_name, &self.transfer.id);
+        self.change("transfer.offered", move |tx, ledger, transfer, _| {
+            for statement in std::iter::once(&certificate).chain(&usage).chain(std::iter::once(&offer)) {
+                ledger.admit(tx, statement)?;
+            }
+            transfer.state = TransferState::Started;
+            transfer.size = detail.size;
+            transfer.root = Some(detail.root);
+            transfer.path = Some(path);
+            transfer.statements.certificate = Some(certificate.digest());
+            transfer.statements.usage = usage.iter().map(Statement::digest).collect();
+            transfer.statements.offer = Some(offer.digest());
+            Ok(())
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// After a crash behind the complete ACK: only the FINAL is missing. Sends the same ACK bytes again.
+    async fn already_acknowledged(&mut self) -> Result<Option<Statement>, Stop> {
+        let Some(digest) = self.transfer.statements.ack else { return Ok(None) };
+        let ledger = self.transfers.ledger();
+        let ack = ledger
+            .statement(&ledger.store().view(), &digest)
+            .map_err(ServiceError::from)?
+            .ok_or_else(|| Stop::Retry("our own acknowledgement is missing".to_owned()))?;
+        if AckDetail::read(&ack)?.status != AckStatus::Complete {
+            return Ok(None);
+        }
+        // The provider may know it already and have sent FINAL right behind its offer; either way FINAL comes.
+        let _ = self.out.send(FromConsumer::Statement(ack.bytes().clone())).await;
+        self.await_final().await.map(Some)
+    }
+
+    async fn accept(&mut self, start: u64, end: u64) -> Result<(), Stop> {
+        let statement = self
+            .change("transfer.accept", move |tx, ledger, transfer, contract| {
+                let offer = transfer.statements.offer.unwrap_or(Digest::ZERO);
+                let resume = transfer.statements.ack.unwrap_or(Digest::ZERO);
+                let detail = AcceptDetail { start, end, resume }.to_detail();
+                let statement = issue(tx, ledger, Kind::Accept, transfer, contract, offer, detail)?;
+                transfer.statements.accept = Some(statement.digest());
+                Ok(statement)
+            })
+            .await?;
+        self.send(&statement).await
+    }
+
+    /// The list of leaf values, checked against the agreed root.
+    async fn tree(&mut self) -> Result<ContentTree, Stop> {
+        let root = self.contract.agreement.root;
+        let expected = group_count(self.transfer.size).saturating_mul(32);
+        let mut leaves = BytesMut::new();
+        while (leaves.len() as u64) < expected {
+            match self.next().await? {
+                FromProvider::Leaves(part)
+                    if !part.is_empty()
+                        && (leaves.len() as u64).saturating_add(part.len() as u64) <= expected =>
+                {
+                    leaves.extend_from_slice(&part);
+                }
+                FromProvider::Statement(bytes) => return Err(self.unexpected(bytes).await?),
+                FromProvider::Leaves(_) => {
+                    return Err(broken("more leaf values than the content has groups"));
+                }
+                FromProvider::Chunk { .. } => return Err(broken("content before its leaf values")),
+            }
+        }
+        ContentTree::from_leaf_bytes(self.transfer.size, &leaves, &root)
+            .map_err(|error| broken(&format!("the leaf values do not make the agreed root: {error}")))
+    }
+
+    async fn receive(mut self, tree: ContentTree, start: u64, total: u64) -> Result<(), Stop> {
+        let path = self.part_path()?;
+        let sync_bytes = rules::DEFAULT_SYNC_BYTES.min(self.contract.agreement.window_bytes / 2).max(1);
+        let lengths = tree.clone();
+        let opened = tokio::task::spawn_blocking(move || Sink::open(&path, tree, start, sync_bytes))
+            .await
+            .map_err(|error| Stop::Retry(error.to_string()))?;
+        let mut sink =
+            opened.map_err(|error| Stop::Retry(format!("the destination cannot be written: {error}")))?;
+        let mut next = start;
+        if next == total {
+            // Nothing to move, but the file must be there and durable before it is acknowledged.
+            let _ = sink.work.send(Work::Sync).await;
+        }
+        let mut sync = interval(SYNC_EVERY);
+        sync.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        sync.reset();
+        loop {
+            tokio::select! {
+                _ = self.superseded.changed() => return Err(Stop::Retry("another run of this transfer took over".to_owned())),
+                event = sink.events.recv() => match event {
+                    Some(Event::Durable(groups)) => {
+                        if let Some(last) = self.durable(groups, total).await? {
+                            return self.finish(last).await;
+                        }
+                    }
+                    Some(Event::Wrong { group, reason }) => {
+                        let refusal = Refusal::new("group.wrong", format!("group {group} is not the agreed content: {reason}"), "keep the statements as evidence");
+                        let offer = self.stored_offer()?;
+                        return Err(self.abort(&refusal, &offer).await?);
+                    }
+                    Some(Event::Failed(reason)) => return Err(Stop::Retry(format!("the destination cannot be written: {reason}; make room, the transfer goes on by itself"))),
+                    None => return Err(Stop::Retry("the writer stopped".to_owned())),
+                },
+                _ = sync.tick() => {
+                    let _ = sink.work.try_send(Work::Sync);
+                }
+                frame = timeout(IDLE, self.frames.recv()) => match self.frame(frame).await? {
+                    FromProvider::Chunk { group, data } => {
+                        let length = lengths.group_range(group).map(|range| range.end.saturating_sub(range.start));
+                        if group != next || length != Some(data.len() as u64) {
+                            return Err(broken(&format!("group {group} with {} bytes came where group {next} was due", data.len())));
+                        }
+                        next = next.saturating_add(1);
+                        self.transfers.add_moved(&self.transfer.id, data.len() as u64);
+                        if sink.work.send(Work::Group(data)).await.is_err() {
+                            // The writer has stopped; its last event says why.
+                            continue;
+                        }
+                    }
+                    FromProvider::Statement(bytes) => return Err(self.unexpected(bytes).await?),
+                    FromProvider::Leaves(_) => return Err(broken("leaf values among the content")),
+                },
+            }
+        }
+    }
+
+    /// Signs for what is durable; after the last group waits for FINAL and gives it.
+    async fn durable(&mut self, groups: u64, total: u64) -> Result<Option<Statement>, Stop> {
+        let bytes = rules::prefix_bytes(groups, self.transfer.size);
+        let complete = groups == total;
+        if bytes == self.transfer.acknowledged && !complete {
+            return Ok(None);
+        }
+        let root = self.contract.agreement.root;
+        let status = if complete { AckStatus::Complete } else { AckStatus::Partial };
+        let ack = self
+            .change("transfer.acknowledge", move |tx, ledger, transfer, contract| {
+                let reference = transfer.statements.accept.unwrap_or(Digest::ZERO);
+                let detail = AckDetail { root, groups, bytes, status }.to_detail();
+                let statement = issue(tx, ledger, Kind::Ack, transfer, contract, reference, detail)?;
+                transfer.acknowledged = bytes;
+                transfer.statements.ack = Some(statement.digest());
+                Ok(statement)
+            })
+            .await?;
+        self.send(&ack).await?;
+        if complete { self.await_final().await.map(Some) } else { Ok(None) }
+    }
+
+    async fn await_final(&mut self) -> Result<Statement, Stop> {
+        loop {
+            match self.next().await? {
+                FromProvider::Statement(bytes) => {
+                    let statement = self.statement(bytes.clone())?;
+                    if statement.kind() != Kind::Final {
+                        return Err(self.unexpected(bytes).await?);
+                    }
+                    let root = read_final(&statement)?;
+                    if root != self.contract.agreement.root
+                        || Some(statement.body().reference) != self.transfer.statements.ack
+                    {
+                        return Err(broken("the final does not answer our acknowledgement"));
+                    }
+                    return Ok(statement);
+                }
+                // The provider did not know of our acknowledgement yet and was still sending.
+                FromProvider::Leaves(_) | FromProvider::Chunk { .. } => {}
+            }
+        }
+    }
+
+    /// Puts the file in its place, then records the end.
+    async fn finish(&mut self, last: Statement) -> Result<(), Stop> {
+        let (part, path) = (self.part_path()?, self.transfer.path.clone().unwrap_or_default());
+        tokio::task::spawn_blocking(move || publish(&part, &path))
+            .await
+            .map_err(|error| Stop::Retry(error.to_string()))?
+            .map_err(|error| Stop::Retry(format!("the received file cannot be put in its place: {error}")))?;
+        self.change("transfer.completed", move |tx, ledger, transfer, _| {
+            ledger.admit(tx, &last)?;
+            transfer.statements.last = Some(last.digest());
+            transfer.state = TransferState::Completed;
+            transfer.finished = Some(ledger.clock().now());
+            Ok(())
+        })
+        .await?;
+        Ok(())
+    }
+
+    async fn next(&mut self) -> Result<FromProvider, Stop> {
+        let frame = timeout(IDLE, self.frames.recv()).await;
+        self.frame(frame).await
+    }
+
+    async fn frame(
+        &mut self,
+        frame: Result<Option<Result<FromProvider, PeerError>>, tokio::time::error::Elapsed>,
+    ) -> Result<FromProvider, Stop> {
+        match frame {
+            Ok(Some(Ok(frame))) => Ok(frame),
+            Ok(Some(Err(error))) => Err(self.transfers.peer_failed(&self.transfer, error).await),
+            Ok(None) => Err(Stop::Retry("the provider closed the exchange".to_owned())),
+            Err(_) => Err(Stop::Retry("nothing came from the provider for 60 seconds".to_owned())),
+        }
+    }
+
+    /// A statement of the provider about this transfer, or the registrar's certificate of the product.
+    fn statement(&self, bytes: Bytes) -> Result<Statement, ServiceError> {
+        let ledger = self.transfers.ledger();
+        let envelope = Envelope::decode(bytes.clone())?;
+        let roots = self.transfers.standing.directory.roots();
+        if let Some(root) = roots.entry(envelope.claimed_issuer()) {
+            let statement = envelope.verify(&root.statement_key, ledger.space())?;
+            // A registrar that is also the provider speaks about the transfer like any other provider.
+            if statement.kind() == Kind::AssetCertificate {
+                return Ok(statement);
+            }
+        }
+        let statement = statement_of(&self.credential, bytes, ledger)?;
+        if statement.kind() == Kind::Refusal {
+            if statement.body().subject != self.transfer.id {
+                return Err(ServiceError::invalid("statement.subject", "is another transfer"));
+            }
+        } else {
+            check_belongs(&statement, &self.transfer, &self.contract)?;
+        }
+        Ok(statement)
+    }
+
+    /// A statement where none was due: the end of the transfer, or a breach of the protocol.
+    async fn unexpected(&mut self, bytes: Bytes) -> Result<Stop, Stop> {
+        let statement = self.statement(bytes)?;
+        match statement.kind() {
+            Kind::Abort => self.aborted(statement).await,
+            Kind::Refusal => self.refused(statement).await,
+            other => Err(broken(&format!("an unexpected {}", other.name()))),
+        }
+    }
+
+    async fn refused(&mut self, statement: Statement) -> Result<Stop, Stop> {
+        let refusal = read_refusal(&statement)?;
+        self.ended_by(statement, refusal.code, refusal.reason).await
+    }
+
+    async fn aborted(&mut self, statement: Statement) -> Result<Stop, Stop> {
+        let (code, reason) = read_abort(&statement)?;
+        self.ended_by(statement, code, reason).await
+    }
+
+    async fn ended_by(&mut self, statement: Statement, code: String, reason: String) -> Result<Stop, Stop> {
+        let shown = format!("{code}: {reason}");
+        self.change("transfer.ended", move |tx, ledger, transfer, _| {
+            ledger.admit(tx, &statement)?;
+            terminate(transfer, &code, &reason, ledger.clock().now());
+            Ok(())
+        })
+        .await?;
+        self.remove_part().await;
+        Ok(Stop::Over(shown))
+    }
+
+    /// Ends the transfer for good with our own signed ABORT.
+    async fn abort(&mut self, refusal: &Refusal, answered: &Statement) -> Result<Stop, Stop> {
+        let (code, reason, answered) = (refusal.code.clone(), refusal.reason.clone(), answered.clone());
+        let shown = refusal.to_string();
+        let statement = self
+            .change("transfer.abort", move |tx, ledger, transfer, contract| {
+                // What made us stop is evidence: it is kept with our answer.
+                ledger.admit(tx, &answered)?;
+                let detail = abort_detail(&code, &reason);
+                let statement =
+                    issue(tx, ledger, Kind::Abort, transfer, contract, answered.digest(), detail)?;
+                terminate(transfer, &code, &reason, ledger.clock().now());
+                Ok(statement)
+            })
+            .await?;
+        self.send(&statement).await?;
+        self.remove_part().await;
+        Ok(Stop::Over(shown))
+    }
+
+    async fn send(&self, statement: &Statement) -> Result<(), Stop> {
+        self.out
+            .send(FromConsumer::Statement(statement.bytes().clone()))
+            .await
+            .map_err(|_| Stop::Retry("the provider closed the exchange".to_owned()))
+    }
+
+    fn stored_offer(&self) -> Result<Statement, ServiceError> {
+        let ledger = self.transfers.ledger();
+        let digest = self.transfer.statements.offer.unwrap_or(Digest::ZERO);
+        ledger
+            .statement(&ledger.store().view(), &digest)?
+            .ok_or_else(|| ServiceError::Internal("the offer of a transfer is missing".to_owned()))
+    }
+
+    /// The unfinished file lies in the destination directory, so that putting it in its place is one rename.
+    fn part_path(&self) -> Result<PathBuf, Stop> {
+        let path = self
+            .transfer
+            .path
+            .as_ref()
+            .ok_or_else(|| Stop::Retry("the destination is not known yet".to_owned()))?;
+        let directory = path.parent().unwrap_or_else(|| Path::new("/"));
+        Ok(directory.join(format!(".huitong-{}.part", uuid_text(&self.transfer.id))))
+    }
+
+    async fn remove_part(&self) {
+        if let Ok(part) = self.part_path() {
+            let _ = tokio::task::spawn_blocking(move || std::fs::remove_file(part)).await;
+        }
+    }
+
+    /// Changes the stored transfer in one commit and keeps our copy equal to it.
+    async fn change<T: Send + 'static>(
+        &mut self,
+        name: &'static str,
+        step: impl FnOnce(&mut Tx<'_>, &Ledger, &mut Transfer, &Contract) -> Result<T, ServiceError>
+        + Send
+        + 'static,
+    ) -> Result<T, ServiceError> {
+        let (transfer, value) = self.transfers.change(name, self.transfer.id, &self.contract, step).await?;
+        self.transfer = transfer;
+        Ok(value)
+    }
+}
+
+/// A peer that breaks the protocol may be restarting in the middle of a frame; what it signed is checked anew next time.
+fn broken(what: &str) -> Stop {
+    Stop::Retry(format!("the provider broke the protocol: {what}"))
+}
+
+fn uuid_text(id: &[u8; 16]) -> String {
+    id.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The name itself if it is free, else the name with the transfer's id in it.
+fn free_path(directory: &Path, name: &str, id: &[u8; 16]) -> PathBuf {
+    let plain = directory.join(name);
+    if !plain.exists() {
+        return plain;
+    }
+    let mark = uuid_text(id);
+    match name.rsplit_once('.').filter(|(stem, _)| !stem.is_empty()) {
+        Some((stem, extension)) => directory.join(format!("{stem}-{mark}.{extension}")),
+        None => directory.join(format!("{name}-{mark}")),
+    }
+}
+
+/// Renames the finished file to its name and makes the directory durable. Doing it twice is harmless.
+fn publish(part: &Path, path: &Path) -> std::io::Result<()> {
+    match std::fs::rename(part, path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && path.exists() => {}
+        Err(error) => return Err(error),
+    }
+    std::fs::File::open(path.parent().unwrap_or_else(|| Path::new("/")))?.sync_all()
+}

@@ -1,0 +1,249 @@
+//! What transfers keep, and how it is found. Every row begins with its record version under key 0.
+
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::path::PathBuf;
+
+use huitong_contract::Side;
+use huitong_identity::ServiceError;
+use huitong_ids::{ContractId, DataId, NodeId};
+use huitong_ledger::{Inclusion, Proofs};
+use huitong_proof::cbor::{Fields, Limits, Map, Value};
+use huitong_proof::{ContentRoot, Digest, Timestamp};
+use huitong_store::{Read, Table, Tx};
+
+use crate::model::{Statements, Transfer, TransferState};
+
+/// Transfers by id.
+const TRANSFERS: Table = Table::with_history("transfer.transfer");
+/// Ids of consumer transfers that want to move.
+const RUNNABLE: Table = Table::new("transfer.runnable");
+/// Ids of completed transfers whose proofs are still to be collected.
+const UNPROVEN: Table = Table::new("transfer.unproven");
+/// Ids by start time, for listing: time (8, big endian), id.
+const BY_TIME: Table = Table::new("transfer.by_time");
+/// Usage counters: agreement hash, clause.
+const COUNTERS: Table = Table::with_history("transfer.counter");
+/// The other ledger's proofs, by transfer id.
+const PROOFS: Table = Table::new("transfer.proofs");
+
+const VERSION: u64 = 1;
+
+pub(crate) fn transfer(read: &impl Read, id: &[u8; 16]) -> Result<Option<Transfer>, ServiceError> {
+    read.get(&TRANSFERS, id)?.map(|bytes| decode(&bytes)).transpose()
+}
+
+pub(crate) fn save(tx: &mut Tx<'_>, transfer: &Transfer) -> Result<(), ServiceError> {
+    if tx.get(&TRANSFERS, &transfer.id)?.is_none() {
+        tx.put(&BY_TIME, &time_key(transfer), &[])?;
+    }
+    mark(tx, &RUNNABLE, &transfer.id, transfer.side == Side::Consumer && !transfer.state.is_terminal())?;
+    mark(tx, &UNPROVEN, &transfer.id, transfer.state == TransferState::Completed && !transfer.proven)?;
+    tx.put(&TRANSFERS, &transfer.id, &encode(transfer))?;
+    Ok(())
+}
+
+pub(crate) fn runnable(read: &impl Read, limit: usize) -> Result<Vec<[u8; 16]>, ServiceError> {
+    ids(read, &RUNNABLE, limit)
+}
+
+pub(crate) fn unproven(read: &impl Read, limit: usize) -> Result<Vec<[u8; 16]>, ServiceError> {
+    ids(read, &UNPROVEN, limit)
+}
+
+/// Newest first. Walks the whole list: an operator's view, not a hot path.
+pub(crate) fn newest(read: &impl Read, limit: usize) -> Result<Vec<Transfer>, ServiceError> {
+    let mut newest = std::collections::VecDeque::with_capacity(limit.min(1024));
+    let mut after: Option<Vec<u8>> = None;
+    loop {
+        let rows = read.scan(&BY_TIME, &[], after.as_deref(), 1024)?;
+        let Some(last) = rows.last() else { break };
+        after = Some(last.key.clone());
+        for row in &rows {
+            if newest.len() == limit {
+                newest.pop_front();
+            }
+            newest.push_back(row.key.clone());
+        }
+    }
+    let mut found = Vec::with_capacity(newest.len());
+    for key in newest.into_iter().rev() {
+        let id = key.get(8..).and_then(|id| <[u8; 16]>::try_from(id).ok());
+        if let Some(transfer) = id.map(|id| transfer(read, &id)).transpose()?.flatten() {
+            found.push(transfer);
+        }
+    }
+    Ok(found)
+}
+
+pub(crate) fn counter(read: &impl Read, agreement: &Digest, clause: &str) -> Result<u64, ServiceError> {
+    let value = read.get(&COUNTERS, &counter_key(agreement, clause))?;
+    match value {
+        None => Ok(0),
+        Some(bytes) => <[u8; 8]>::try_from(bytes.as_slice())
+            .map(u64::from_be_bytes)
+            .map_err(|_| ServiceError::Internal("a stored counter is damaged".to_owned())),
+    }
+}
+
+pub(crate) fn put_counter(
+    tx: &mut Tx<'_>,
+    agreement: &Digest,
+    clause: &str,
+    value: u64,
+) -> Result<(), ServiceError> {
+    tx.put(&COUNTERS, &counter_key(agreement, clause), &value.to_be_bytes())?;
+    Ok(())
+}
+
+pub(crate) fn put_proofs(tx: &mut Tx<'_>, id: &[u8; 16], proofs: &Proofs) -> Result<(), ServiceError> {
+    let inclusion = proofs
+        .inclusion
+        .iter()
+        .map(|inclusion| {
+            Map::new()
+                .digest(1, &inclusion.digest)
+                .uint(2, inclusion.index)
+                .array(3, inclusion.path.iter().map(|hash| Value::Bytes(hash.as_bytes().to_vec())).collect())
+                .build()
+        })
+        .collect();
+    let bytes = Map::new().uint(0, VERSION).text(1, &proofs.checkpoint).array(2, inclusion).encode();
+    tx.put(&PROOFS, id, &bytes)?;
+    Ok(())
+}
+
+pub(crate) fn proofs(read: &impl Read, id: &[u8; 16]) -> Result<Option<Proofs>, ServiceError> {
+    let Some(bytes) = read.get(&PROOFS, id)? else { return Ok(None) };
+    let mut fields = open(&bytes, "proofs")?;
+    let checkpoint = fields.text(1, "checkpoint")?;
+    let mut inclusion = Vec::new();
+    for value in fields.array(2, "inclusion")? {
+        let mut entry = Fields::from_value(value, "inclusion")?;
+        let digest = entry.digest(1, "digest")?;
+        let index = entry.uint(2, "index")?;
+        let path = entry.array(3, "path")?.iter().map(hash).collect::<Result<_, _>>()?;
+        entry.finish()?;
+        inclusion.push(Inclusion { digest, index, path });
+    }
+    fields.finish()?;
+    Ok(Some(Proofs { checkpoint, inclusion, consistency: Vec::new() }))
+}
+
+fn hash(value: &Value) -> Result<Digest, ServiceError> {
+    match value {
+        Value::Bytes(bytes) => Digest::from_slice(bytes),
+        _ => None,
+    }
+    .ok_or_else(|| ServiceError::Internal("a stored hash is damaged".to_owned()))
+}
+
+fn encode(transfer: &Transfer) -> Vec<u8> {
+    let statements = &transfer.statements;
+    Map::new()
+        .uint(0, VERSION)
+        .bytes(1, &transfer.id)
+        .uint(
+            2,
+            match transfer.side {
+                Side::Provider => 1,
+                Side::Consumer => 2,
+            },
+        )
+        .text(3, transfer.peer.as_str())
+        .text(4, transfer.contract.as_str())
+        .text(5, transfer.product.as_str())
+        .text(6, transfer.state.name())
+        .uint(7, transfer.size)
+        .uint(8, transfer.acknowledged)
+        .maybe_bytes(9, transfer.root.as_ref().map(|root| root.as_bytes().as_slice()))
+        .maybe_bytes(10, transfer.path.as_ref().map(|path| path.as_os_str().as_bytes()))
+        .bytes(11, transfer.directory.as_os_str().as_bytes())
+        .text(12, &transfer.code)
+        .text(13, &transfer.reason)
+        .boolean(14, transfer.proven)
+        .uint(15, transfer.started.millis())
+        .maybe_uint(16, transfer.finished.map(Timestamp::millis))
+        .maybe_digest(17, statements.certificate.as_ref())
+        .array(18, statements.usage.iter().map(|digest| Value::Bytes(digest.as_bytes().to_vec())).collect())
+        .maybe_digest(19, statements.offer.as_ref())
+        .maybe_digest(20, statements.accept.as_ref())
+        .maybe_digest(21, statements.ack.as_ref())
+        .maybe_digest(22, statements.last.as_ref())
+        .encode()
+}
+
+fn decode(bytes: &[u8]) -> Result<Transfer, ServiceError> {
+    let mut fields = open(bytes, "transfer")?;
+    let damaged = |what: &str| ServiceError::Internal(format!("a stored transfer's {what} is damaged"));
+    let path = |bytes: Vec<u8>| PathBuf::from(std::ffi::OsString::from_vec(bytes));
+    let transfer = Transfer {
+        id: fields.fixed(1, "id")?,
+        side: match fields.uint(2, "side")? {
+            1 => Side::Provider,
+            2 => Side::Consumer,
+            _ => return Err(damaged("side")),
+        },
+        peer: NodeId::parse(&fields.text(3, "peer")?).map_err(|_| damaged("peer"))?,
+        contract: ContractId::parse(&fields.text(4, "contract")?).map_err(|_| damaged("contract"))?,
+        product: DataId::parse(&fields.text(5, "product")?).map_err(|_| damaged("product"))?,
+        state: state(&fields.text(6, "state")?).ok_or_else(|| damaged("state"))?,
+        size: fields.uint(7, "size")?,
+        acknowledged: fields.uint(8, "acknowledged")?,
+        root: fields.maybe_bytes(9, "root")?.and_then(|bytes| ContentRoot::from_slice(&bytes)),
+        path: fields.maybe_bytes(10, "path")?.map(path),
+        directory: path(fields.bytes(11, "directory")?),
+        code: fields.text(12, "code")?,
+        reason: fields.text(13, "reason")?,
+        proven: fields.boolean(14, "proven")?,
+        started: Timestamp::from_millis(fields.uint(15, "started")?),
+        finished: fields.maybe_uint(16, "finished")?.map(Timestamp::from_millis),
+        statements: Statements {
+            certificate: fields.maybe_digest(17, "certificate")?,
+            usage: fields.array(18, "usage")?.iter().map(hash).collect::<Result<_, _>>()?,
+            offer: fields.maybe_digest(19, "offer")?,
+            accept: fields.maybe_digest(20, "accept")?,
+            ack: fields.maybe_digest(21, "ack")?,
+            last: fields.maybe_digest(22, "final")?,
+        },
+    };
+    fields.finish()?;
+    Ok(transfer)
+}
+
+fn state(name: &str) -> Option<TransferState> {
+    use TransferState::{Completed, Requested, Started, Terminated};
+    [Requested, Started, Completed, Terminated].into_iter().find(|state| state.name() == name)
+}
+
+fn open(bytes: &[u8], what: &'static str) -> Result<Fields, ServiceError> {
+    let mut fields = Fields::decode(bytes, Limits::DOCUMENT, what)
+        .map_err(|error| ServiceError::Internal(format!("stored {what}: {error}")))?;
+    match fields.uint(0, "version") {
+        Ok(VERSION) => Ok(fields),
+        _ => Err(ServiceError::Internal(format!(
+            "stored {what} has a version this program does not know; upgrade it"
+        ))),
+    }
+}
+
+fn ids(read: &impl Read, table: &Table, limit: usize) -> Result<Vec<[u8; 16]>, ServiceError> {
+    let rows = read.scan(table, &[], None, limit)?;
+    Ok(rows.into_iter().filter_map(|row| <[u8; 16]>::try_from(row.key.as_slice()).ok()).collect())
+}
+
+fn mark(tx: &mut Tx<'_>, table: &Table, id: &[u8; 16], wanted: bool) -> Result<(), ServiceError> {
+    match (tx.get(table, id)?.is_some(), wanted) {
+        (false, true) => tx.put(table, id, &[])?,
+        (true, false) => tx.delete(table, id)?,
+        _ => {}
+    }
+    Ok(())
+}
+
+fn time_key(transfer: &Transfer) -> Vec<u8> {
+    [transfer.started.millis().to_be_bytes().as_slice(), &transfer.id].concat()
+}
+
+fn counter_key(agreement: &Digest, clause: &str) -> Vec<u8> {
+    [agreement.as_bytes().as_slice(), clause.as_bytes()].concat()
+}
