@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use huitong_grpc::ErrorDetail;
+use huitong_grpc::proto::error::ErrorDetail;
 use serde_json::json;
 use tonic::{Code, Status};
 

@@ -120,6 +120,20 @@ pub(crate) async fn settle(
     }
 }
 
+/// One negotiation as it stands now.
+pub(crate) async fn negotiation(admin: &Admin, id: Uuid) -> Result<api::Negotiation, Failure> {
+    let request = api::WatchNegotiationRequest { id: id_bytes(id).into() };
+    admin
+        .watch(
+            async |mut client: Client| client.watch_negotiation(request.clone()).await,
+            |answer: api::WatchNegotiationResponse| match answer.negotiation {
+                Some(negotiation) => ControlFlow::Break(negotiation),
+                None => ControlFlow::Continue(()),
+            },
+        )
+        .await
+}
+
 /// Whether a negotiation has reached its contract or its end.
 pub(crate) fn is_over(negotiation: &api::Negotiation) -> bool {
     matches!(negotiation.state.as_str(), "FINALIZED" | "TERMINATED")

@@ -729,7 +729,7 @@ mod tests {
         check(CONNECTOR, "log.level = \"\"", "log.level");
         check(FUNCTION, "listen.enrolment = \"x\"", "listen.enrolment");
         let function = |from: &str, to: &str| FUNCTION.replace(from, to);
-        check(&function("4403", "0000"), "", "identity.segment");
+        check(&function("\"4403\"", "\"0000\""), "", "identity.segment");
         check(&function("91440300708461136T", "91440300708461136A"), "", "identity.entity");
         check(&function("Operator", ""), "", "identity.name");
         check(&function("segment =", "space = \"\", segment ="), "", "identity.space");

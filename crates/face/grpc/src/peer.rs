@@ -17,8 +17,8 @@ use tonic::server::NamedService;
 use tonic::service::Routes;
 use tonic::service::RoutesBuilder;
 use tonic::{Request, Status};
-use tonic_health::server::{HealthReporter, HealthService};
 use tonic_health::pb::health_server::HealthServer;
+use tonic_health::server::{HealthReporter, HealthService};
 
 use crate::MAX_MESSAGE_BYTES;
 use crate::proto;
@@ -68,7 +68,8 @@ pub fn peer_routes(services: PeerServices) -> Routes {
             .max_decoding_message_size(MAX_MESSAGE_BYTES),
     );
     if let Some(registrar) = &registrar {
-        let service = identity::Service { standing: standing.clone(), registrar: registrar.clone(), heartbeat };
+        let service =
+            identity::Service { standing: standing.clone(), registrar: registrar.clone(), heartbeat };
         served.add(IdentityServiceServer::new(service).max_decoding_message_size(MAX_MESSAGE_BYTES));
     }
     if let (Some(registry), Some(registrar)) = (registry, registrar) {
@@ -118,7 +119,8 @@ impl Served {
     }
 
     pub(crate) fn routes(mut self, descriptors: &'static [u8]) -> Routes {
-        self.routes.add_service(HealthServer::new(HealthService::from_health_reporter(HealthReporter::new())));
+        self.routes
+            .add_service(HealthServer::new(HealthService::from_health_reporter(HealthReporter::new())));
         let mut reflection =
             tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(descriptors);
         for name in self.names {

@@ -42,12 +42,7 @@ pub fn to_status(error: ServiceError, entropy: &dyn Entropy) -> Status {
         }
         ServiceError::Peer(PeerError::Refused { code, reason, statement }) => detailed(
             Code::FailedPrecondition,
-            ErrorDetail {
-                code,
-                reason,
-                next_step: String::new(),
-                statement: statement.unwrap_or_default(),
-            },
+            ErrorDetail { code, reason, next_step: String::new(), statement: statement.unwrap_or_default() },
         ),
         ServiceError::Peer(PeerError::Broken(reason)) => plain(Code::DataLoss, "peer.broken", reason),
         ServiceError::Store(error) => {
@@ -59,7 +54,11 @@ pub fn to_status(error: ServiceError, entropy: &dyn Entropy) -> Status {
         ServiceError::Internal(detail) => {
             let id = correlation_id(entropy);
             tracing::error!(correlation = %id, error = %detail, "a request failed inside this node");
-            plain(Code::Internal, "node.internal", format!("internal error; the node's log has it under {id}"))
+            plain(
+                Code::Internal,
+                "node.internal",
+                format!("internal error; the node's log has it under {id}"),
+            )
         }
     }
 }

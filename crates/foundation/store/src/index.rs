@@ -154,6 +154,8 @@ impl IndexPlace {
             })?;
         }
         apply(&mut pending, reached)?;
+        // A process killed soon after this must not cost the index once more.
+        index.flush().map_err(|error| self.unusable(error))?;
         Ok(reached.saturating_sub(after))
     }
 

@@ -16,6 +16,8 @@ const COUNT: Table = Table::with_history("crash.count");
 const ENTRY: Table = Table::new("crash.entry");
 const DIRECTORY: &str = "HUITONG_STORE_CRASH_DIRECTORY";
 const ROUNDS: u64 = 20;
+/// Concurrent writers in the process that is killed.
+const WRITERS: u64 = 16;
 
 /// Appends the next entry: its number, a value made from it, its history and a message, all in one transaction.
 async fn append(store: &Store) -> u64 {
@@ -31,6 +33,15 @@ async fn append(store: &Store) -> u64 {
         Ok::<_, StoreError>(number)
     });
     appended.await.unwrap()
+}
+
+async fn append_forever(store: Store) {
+    loop {
+        let number = append(&store).await;
+        let mut out = std::io::stdout().lock();
+        writeln!(out, "acknowledged {number}").unwrap();
+        out.flush().unwrap();
+    }
 }
 
 fn open(dir: &Path) -> Store {
@@ -52,24 +63,10 @@ fn crash_child() {
     let Some(dir) = std::env::var_os(DIRECTORY) else { return };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
     let store = open(dir.as_ref());
-    let writers: Vec<_> = (0..16)
-        .map(|_| {
-            let store = store.clone();
-            runtime.spawn(async move {
-                loop {
-                    let number = append(&store).await;
-                    let mut out = std::io::stdout().lock();
-                    writeln!(out, "acknowledged {number}").unwrap();
-                    out.flush().unwrap();
-                }
-            })
-        })
-        .collect();
-    runtime.block_on(async {
-        for writer in writers {
-            writer.await.unwrap();
-        }
-    });
+    for _ in 1..WRITERS {
+        runtime.spawn(append_forever(store.clone()));
+    }
+    runtime.block_on(append_forever(store));
 }
 
 #[test]
@@ -94,7 +91,7 @@ fn nothing_acknowledged_is_lost() {
         assert!(last <= count, "round {round}: {last} was acknowledged, {count} are there");
         assert!(acknowledged.iter().all(|number| *number > before), "round {round}: a number came twice");
         // At most what was in flight was not acknowledged.
-        assert!(count - before <= acknowledged.len() as u64 + 16, "round {round}");
+        assert!(count - before <= acknowledged.len() as u64 + WRITERS, "round {round}");
         assert_eq!(view.get(&COUNT, b"count").unwrap().map(|bytes| number(&bytes)), Some(count));
         before = count;
     }

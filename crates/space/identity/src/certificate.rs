@@ -17,6 +17,9 @@ use crate::model::Credential;
 /// 2.999 is the arc that ITU-T X.660 sets aside for examples; the project has no registered arc yet.
 pub const CREDENTIAL_EXTENSION: &[u64] = &[2, 999, 26723, 1];
 
+/// The same in DER (X.690 clause 8.19): the parser builds no identifier whose second arc is above 39.
+const CREDENTIAL_EXTENSION_DER: &[u8] = &[0x88, 0x37, 0x81, 0xd0, 0x63, 0x01];
+
 /// What a certificate says, before anything in it is believed.
 pub(crate) struct Claims {
     pub(crate) common_name: String,
@@ -121,8 +124,7 @@ pub(crate) fn claims(der: &[u8]) -> Result<Claims, String> {
         Box::new(subject.iter_organizational_unit().map(|attribute| attribute.as_str())),
         "organisational unit (OU)",
     )?;
-    let oid = x509_parser::oid_registry::Oid::from(CREDENTIAL_EXTENSION)
-        .map_err(|_| "bad identifier".to_owned())?;
+    let oid = x509_parser::oid_registry::Oid::new(CREDENTIAL_EXTENSION_DER.into());
     let extension = certificate
         .get_extension_unique(&oid)
         .map_err(|_| "the credential extension appears twice".to_owned())?
@@ -183,4 +185,24 @@ fn read_octet_string(der: &[u8]) -> Option<&[u8]> {
 
 fn internal(error: rcgen::Error) -> ServiceError {
     ServiceError::Internal(format!("certificate: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn octet_strings_round_trip_at_every_length_form() {
+        for length in [0, 1, 0x7f, 0x80, 0xff, 0x100, 0xffff] {
+            let content = vec![7; length];
+            assert_eq!(
+                read_octet_string(&octet_string(&content)),
+                Some(content.as_slice()),
+                "{length} bytes"
+            );
+        }
+        for bad in [&[][..], &[4], &[4, 1], &[4, 0, 0], &[5, 0], &[4, 0x81], &[4, 0x83, 0, 0, 0]] {
+            assert_eq!(read_octet_string(bad), None, "{bad:?}");
+        }
+    }
 }

@@ -16,8 +16,10 @@ mod registrar;
 mod rules;
 mod service;
 mod tables;
-#[cfg(feature = "testing")]
+#[cfg(any(test, feature = "testing"))]
 pub mod testing;
+#[cfg(test)]
+mod tests;
 mod trust;
 pub mod workers;
 

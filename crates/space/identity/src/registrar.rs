@@ -94,7 +94,7 @@ impl Registrar {
             registrar: self.standing.membership.node().clone(),
             root: Digest::sha256(&own_root.certificate),
             token: random(&**ledger.entropy()),
-            space: ledger.space().clone(),
+            space: *ledger.space(),
             expires: now.saturating_add(request.lifetime),
         };
         let row = InviteRow {

@@ -151,7 +151,7 @@ pub async fn found(
         registrar: node.to_string(),
     };
     let roots = RootList {
-        space: genesis.space.clone(),
+        space: genesis.space,
         version: 1,
         issued: now,
         expires: now.saturating_add(ROOTS_LIFETIME),
@@ -184,7 +184,7 @@ pub async fn found(
                 certificate::issue(&root_certificate, root.key(), keys_of_tx.tls(), &credential, &statement)?;
             let row = SelfRow {
                 node: credential.node.clone(),
-                space: ledger.space().clone(),
+                space: *ledger.space(),
                 credential: statement.bytes().clone(),
                 certificate: certificate.clone(),
                 registrar: credential.node.clone(),
@@ -331,7 +331,7 @@ pub async fn join(
     sources: &Sources,
 ) -> Result<(), ServiceError> {
     let now = sources.clock.now();
-    let space = request.invite.space.clone();
+    let space = request.invite.space;
     let roots = RootList::decode(&grant.roots.document)?;
     let entry = roots
         .entry(request.invite.registrar.as_str())
@@ -365,7 +365,7 @@ pub async fn join(
     let enrolment = Envelope::decode(sent.statement.clone())?.verify(&statement_key, &space)?;
     let row = SelfRow {
         node: credential.node.clone(),
-        space: space.clone(),
+        space,
         credential: grant.credential.clone(),
         certificate: grant.certificate.clone(),
         registrar: request.invite.registrar.clone(),
@@ -692,7 +692,7 @@ fn new_ledger(store: &Store, keys: &NodeKeys, node: &NodeId, space: &SpaceId, so
     let identity = Identity {
         node: node.to_string(),
         origin: origin_of(node.as_str()),
-        space: space.clone(),
+        space: *space,
         statement_key: keys.statement().clone(),
         log_key: keys.log().clone(),
     };

@@ -87,7 +87,7 @@ impl Trust {
                 root_certificate: Digest::sha256(&entry.certificate),
             })
             .collect();
-        Self { space: roots.space.clone(), registrars }
+        Self { space: roots.space, registrars }
     }
 
     /// The JSON text of the trust file.

@@ -57,11 +57,6 @@ impl Peers {
         Self { inner: Arc::new(Inner { dial, standing, registrar_address, known: Mutex::default() }) }
     }
 
-    /// The node's own standing.
-    pub(crate) fn standing(&self) -> &Standing {
-        &self.inner.standing
-    }
-
     /// Remembers where a node is, from an answer of the registrar, unless a connection to it is open already.
     pub(crate) fn learn(&self, node: &NodeId, address: &str) {
         let mut known = self.known();

@@ -25,11 +25,24 @@ use crate::proto::contract::contract_service_client::ContractServiceClient;
 use crate::proto::identity::identity_service_client::IdentityServiceClient;
 use crate::proto::ledger::ledger_service_client::LedgerServiceClient;
 use crate::proto::transfer::transfer_service_client::TransferServiceClient;
-use crate::proto::{catalog, contract, identity, ledger, transfer};
+use crate::proto::{catalog, contract, identity, ledger};
 use crate::status::to_peer_error;
 
 /// Messages that wait between the connection and who reads them.
 const BUFFERED: usize = 8;
+
+/// One control call: the client's method on the node's channel, its answer or the error to return.
+macro_rules! call {
+    ($peers:ident, $node:ident, $client:ident :: $method:ident ($request:ident)) => {
+        $peers
+            .call($node, |channel| async move {
+                let mut client = $client::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
+                client.$method($request).await
+            })
+            .await?
+            .into_inner()
+    };
+}
 
 #[async_trait]
 impl RegistrarPeer for Peers {
@@ -40,15 +53,8 @@ impl RegistrarPeer for Peers {
         status_version: u64,
     ) -> Result<mpsc::Receiver<Result<TrustUpdate, PeerError>>, PeerError> {
         let request = identity::FollowTrustRequest { roots_version, status_version };
-        let response = self
-            .call(registrar, |channel| async move {
-                IdentityServiceClient::new(channel)
-                    .max_decoding_message_size(MAX_MESSAGE_BYTES)
-                    .follow_trust(request)
-                    .await
-            })
-            .await?;
-        Ok(pump(response.into_inner(), |message| {
+        let response = call!(self, registrar, IdentityServiceClient::follow_trust(request));
+        Ok(pump(response, |message| {
             let identity::FollowTrustResponse { roots, status } = message;
             Ok(TrustUpdate { roots: roots.map(signed), status: status.map(signed) })
         }))
@@ -56,15 +62,8 @@ impl RegistrarPeer for Peers {
 
     async fn report_address(&self, registrar: &NodeId, statement: Bytes) -> Result<(), PeerError> {
         let request = identity::ReportAddressRequest { statement };
-        let response = self
-            .call(registrar, |channel| async move {
-                IdentityServiceClient::new(channel)
-                    .max_decoding_message_size(MAX_MESSAGE_BYTES)
-                    .report_address(request)
-                    .await
-            })
-            .await?;
-        let identity::ReportAddressResponse {} = response.into_inner();
+        let identity::ReportAddressResponse {} =
+            call!(self, registrar, IdentityServiceClient::report_address(request));
         Ok(())
     }
 }
@@ -73,29 +72,14 @@ impl RegistrarPeer for Peers {
 impl CatalogPeer for Peers {
     async fn register(&self, to: &NodeId, statement: Bytes, record: Bytes) -> Result<Bytes, PeerError> {
         let request = catalog::RegisterRequest { statement, record };
-        let response = self
-            .call(to, |channel| async move {
-                CatalogServiceClient::new(channel)
-                    .max_decoding_message_size(MAX_MESSAGE_BYTES)
-                    .register(request)
-                    .await
-            })
-            .await?;
-        let catalog::RegisterResponse { certificate } = response.into_inner();
+        let catalog::RegisterResponse { certificate } =
+            call!(self, to, CatalogServiceClient::register(request));
         Ok(certificate)
     }
 
     async fn list(&self, to: &NodeId, statement: Bytes, record: Bytes) -> Result<(), PeerError> {
         let request = catalog::ListRequest { statement, record };
-        let response = self
-            .call(to, |channel| async move {
-                CatalogServiceClient::new(channel)
-                    .max_decoding_message_size(MAX_MESSAGE_BYTES)
-                    .list(request)
-                    .await
-            })
-            .await?;
-        let catalog::ListResponse {} = response.into_inner();
+        let catalog::ListResponse {} = call!(self, to, CatalogServiceClient::list(request));
         Ok(())
     }
 
@@ -107,29 +91,13 @@ impl CatalogPeer for Peers {
         limit: u64,
     ) -> Result<SearchPage, PeerError> {
         let request = catalog::SearchRequest { keywords: keywords.to_owned(), offset, limit };
-        let response = self
-            .call(to, |channel| async move {
-                CatalogServiceClient::new(channel)
-                    .max_decoding_message_size(MAX_MESSAGE_BYTES)
-                    .search(request)
-                    .await
-            })
-            .await?;
-        let catalog::SearchResponse { total, hits } = response.into_inner();
+        let catalog::SearchResponse { total, hits } = call!(self, to, CatalogServiceClient::search(request));
         let hits = hits.into_iter().map(hit).collect::<Result<_, _>>().map_err(broken)?;
         Ok(SearchPage { total, hits })
     }
 
     async fn resolve(&self, to: &NodeId, product: &DataId) -> Result<Resolved, PeerError> {
         let request = catalog::ResolveRequest { product: product.to_string() };
-        let response = self
-            .call(to, |channel| async move {
-                CatalogServiceClient::new(channel)
-                    .max_decoding_message_size(MAX_MESSAGE_BYTES)
-                    .resolve(request)
-                    .await
-            })
-            .await?;
         let catalog::ResolveResponse {
             product_record,
             certificate,
@@ -138,7 +106,7 @@ impl CatalogPeer for Peers {
             provider,
             address,
             credential,
-        } = response.into_inner();
+        } = call!(self, to, CatalogServiceClient::resolve(request));
         let provider = node_id("provider", &provider).map_err(broken)?;
         Ok(Resolved { product_record, certificate, listing_record, listing, provider, address, credential })
     }
@@ -148,29 +116,14 @@ impl CatalogPeer for Peers {
 impl ContractPeer for Peers {
     async fn submit(&self, to: &NodeId, statement: Bytes, document: Bytes) -> Result<(), PeerError> {
         let request = contract::SubmitRequest { statement, document };
-        let response = self
-            .call(to, |channel| async move {
-                ContractServiceClient::new(channel)
-                    .max_decoding_message_size(MAX_MESSAGE_BYTES)
-                    .submit(request)
-                    .await
-            })
-            .await?;
-        let contract::SubmitResponse {} = response.into_inner();
+        let contract::SubmitResponse {} = call!(self, to, ContractServiceClient::submit(request));
         Ok(())
     }
 
     async fn standing_terms(&self, provider: &NodeId, product: &DataId) -> Result<Bytes, PeerError> {
         let request = contract::GetTermsRequest { product: product.to_string() };
-        let response = self
-            .call(provider, |channel| async move {
-                ContractServiceClient::new(channel)
-                    .max_decoding_message_size(MAX_MESSAGE_BYTES)
-                    .get_terms(request)
-                    .await
-            })
-            .await?;
-        let contract::GetTermsResponse { terms } = response.into_inner();
+        let contract::GetTermsResponse { terms } =
+            call!(self, provider, ContractServiceClient::get_terms(request));
         Ok(terms)
     }
 }
@@ -198,15 +151,8 @@ impl EvidencePeer for Peers {
     async fn prove(&self, node: &NodeId, digests: Vec<Digest>, known_size: u64) -> Result<Proofs, PeerError> {
         let digests = digests.iter().map(|digest| Bytes::copy_from_slice(digest.as_bytes())).collect();
         let request = ledger::ProveRequest { digests, known_size };
-        let response = self
-            .call(node, |channel| async move {
-                LedgerServiceClient::new(channel)
-                    .max_decoding_message_size(MAX_MESSAGE_BYTES)
-                    .prove(request)
-                    .await
-            })
-            .await?;
-        proofs(response.into_inner()).map_err(broken)
+        let response = call!(self, node, LedgerServiceClient::prove(request));
+        proofs(response).map_err(broken)
     }
 }
 
@@ -240,7 +186,8 @@ where
 }
 
 fn hit(hit: catalog::SearchHit) -> Result<Hit, ServiceError> {
-    let catalog::SearchHit { product, name, introduction, provider, provider_name, security_level, size } = hit;
+    let catalog::SearchHit { product, name, introduction, provider, provider_name, security_level, size } =
+        hit;
     Ok(Hit {
         product: data_id("hits.product", &product)?,
         name,

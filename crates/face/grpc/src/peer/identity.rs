@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use huitong_identity::peer::{SignedDocument, TrustUpdate};
-use huitong_identity::{Caller, EnrolmentGrant, EnrolmentRequest, NodeLocation, Registrar, ServiceError, Standing};
+use huitong_identity::{
+    Caller, EnrolmentGrant, EnrolmentRequest, NodeLocation, Registrar, ServiceError, Standing,
+};
 use huitong_proof::SystemEntropy;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;

@@ -40,7 +40,8 @@ impl TransferService for Service {
         let (incoming, frames) = mpsc::channel(INCOMING);
         let (out, answers) = mpsc::channel(OUTGOING);
         let (end, outcome) = oneshot::channel();
-        let reader = tokio::spawn(read(request.into_inner(), incoming, self.standing.clone(), caller.clone()));
+        let reader =
+            tokio::spawn(read(request.into_inner(), incoming, self.standing.clone(), caller.clone()));
         let (transfers, standing) = (self.transfers.clone(), self.standing.clone());
         // Not aborted when the consumer goes away: it then finds both of its channels closed, and puts its affairs in
         // order before it ends.

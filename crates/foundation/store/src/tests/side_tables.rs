@@ -186,7 +186,12 @@ async fn impossible_messages_are_refused() {
     let check = async |destination: String, topic: String, field: &str| {
         let outgoing = Outgoing { destination, topic, payload: Vec::new() };
         // The refusal holds even where the closure ignores it.
-        let refused = store.transact("test", move |tx| Ok::<_, StoreError>(drop(tx.send(outgoing)))).await;
+        let refused = store
+            .transact("test", move |tx| {
+                let _ = tx.send(outgoing);
+                Ok::<_, StoreError>(())
+            })
+            .await;
         let Err(TxError::Store(StoreError::Message { field: named, .. })) = refused else {
             panic!("accepted: {refused:?}")
         };

@@ -1,0 +1,165 @@
+//! The commands: each module turns arguments into calls and answers into what is printed.
+
+mod catalog;
+mod config;
+mod contract;
+mod doctor;
+mod identity;
+mod ledger;
+pub(crate) mod receipt;
+mod serve;
+mod transfer;
+
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser as _};
+use huitong_node::Config;
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::admin::Admin;
+use crate::cli::{Cli, Command, CompletionShell, Global};
+use crate::exit::{Exit, Failure};
+use crate::output::{Output, moment};
+use crate::{demo, operations, views};
+
+/// Reads the command line, runs the command, and gives the exit code.
+pub(crate) fn run() -> ExitCode {
+    let cli = Cli::parse();
+    let output = Output { format: cli.global.output, quiet: cli.global.quiet };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            let message = format!("the system gives this process no threads: {error}");
+            output.error(&Failure::failed("system", message, "raise the limit on processes"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let outcome = runtime.block_on(dispatch(cli, output));
+    // A thread that still reads stdin must not hold the process back.
+    runtime.shutdown_background();
+    match outcome {
+        Ok(code) => code,
+        Err(failure) => {
+            output.error(&failure);
+            ExitCode::from(failure.exit.code())
+        }
+    }
+}
+
+async fn dispatch(cli: Cli, output: Output) -> Result<ExitCode, Failure> {
+    let Cli { global, command } = cli;
+    match command {
+        Command::Serve(arguments) => serve::run(&arguments, &global).await?,
+        Command::Demo(arguments) => demo::run(&arguments, output).await?,
+        Command::Doctor => return doctor::run(&global, output).await,
+        Command::Config(command) => config::run(&command, &global, output)?,
+        Command::Identity(command) => identity::run(command, &global, output).await?,
+        Command::Catalog(command) => catalog::run(command, &global, output).await?,
+        Command::Contract(command) => contract::run(command, &global, output).await?,
+        Command::Transfer(command) => transfer::run(command, &global, output).await?,
+        Command::Receipt(command) => return receipt::run(command, &global, output).await,
+        Command::Ledger(command) => ledger::run(&command, &global, output).await?,
+        Command::Outbox(_) => ledger::outbox(&global, output).await?,
+        Command::Status => status(&global, output).await?,
+        Command::Completion { shell } => completion(shell),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn status(global: &Global, output: Output) -> Result<(), Failure> {
+    let status = Admin::open(global, output).await?.impatient().status().await?;
+    output.result(&views::status(&status), || {
+        let ready = if status.ready { "yes".to_owned() } else { format!("no: {}", status.not_ready_reason) };
+        format!(
+            "node        {}\norganisation {} {}\nroles       {}\naddress     {}\nregistrar   {}\nready       {ready}\n\
+             lists       version {}, confirmed {} s ago\nledger      {} statements, {}\noutbox      {} waiting\n\
+             credential  until {}\nversion     {}",
+            status.node,
+            status.entity,
+            status.name,
+            status.roles.join(", "),
+            status.address,
+            status.registrar,
+            status.status_version,
+            status.status_age_milliseconds / 1_000,
+            status.ledger_size,
+            status.ledger_origin,
+            status.outbox,
+            moment(status.credential_expires_milliseconds),
+            status.version,
+        )
+    });
+    Ok(())
+}
+
+fn completion(shell: CompletionShell) {
+    let shell = match shell {
+        CompletionShell::Bash => clap_complete::Shell::Bash,
+        CompletionShell::Zsh => clap_complete::Shell::Zsh,
+        CompletionShell::Fish => clap_complete::Shell::Fish,
+    };
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "huitong", &mut script);
+    crate::output::print(&String::from_utf8_lossy(&script));
+}
+
+/// The configuration file that applies: `--config`, else ./node.toml, else /etc/huitong/node.toml.
+pub(crate) fn config_path(global: &Global) -> Result<PathBuf, Failure> {
+    if let Some(path) = &global.config {
+        return Ok(path.clone());
+    }
+    ["node.toml", "/etc/huitong/node.toml"]
+        .map(PathBuf::from)
+        .into_iter()
+        .find(|path| path.exists())
+        .ok_or_else(|| {
+            Failure::new(
+                Exit::Start(10),
+                "config.missing",
+                "there is neither ./node.toml nor /etc/huitong/node.toml",
+                "name the file with --config; `huitong config show-default` prints one to start from",
+            )
+        })
+}
+
+/// Reads and checks the configuration.
+pub(crate) fn load_config(global: &Global) -> Result<Config, Failure> {
+    Config::read(&config_path(global)?)
+        .map_err(|error| Failure::new(Exit::Start(10), "config", error.to_string(), ""))
+}
+
+/// A file's bytes, or stdin's for `-`; at most `limit`.
+pub(crate) fn read_input(path: &Path, limit: u64) -> Result<Vec<u8>, Failure> {
+    let mut bytes = Vec::new();
+    let read = if path == Path::new("-") {
+        std::io::stdin().lock().take(limit.saturating_add(1)).read_to_end(&mut bytes)
+    } else {
+        std::fs::File::open(path)
+            .and_then(|file| file.take(limit.saturating_add(1)).read_to_end(&mut bytes))
+    };
+    let unreadable = |message: String| {
+        Failure::new(Exit::Unreadable, "file.unreadable", message, "check the path and its permissions")
+    };
+    read.map_err(|error| unreadable(format!("cannot read {}: {error}", path.display())))?;
+    if u64::try_from(bytes.len()).is_ok_and(|length| length > limit) {
+        return Err(unreadable(format!("{} is larger than {limit} bytes", path.display())));
+    }
+    Ok(bytes)
+}
+
+/// The operation id of a command: the given one, or a new one that is told.
+fn operation_id(given: Option<Uuid>, output: Output) -> Uuid {
+    given.unwrap_or_else(|| {
+        let id = operations::new_id();
+        output.note(&format!("operation id {id} (repeat the command with --id {id} to continue it)"));
+        id
+    })
+}
+
+/// One JSON list under one name.
+fn list(name: &str, items: impl Iterator<Item = serde_json::Value>) -> serde_json::Value {
+    json!({ name: items.collect::<Vec<_>>() })
+}

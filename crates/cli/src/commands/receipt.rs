@@ -1,0 +1,145 @@
+//! `huitong receipt`: export from a node; verify and read without one.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use huitong_identity::Trust;
+use huitong_transfer::receipt::{self, Facts, Outcome, ProblemKind, Report};
+use serde_json::{Value, json};
+
+use crate::admin::Admin;
+use crate::cli::{Global, Receipt};
+use crate::commands::read_input;
+use crate::exit::{Exit, Failure};
+use crate::operations;
+use crate::output::{Output, bytes};
+
+/// Larger files are neither receipts nor trust files.
+const MAX_FILE_BYTES: u64 = 64 << 20;
+
+pub(crate) async fn run(command: Receipt, global: &Global, output: Output) -> Result<ExitCode, Failure> {
+    match command {
+        Receipt::Export { transfer, out, timeout } => {
+            let admin = Admin::open(global, output).await?;
+            let known = operations::proven(&admin, transfer, timeout).await?;
+            if known.state == "COMPLETED" && !known.proven {
+                return Err(Failure::failed(
+                    "receipt.unproven",
+                    "the other node's proofs are not here yet, so the receipt would be incomplete",
+                    "export it again once the other node is reachable; see `huitong outbox list`",
+                ));
+            }
+            let receipt = operations::receipt(&admin, transfer).await?;
+            std::fs::write(&out, &receipt).map_err(|error| Failure::file("write", &out, &error))?;
+            output.result(&json!({ "receipt": out, "bytes": receipt.len() }), || {
+                format!("receipt written to {}", out.display())
+            });
+            Ok(ExitCode::SUCCESS)
+        }
+        Receipt::Verify { file, trust } => {
+            let report = receipt::verify(&read_input(&file, MAX_FILE_BYTES)?, &read_trust(&trust)?);
+            output.result(&report_json(&report), || report_text(&report).join("\n"));
+            Ok(ExitCode::from(exit_of(&report)))
+        }
+        Receipt::Show { file } => {
+            let shown = receipt::contents(&read_input(&file, MAX_FILE_BYTES)?)
+                .map_err(|reason| Failure::new(Exit::Unreadable, "receipt.unreadable", reason, "export it again"))?;
+            output.result(&json!({ "contents": shown }), || {
+                format!("{}\nNothing of this is proven: use `huitong receipt verify`.", shown.join("\n"))
+            });
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn read_trust(path: &Path) -> Result<Trust, Failure> {
+    let text = read_input(path, MAX_FILE_BYTES)?;
+    Trust::from_json(&String::from_utf8_lossy(&text))
+        .map_err(|error| Failure::new(Exit::Unreadable, "trust.unreadable", error.to_string(), ""))
+}
+
+fn exit_of(report: &Report) -> u8 {
+    match report.outcome() {
+        Outcome::Valid => 0,
+        Outcome::Invalid => Exit::ReceiptInvalid.code(),
+        Outcome::Incomplete => Exit::ReceiptIncomplete.code(),
+        Outcome::Unreadable => Exit::Unreadable.code(),
+    }
+}
+
+/// One line for each proven claim, one for each problem, and the verdict last.
+pub(crate) fn report_text(report: &Report) -> Vec<String> {
+    let mut lines: Vec<_> =
+        report.claims.iter().map(|claim| format!("proven  {}: {}", claim.name, claim.text)).collect();
+    for problem in &report.problems {
+        lines.push(format!("{}  {}: {}", kind_name(problem.kind), problem.what, problem.reason));
+    }
+    lines.push(match (&report.facts, report.outcome()) {
+        (Some(facts), Outcome::Valid) => format!(
+            "VALID   {} of {} went from {} to {} under contract {} between {} and {}",
+            bytes(facts.bytes),
+            facts.product_name,
+            facts.provider_name,
+            facts.consumer_name,
+            facts.contract,
+            facts.offered,
+            facts.closed
+        ),
+        (_, outcome) => outcome_name(outcome).to_uppercase(),
+    });
+    lines
+}
+
+fn report_json(report: &Report) -> Value {
+    let claims: Vec<_> =
+        report.claims.iter().map(|claim| json!({"name": claim.name, "text": claim.text})).collect();
+    let problems: Vec<_> = report
+        .problems
+        .iter()
+        .map(|problem| json!({"kind": kind_name(problem.kind), "what": problem.what, "reason": problem.reason}))
+        .collect();
+    json!({
+        "outcome": outcome_name(report.outcome()), "claims": claims, "problems": problems,
+        "facts": report.facts.as_ref().map(facts_json),
+    })
+}
+
+fn facts_json(facts: &Facts) -> Value {
+    let Facts {
+        contract,
+        product,
+        product_name,
+        provider,
+        provider_name,
+        consumer,
+        consumer_name,
+        bytes,
+        blake3,
+        offered,
+        acknowledged,
+        closed,
+    } = facts;
+    json!({
+        "contract": contract, "product": product, "product_name": product_name, "provider": provider,
+        "provider_name": provider_name, "consumer": consumer, "consumer_name": consumer_name,
+        "bytes": bytes, "blake3": blake3.to_string(), "offered": offered.to_string(),
+        "acknowledged": acknowledged.to_string(), "closed": closed.to_string(),
+    })
+}
+
+fn kind_name(kind: ProblemKind) -> &'static str {
+    match kind {
+        ProblemKind::Incomplete => "incomplete",
+        ProblemKind::Invalid => "invalid",
+        ProblemKind::Unreadable => "unreadable",
+    }
+}
+
+fn outcome_name(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Valid => "valid",
+        Outcome::Incomplete => "incomplete",
+        Outcome::Invalid => "invalid",
+        Outcome::Unreadable => "unreadable",
+    }
+}

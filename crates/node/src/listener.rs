@@ -1,0 +1,382 @@
+//! Accepting connections: bounded in number, each handshake in its own task and in bounded time.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use huitong_grpc::PeerConnection;
+use huitong_identity::{AuthenticationError, Caller, Standing};
+use rustls::ServerConfig;
+use rustls::pki_types::CertificateDer;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tonic::transport::server::Connected;
+
+use crate::metrics::Metrics;
+use crate::tls::{Tls, refusal_word};
+
+/// Connections that have shaken hands and wait for the server to take them.
+const READY_QUEUE: usize = 64;
+/// Pause after the operating system refused to accept, most often because no file descriptor is left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How a listener behaves.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bounds {
+    pub(crate) connections: usize,
+    pub(crate) per_address: usize,
+    pub(crate) handshake_timeout: Duration,
+}
+
+/// Decides what a completed handshake is worth.
+pub(crate) trait Admit: Clone + Send + Sync + 'static {
+    /// What requests of the connection carry in their extensions.
+    type Info: Clone + Send + Sync + 'static;
+    /// The connection's information, or why it is closed.
+    fn admit(&self, remote: SocketAddr, chain: Option<&[CertificateDer<'_>]>) -> io::Result<Self::Info>;
+    /// Called once for each connection that is handed to the server; `close` ends it.
+    fn opened(&self, info: &Self::Info, close: &CancellationToken) -> Option<OpenConnection>;
+    /// The word for metrics.
+    fn name(&self) -> &'static str;
+}
+
+/// Runs until `stop`; connections that were handed out live on.
+pub(crate) fn listen<A: Admit>(
+    tcp: TcpListener,
+    config: Arc<ServerConfig>,
+    admit: A,
+    bounds: Bounds,
+    metrics: Metrics,
+    stop: CancellationToken,
+    close_all: CancellationToken,
+) -> mpsc::Receiver<io::Result<Secured<A::Info>>> {
+    let (ready, connections) = mpsc::channel(READY_QUEUE);
+    let listening = Listening {
+        acceptor: TlsAcceptor::from(config),
+        admit,
+        open: Arc::new(Open { counts: Mutex::default(), bounds }),
+        metrics,
+        ready,
+        close_all,
+    };
+    tokio::spawn(async move {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = listening.accept(tcp) => {}
+        }
+    });
+    connections
+}
+
+/// Admits enrolled nodes.
+#[derive(Clone)]
+pub(crate) struct AdmitPeers {
+    tls: Tls,
+    registry: Connections,
+}
+
+impl AdmitPeers {
+    pub(crate) fn new(tls: Tls, registry: Connections) -> Self {
+        Self { tls, registry }
+    }
+}
+
+impl Admit for AdmitPeers {
+    type Info = PeerConnection;
+
+    fn admit(&self, remote: SocketAddr, chain: Option<&[CertificateDer<'_>]>) -> io::Result<PeerConnection> {
+        let caller = self.tls.caller(chain).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        Ok(PeerConnection { caller, remote })
+    }
+
+    fn opened(&self, info: &PeerConnection, close: &CancellationToken) -> Option<OpenConnection> {
+        Some(self.registry.open(info.caller.clone(), close.clone()))
+    }
+
+    fn name(&self) -> &'static str {
+        "peers"
+    }
+}
+
+/// What requests on the enrolment listener carry: nothing but where they come from.
+#[derive(Debug, Clone)]
+pub(crate) struct Stranger;
+
+/// Admits anybody; the invite decides.
+#[derive(Debug, Clone)]
+pub(crate) struct AdmitStrangers;
+
+impl Admit for AdmitStrangers {
+    type Info = Stranger;
+
+    fn admit(&self, _remote: SocketAddr, _chain: Option<&[CertificateDer<'_>]>) -> io::Result<Stranger> {
+        Ok(Stranger)
+    }
+
+    fn opened(&self, _info: &Stranger, _close: &CancellationToken) -> Option<OpenConnection> {
+        None
+    }
+
+    fn name(&self) -> &'static str {
+        "enrolment"
+    }
+}
+
+/// The open connections of authenticated nodes, so that a revocation ends them.
+#[derive(Clone, Default)]
+pub(crate) struct Connections {
+    open: Arc<Mutex<OpenTable>>,
+}
+
+#[derive(Default)]
+struct OpenTable {
+    next: u64,
+    connections: HashMap<u64, (Caller, CancellationToken)>,
+}
+
+/// Registration of one open connection; dropping it takes the connection off the list.
+pub(crate) struct OpenConnection {
+    registry: Connections,
+    id: u64,
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.registry.table().connections.remove(&self.id);
+    }
+}
+
+impl Connections {
+    fn open(&self, caller: Caller, close: CancellationToken) -> OpenConnection {
+        let mut table = self.table();
+        let id = table.next;
+        table.next = table.next.wrapping_add(1);
+        table.connections.insert(id, (caller, close));
+        OpenConnection { registry: self.clone(), id }
+    }
+
+    /// Ends the connections of nodes that no longer count; returns how many.
+    pub(crate) fn end_revoked(&self, standing: &Standing) -> usize {
+        let now = standing.ledger.clock().now();
+        let mut ended = 0;
+        for (caller, close) in self.table().connections.values() {
+            let verdict = standing.directory.recheck(caller, now);
+            // Stale lists close nothing: each request is refused by itself until the registrar is heard again.
+            if matches!(
+                verdict,
+                Err(AuthenticationError::Revoked { .. } | AuthenticationError::NotValidNow { .. })
+            ) && !close.is_cancelled()
+            {
+                close.cancel();
+                ended += 1;
+            }
+        }
+        ended
+    }
+
+    /// How many are open.
+    pub(crate) fn count(&self) -> usize {
+        self.table().connections.len()
+    }
+
+    fn table(&self) -> std::sync::MutexGuard<'_, OpenTable> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A connection that has shaken hands.
+pub(crate) struct Secured<I> {
+    stream: TlsStream<TcpStream>,
+    info: I,
+    closed: Pin<Box<WaitForCancellationFutureOwned>>,
+    _open: Option<OpenConnection>,
+    _slot: Slot,
+}
+
+impl<I: Clone + Send + Sync + 'static> Connected for Secured<I> {
+    type ConnectInfo = I;
+
+    fn connect_info(&self) -> I {
+        self.info.clone()
+    }
+}
+
+impl<I: Unpin> AsyncRead for Secured<I> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.closed.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Err(io::Error::new(
+                io::ErrorKind::ConnectionAborted,
+                "the node on the other side is no longer accepted, or this node is stopping",
+            )));
+        }
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl<I: Unpin> AsyncWrite for Secured<I> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[derive(Clone)]
+struct Listening<A: Admit> {
+    acceptor: TlsAcceptor,
+    admit: A,
+    open: Arc<Open>,
+    metrics: Metrics,
+    ready: mpsc::Sender<io::Result<Secured<A::Info>>>,
+    close_all: CancellationToken,
+}
+
+impl<A: Admit> Listening<A> {
+    async fn accept(&self, tcp: TcpListener) {
+        let listener = self.admit.name();
+        loop {
+            let (stream, remote) = match tcp.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!(listener, %error, "cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let Some(slot) = Open::take(&self.open, remote.ip()) else {
+                self.metrics.handshake_refused(listener, "too_many");
+                tracing::warn!(listener, %remote, "connection closed: too many are open, see [limits]");
+                continue;
+            };
+            let this = self.clone();
+            tokio::spawn(async move { this.shake_hands(stream, remote, slot).await });
+        }
+    }
+
+    async fn shake_hands(self, stream: TcpStream, remote: SocketAddr, slot: Slot) {
+        let listener = self.admit.name();
+        let handshake = async {
+            stream.set_nodelay(true)?;
+            let stream = self.acceptor.accept(stream).await?;
+            let info = self.admit.admit(remote, stream.get_ref().1.peer_certificates())?;
+            Ok::<_, io::Error>((stream, info))
+        };
+        let result = tokio::time::timeout(self.open.bounds.handshake_timeout, handshake).await;
+        let (stream, info) = match result {
+            Ok(Ok(done)) => done,
+            Ok(Err(error)) => {
+                let reason = refusal_word(&error);
+                self.metrics.handshake_refused(listener, reason);
+                tracing::info!(listener, %remote, reason, %error, "connection refused in the handshake");
+                return;
+            }
+            Err(_) => {
+                self.metrics.handshake_refused(listener, "timeout");
+                tracing::info!(listener, %remote, "connection closed: the handshake took too long");
+                return;
+            }
+        };
+        self.metrics.connection_accepted(listener);
+        let close = self.close_all.child_token();
+        let open = self.admit.opened(&info, &close);
+        let secured =
+            Secured { stream, info, closed: Box::pin(close.cancelled_owned()), _open: open, _slot: slot };
+        // The server is gone when the node stops: then the connection ends here.
+        let _ = self.ready.send(Ok(secured)).await;
+    }
+}
+
+struct Open {
+    counts: Mutex<Counts>,
+    bounds: Bounds,
+}
+
+#[derive(Default)]
+struct Counts {
+    total: usize,
+    by_address: HashMap<IpAddr, usize>,
+}
+
+struct Slot {
+    open: Arc<Open>,
+    address: IpAddr,
+}
+
+impl Open {
+    fn take(this: &Arc<Self>, address: IpAddr) -> Option<Slot> {
+        let mut counts = this.counts();
+        let here = counts.by_address.get(&address).copied().unwrap_or(0);
+        if counts.total >= this.bounds.connections || here >= this.bounds.per_address {
+            return None;
+        }
+        counts.total += 1;
+        counts.by_address.insert(address, here + 1);
+        Some(Slot { open: this.clone(), address })
+    }
+
+    fn counts(&self) -> std::sync::MutexGuard<'_, Counts> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let mut counts = self.open.counts();
+        counts.total = counts.total.saturating_sub(1);
+        if let Some(here) = counts.by_address.get_mut(&self.address) {
+            *here = here.saturating_sub(1);
+            if *here == 0 {
+                counts.by_address.remove(&self.address);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_are_bounded_in_all_and_for_each_address() {
+        let bounds =
+            Bounds { connections: 3, per_address: 2, handshake_timeout: Duration::from_secs(1) };
+        let open = Arc::new(Open { counts: Mutex::default(), bounds });
+        let (first, second) = (IpAddr::from([127, 0, 0, 1]), IpAddr::from([127, 0, 0, 2]));
+        let one = Open::take(&open, first).unwrap();
+        let two = Open::take(&open, first).unwrap();
+        assert!(Open::take(&open, first).is_none(), "two from one address");
+        let three = Open::take(&open, second).unwrap();
+        assert!(Open::take(&open, second).is_none(), "three in all");
+        drop(one);
+        let four = Open::take(&open, second).unwrap();
+        drop((two, three, four));
+        assert_eq!(open.counts().total, 0);
+        assert!(open.counts().by_address.is_empty(), "no address is remembered");
+    }
+}
