@@ -1,13 +1,13 @@
 //! The commands: each module turns arguments into calls and answers into what is printed.
 
-mod catalog;
+pub(crate) mod catalog;
 mod config;
 mod contract;
 mod doctor;
-mod identity;
+pub(crate) mod identity;
 mod ledger;
 pub(crate) mod receipt;
-mod serve;
+pub(crate) mod serve;
 mod transfer;
 
 use std::io::Read as _;

@@ -39,7 +39,7 @@ pub(crate) async fn run(arguments: &Demo, output: Output) -> Result<(), Failure>
     let calls = Output { format: output.format, quiet: true };
     let mut fleet = Fleet::new(calls)?;
     let told = tokio::select! {
-        told = story::tell(&stage.path, &dataset, &mut fleet, &narrator, calls) => told,
+        told = story::tell(&stage.path, &dataset, &mut fleet, &narrator) => told,
         failure = interrupted() => Err(failure),
     };
     fleet.stop().await;

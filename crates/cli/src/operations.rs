@@ -156,9 +156,29 @@ pub(crate) async fn decide(
         decision: decision.into(),
         reason: reason.to_owned(),
     };
-    let answer =
-        admin.call(async |mut client: Client| client.decide_negotiation(request.clone()).await).await?;
-    answer.negotiation.ok_or_else(|| missing("negotiation"))
+    let decided = admin.call(async |mut client: Client| client.decide_negotiation(request.clone()).await).await;
+    match decided {
+        Ok(answer) => answer.negotiation.ok_or_else(|| missing("negotiation")),
+        // The answer to an earlier try may have been lost with the node: then the decision is already made.
+        Err(failure) if failure.exit == Exit::Refused => {
+            let now = match Uuid::from_slice(id) {
+                Ok(id) => negotiation(admin, id).await?,
+                Err(_) => return Err(failure),
+            };
+            if is_decided(&now, decision) { Ok(now) } else { Err(failure) }
+        }
+        Err(failure) => Err(failure),
+    }
+}
+
+fn is_decided(negotiation: &api::Negotiation, decision: api::NegotiationDecision) -> bool {
+    let state = negotiation.state.as_str();
+    match decision {
+        api::NegotiationDecision::Unspecified => false,
+        api::NegotiationDecision::Accept => matches!(state, "ACCEPTED" | "AGREED" | "VERIFIED" | "FINALIZED"),
+        api::NegotiationDecision::Approve => matches!(state, "AGREED" | "VERIFIED" | "FINALIZED"),
+        api::NegotiationDecision::Terminate => state == "TERMINATED",
+    }
 }
 
 /// Starts a transfer and follows it to its end, which may be a refusal: look at its state.

@@ -10,7 +10,6 @@ use protox::Compiler;
 
 /// Rust and comments of the whole interface, and two descriptor sets for reflection: what peers are served, and what
 /// the operator is served.
-#[expect(clippy::print_stdout, reason = "cargo takes its instructions from standard output")]
 fn main() -> Result<(), Box<dyn Error>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../proto");
     let out = PathBuf::from(std::env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR for build scripts")?);

@@ -182,11 +182,6 @@ impl Config {
         self.data_dir.join("trees")
     }
 
-    /// Where files lie that are still being received.
-    pub fn incoming_dir(&self) -> PathBuf {
-        self.data_dir.join("incoming")
-    }
-
     /// `host:port` that other nodes are told, when the peer listener is bound to `port`.
     pub fn advertised(&self, port: u16) -> String {
         self.listen.advertise.clone().unwrap_or_else(|| host_port(&self.domain, port))

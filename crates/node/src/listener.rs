@@ -10,17 +10,18 @@ use std::time::Duration;
 
 use huitong_grpc::PeerConnection;
 use huitong_identity::{AuthenticationError, Caller, Standing};
+use huitong_ids::NodeId;
 use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 
-use crate::metrics::Metrics;
+use crate::metrics::{Counted, Metrics};
 use crate::tls::{Tls, refusal_word};
 
 /// Connections that have shaken hands and wait for the server to take them.
@@ -62,7 +63,7 @@ pub(crate) fn listen<A: Admit>(
     let listening = Listening {
         acceptor: TlsAcceptor::from(config),
         admit,
-        open: Arc::new(Open { counts: Mutex::default(), bounds }),
+        slots: Arc::new(Slots { counts: Mutex::default(), bounds }),
         metrics,
         ready,
         close_all,
@@ -98,7 +99,7 @@ impl Admit for AdmitPeers {
     }
 
     fn opened(&self, info: &PeerConnection, close: &CancellationToken) -> Option<OpenConnection> {
-        Some(self.registry.open(info.caller.clone(), close.clone()))
+        Some(self.registry.open(info, close.clone()))
     }
 
     fn name(&self) -> &'static str {
@@ -130,52 +131,68 @@ impl Admit for AdmitStrangers {
     }
 }
 
-/// The open connections of authenticated nodes, so that a revocation ends them.
-#[derive(Clone, Default)]
+/// The open connections of authenticated nodes, so that a revocation ends them and a drain knows what it waits for.
+#[derive(Clone)]
 pub(crate) struct Connections {
-    open: Arc<Mutex<OpenTable>>,
+    open: Arc<Mutex<HashMap<SocketAddr, Open>>>,
+    changed: watch::Sender<u64>,
+    arrivals: mpsc::Sender<NodeId>,
 }
 
-#[derive(Default)]
-struct OpenTable {
-    next: u64,
-    connections: HashMap<u64, (Caller, CancellationToken)>,
+struct Open {
+    caller: Caller,
+    close: CancellationToken,
+    /// Carries a stream that ends only with the connection.
+    endless: bool,
 }
 
 /// Registration of one open connection; dropping it takes the connection off the list.
 pub(crate) struct OpenConnection {
     registry: Connections,
-    id: u64,
+    remote: SocketAddr,
 }
 
 impl Drop for OpenConnection {
     fn drop(&mut self) {
-        self.registry.table().connections.remove(&self.id);
+        self.registry.table().remove(&self.remote);
+        self.registry.touch();
     }
 }
 
 impl Connections {
-    fn open(&self, caller: Caller, close: CancellationToken) -> OpenConnection {
-        let mut table = self.table();
-        let id = table.next;
-        table.next = table.next.wrapping_add(1);
-        table.connections.insert(id, (caller, close));
-        OpenConnection { registry: self.clone(), id }
+    /// Nodes that connect are named on `arrivals`: who calls us can be called again.
+    pub(crate) fn new(arrivals: mpsc::Sender<NodeId>) -> Self {
+        Self { open: Arc::default(), changed: watch::Sender::new(0), arrivals }
+    }
+
+    fn open(&self, connection: &PeerConnection, close: CancellationToken) -> OpenConnection {
+        let PeerConnection { caller, remote } = connection;
+        // A full queue loses nothing but a shorter wait.
+        let _ = self.arrivals.try_send(caller.node().clone());
+        self.table().insert(*remote, Open { caller: caller.clone(), close, endless: false });
+        OpenConnection { registry: self.clone(), remote: *remote }
+    }
+
+    /// The connection from `remote` carries a stream that does not end by itself.
+    pub(crate) fn mark_endless(&self, remote: &SocketAddr) {
+        if let Some(open) = self.table().get_mut(remote) {
+            open.endless = true;
+        }
     }
 
     /// Ends the connections of nodes that no longer count; returns how many.
     pub(crate) fn end_revoked(&self, standing: &Standing) -> usize {
         let now = standing.ledger.clock().now();
         let mut ended = 0;
-        for (caller, close) in self.table().connections.values() {
-            let verdict = standing.directory.recheck(caller, now);
+        for open in self.table().values() {
+            let verdict = standing.directory.recheck(&open.caller, now);
             // Stale lists close nothing: each request is refused by itself until the registrar is heard again.
             if matches!(
                 verdict,
                 Err(AuthenticationError::Revoked { .. } | AuthenticationError::NotValidNow { .. })
-            ) && !close.is_cancelled()
+            ) && !open.close.is_cancelled()
             {
-                close.cancel();
+                open.close.cancel();
                 ended += 1;
             }
         }
@@ -184,17 +201,34 @@ impl Connections {
 
     /// How many are open.
     pub(crate) fn count(&self) -> usize {
-        self.table().connections.len()
+        self.table().len()
     }
 
-    fn table(&self) -> std::sync::MutexGuard<'_, OpenTable> {
+    /// Waits until no connection is left but those that would never end.
+    pub(crate) async fn drained(&self) {
+        let mut changed = self.changed.subscribe();
+        loop {
+            changed.borrow_and_update();
+            if self.table().values().all(|open| open.endless) {
+                return;
+            }
+            // The sender lives in `self`.
+            let _ = changed.changed().await;
+        }
+    }
+
+    fn touch(&self) {
+        self.changed.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    fn table(&self) -> std::sync::MutexGuard<'_, HashMap<SocketAddr, Open>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// A connection that has shaken hands.
 pub(crate) struct Secured<I> {
-    stream: TlsStream<TcpStream>,
+    stream: Counted<TlsStream<TcpStream>>,
     info: I,
     closed: Pin<Box<WaitForCancellationFutureOwned>>,
     _open: Option<OpenConnection>,
@@ -251,7 +285,7 @@ impl<I: Unpin> AsyncWrite for Secured<I> {
 struct Listening<A: Admit> {
     acceptor: TlsAcceptor,
     admit: A,
-    open: Arc<Open>,
+    slots: Arc<Slots>,
     metrics: Metrics,
     ready: mpsc::Sender<io::Result<Secured<A::Info>>>,
     close_all: CancellationToken,
@@ -269,7 +303,7 @@ impl<A: Admit> Listening<A> {
                     continue;
                 }
             };
-            let Some(slot) = Open::take(&self.open, remote.ip()) else {
+            let Some(slot) = Slots::take(&self.slots, remote.ip()) else {
                 self.metrics.handshake_refused(listener, "too_many");
                 tracing::warn!(listener, %remote, "connection closed: too many are open, see [limits]");
                 continue;
@@ -287,7 +321,7 @@ impl<A: Admit> Listening<A> {
             let info = self.admit.admit(remote, stream.get_ref().1.peer_certificates())?;
             Ok::<_, io::Error>((stream, info))
         };
-        let result = tokio::time::timeout(self.open.bounds.handshake_timeout, handshake).await;
+        let result = tokio::time::timeout(self.slots.bounds.handshake_timeout, handshake).await;
         let (stream, info) = match result {
             Ok(Ok(done)) => done,
             Ok(Err(error)) => {
@@ -305,6 +339,7 @@ impl<A: Admit> Listening<A> {
         self.metrics.connection_accepted(listener);
         let close = self.close_all.child_token();
         let open = self.admit.opened(&info, &close);
+        let stream = Counted::new(stream, &self.metrics);
         let secured =
             Secured { stream, info, closed: Box::pin(close.cancelled_owned()), _open: open, _slot: slot };
         // The server is gone when the node stops: then the connection ends here.
@@ -312,7 +347,7 @@ impl<A: Admit> Listening<A> {
     }
 }
 
-struct Open {
+struct Slots {
     counts: Mutex<Counts>,
     bounds: Bounds,
 }
@@ -324,11 +359,11 @@ struct Counts {
 }
 
 struct Slot {
-    open: Arc<Open>,
+    slots: Arc<Slots>,
     address: IpAddr,
 }
 
-impl Open {
+impl Slots {
     fn take(this: &Arc<Self>, address: IpAddr) -> Option<Slot> {
         let mut counts = this.counts();
         let here = counts.by_address.get(&address).copied().unwrap_or(0);
@@ -337,7 +372,7 @@ impl Open {
         }
         counts.total += 1;
         counts.by_address.insert(address, here + 1);
-        Some(Slot { open: this.clone(), address })
+        Some(Slot { slots: this.clone(), address })
     }
 
     fn counts(&self) -> std::sync::MutexGuard<'_, Counts> {
@@ -347,7 +382,7 @@ impl Open {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        let mut counts = self.open.counts();
+        let mut counts = self.slots.counts();
         counts.total = counts.total.saturating_sub(1);
         if let Some(here) = counts.by_address.get_mut(&self.address) {
             *here = here.saturating_sub(1);
@@ -366,15 +401,15 @@ mod tests {
     fn connections_are_bounded_in_all_and_for_each_address() {
         let bounds =
             Bounds { connections: 3, per_address: 2, handshake_timeout: Duration::from_secs(1) };
-        let open = Arc::new(Open { counts: Mutex::default(), bounds });
+        let open = Arc::new(Slots { counts: Mutex::default(), bounds });
         let (first, second) = (IpAddr::from([127, 0, 0, 1]), IpAddr::from([127, 0, 0, 2]));
-        let one = Open::take(&open, first).unwrap();
-        let two = Open::take(&open, first).unwrap();
-        assert!(Open::take(&open, first).is_none(), "two from one address");
-        let three = Open::take(&open, second).unwrap();
-        assert!(Open::take(&open, second).is_none(), "three in all");
+        let one = Slots::take(&open, first).unwrap();
+        let two = Slots::take(&open, first).unwrap();
+        assert!(Slots::take(&open, first).is_none(), "two from one address");
+        let three = Slots::take(&open, second).unwrap();
+        assert!(Slots::take(&open, second).is_none(), "three in all");
         drop(one);
-        let four = Open::take(&open, second).unwrap();
+        let four = Slots::take(&open, second).unwrap();
         drop((two, three, four));
         assert_eq!(open.counts().total, 0);
         assert!(open.counts().by_address.is_empty(), "no address is remembered");

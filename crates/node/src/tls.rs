@@ -34,6 +34,8 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_rustls::TlsConnector;
 
+use crate::metrics::{Counted, Metrics};
+
 const ALPN: &[u8] = b"h2";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a caller waits for the other side's first bytes before it goes on without them.
@@ -127,11 +129,12 @@ impl Tls {
 pub(crate) struct PeerDial {
     tls: Tls,
     connector: TlsConnector,
+    metrics: Metrics,
 }
 
 impl PeerDial {
-    pub(crate) fn new(tls: Tls) -> Result<Self, rustls::Error> {
-        Ok(Self { connector: tls.client()?, tls })
+    pub(crate) fn new(tls: Tls, metrics: Metrics) -> Result<Self, rustls::Error> {
+        Ok(Self { connector: tls.client()?, tls, metrics })
     }
 }
 
@@ -157,7 +160,7 @@ impl Dial for PeerDial {
             Ok(Err(error)) => return Err(refused_us(address, &error.to_string())),
             Ok(Ok(_)) | Err(_) => {}
         }
-        Ok(Box::new(stream))
+        Ok(Box::new(Counted::new(stream, &self.metrics)))
     }
 
     async fn dial_pinned(&self, address: &str, root: &Digest) -> io::Result<Box<dyn Stream>> {
