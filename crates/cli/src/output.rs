@@ -1,6 +1,6 @@
 //! What a command prints: text for people or JSON for programs on stdout, notes on stderr.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::IsTerminal as _;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::Value;

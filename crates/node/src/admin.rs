@@ -2,14 +2,13 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixStream as BlockingStream;
 use std::path::{Path, PathBuf};
 
-use tokio::io::{AsyncRead, AsyncWrite};
+use futures_util::{Stream, StreamExt as _};
 use tokio::net::{UnixListener, UnixStream};
 use tokio_stream::wrappers::UnixListenerStream;
-use tokio_stream::{Stream, StreamExt as _};
 
 /// A bound socket; the file is removed when this is dropped.
 pub(crate) struct AdminSocket {
@@ -38,14 +37,82 @@ impl AdminSocket {
         Ok(Self { listener: Some(bound?), path: path.to_owned() })
     }
 
-    /// The connections of operators.
-    pub(crate) fn connections(
-        &mut self,
-    ) -> impl Stream<Item = io::Result<impl AsyncRead + AsyncWrite + tonic::transport::server::Connected + Unpin + Send + 'static>>
-    + Send
-    + 'static {
+    /// The connections of operators; another user's is closed.
+    pub(crate) fn connections(&mut self) -> impl Stream<Item = io::Result<UnixStream>> + Send + use<> {
         let own = rustix::process::geteuid().as_raw();
-        let listener = self.listener.take().map(UnixListenerStream::new);
-        tokio_stream::iter(listener).flat_map_unbounded(own)
+        // The file's mode already says so; a node whose files were given away by mistake still answers nobody else.
+        let is_operator = move |stream: &UnixStream| {
+            stream.peer_cred().is_ok_and(|peer| peer.uid() == own || peer.uid() == 0)
+        };
+        tokio_stream::iter(self.listener.take())
+            .map(UnixListenerStream::new)
+            .flatten()
+            .filter(move |accepted| std::future::ready(accepted.as_ref().map_or(true, is_operator)))
+    }
+}
+
+impl Drop for AdminSocket {
+    fn drop(&mut self) {
+        // Left behind it would only be found stale at the next start.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+fn remove_stale(path: &Path) -> io::Result<()> {
+    let metadata = match fs::symlink_metadata(path) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    if !metadata.file_type().is_socket() {
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "something that is not a socket is there"));
+    }
+    match BlockingStream::connect(path) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
+        Err(error) => Err(error),
+        Ok(_) => Err(io::Error::new(io::ErrorKind::AddrInUse, "another process answers on it")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_socket_is_private_and_a_stale_one_is_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("run/admin.sock");
+        let socket = AdminSocket::bind(&path).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&path), 0o600);
+        assert_eq!(mode(path.parent().unwrap()), 0o700);
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "no draft stays behind");
+
+        let second = AdminSocket::bind(&path).map(|_| ()).unwrap_err();
+        assert_eq!(second.kind(), io::ErrorKind::AddrInUse);
+
+        drop(socket);
+        assert!(!path.exists());
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        let _again = AdminSocket::bind(&path).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_file_in_the_way_is_not_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("admin.sock");
+        fs::write(&path, "dear").unwrap();
+        assert!(AdminSocket::bind(&path).is_err());
+        assert_eq!(fs::read(&path).unwrap(), b"dear");
+    }
+
+    #[tokio::test]
+    async fn the_own_user_is_let_in() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("admin.sock");
+        let mut socket = AdminSocket::bind(&path).unwrap();
+        let mut connections = std::pin::pin!(socket.connections());
+        let _client = UnixStream::connect(&path).await.unwrap();
+        connections.next().await.unwrap().unwrap();
     }
 }

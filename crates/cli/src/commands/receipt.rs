@@ -3,9 +3,13 @@
 use std::path::Path;
 use std::process::ExitCode;
 
+use huitong_contract::{Agreement, explain};
 use huitong_identity::Trust;
+use huitong_policy::Language;
+use huitong_proof::cbor::{Fields, Limits, Value};
+use huitong_proof::{Digest, Envelope};
 use huitong_transfer::receipt::{self, Facts, Outcome, ProblemKind, Report};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::admin::Admin;
 use crate::cli::{Global, Receipt};
@@ -42,7 +46,7 @@ pub(crate) async fn run(command: Receipt, global: &Global, output: Output) -> Re
             Ok(ExitCode::from(exit_of(&report)))
         }
         Receipt::Show { file } => {
-            let shown = receipt::contents(&read_input(&file, MAX_FILE_BYTES)?)
+            let shown = contents(&read_input(&file, MAX_FILE_BYTES)?)
                 .map_err(|reason| Failure::new(Exit::Unreadable, "receipt.unreadable", reason, "export it again"))?;
             output.result(&json!({ "contents": shown }), || {
                 format!("{}\nNothing of this is proven: use `huitong receipt verify`.", shown.join("\n"))
@@ -50,6 +54,26 @@ pub(crate) async fn run(command: Receipt, global: &Global, output: Output) -> Re
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+/// What a receipt says, unverified: its agreement in plain words and who issued its statements.
+/// The layout is that of `docs/receipt-format.md`.
+fn contents(receipt: &[u8]) -> Result<Vec<String>, String> {
+    let limits = Limits { bytes: receipt.len(), depth: 8 };
+    let mut fields = Fields::decode(receipt, limits, "receipt").map_err(|error| error.to_string())?;
+    let format = fields.text(1, "format").map_err(|error| error.to_string())?;
+    let agreement = fields.bytes(2, "agreement").map_err(|error| error.to_string())?;
+    let statements = fields.array(3, "statements").map_err(|error| error.to_string())?;
+    let agreement = Agreement::decode(&agreement).map_err(|error| error.to_string())?;
+    let mut lines = vec![format!("{format}, {} statements", statements.len())];
+    lines.extend(explain(&agreement, Language::English));
+    for (index, statement) in statements.into_iter().enumerate() {
+        let Value::Bytes(bytes) = statement else { return Err(format!("statements[{index}] is not a byte string")) };
+        let digest = Digest::sha256(&bytes);
+        let envelope = Envelope::decode(bytes).map_err(|error| format!("statements[{index}]: {error}"))?;
+        lines.push(format!("statement {index}: from {}, {digest}", envelope.claimed_issuer()));
+    }
+    Ok(lines)
 }
 
 fn read_trust(path: &Path) -> Result<Trust, Failure> {
@@ -90,7 +114,7 @@ pub(crate) fn report_text(report: &Report) -> Vec<String> {
     lines
 }
 
-fn report_json(report: &Report) -> Value {
+fn report_json(report: &Report) -> serde_json::Value {
     let claims: Vec<_> =
         report.claims.iter().map(|claim| json!({"name": claim.name, "text": claim.text})).collect();
     let problems: Vec<_> = report
@@ -104,7 +128,7 @@ fn report_json(report: &Report) -> Value {
     })
 }
 
-fn facts_json(facts: &Facts) -> Value {
+fn facts_json(facts: &Facts) -> serde_json::Value {
     let Facts {
         contract,
         product,

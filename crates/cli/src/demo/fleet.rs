@@ -158,10 +158,12 @@ impl Keeper {
             };
             // Held, not used: the node stops when it closes, which it does even when this process is killed.
             let stdin = child.stdin.take();
-            let status = tokio::select! {
-                status = child.wait() => status,
-                _ = self.stopping.wait_for(|stop| *stop) => return end(&mut child).await,
+            let ended = tokio::select! {
+                status = child.wait() => Some(status),
+                // The value that woke us borrows the channel: it must not live across the next await.
+                () = async { drop(self.stopping.wait_for(|stop| *stop).await) } => None,
             };
+            let Some(status) = ended else { return end(&mut child).await };
             drop(stdin);
             let status = match status {
                 Ok(status) => status,

@@ -4,8 +4,7 @@
 macro_rules! packages {
     ($($(#[$doc:meta])* $name:ident = $package:literal;)*) => {$(
         $(#[$doc])*
-        #[expect(missing_docs, clippy::all, reason = "generated code; its source is /proto")]
-        #[expect(clippy::allow_attributes_without_reason, reason = "generated code; its source is /proto")]
+        #[allow(clippy::allow_attributes_without_reason, reason = "generated code; its source is /proto")]
         pub mod $name {
             tonic::include_proto!($package);
         }

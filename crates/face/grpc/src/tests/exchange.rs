@@ -1,0 +1,81 @@
+//! A whole delivery over the wire.
+
+use huitong_catalog::CatalogPeer;
+use huitong_contract::ContractPeer;
+use huitong_contract::{AcceptCounter, State, Terms};
+use huitong_ids::{ContractId, DataId};
+use huitong_proof::Clock;
+use huitong_transfer::{FromConsumer, StartTransfer, TransferPeer, TransferState};
+use tokio::sync::mpsc;
+use tonic::Code;
+
+use super::Space;
+use crate::peer_routes;
+use crate::proto::transfer::transfer_service_client::TransferServiceClient;
+use crate::proto::transfer::{ExchangeRequest, Want, exchange_request};
+
+impl Space {
+    /// A contract in force about the product.
+    pub(super) async fn contract(&self, product: &DataId) -> ContractId {
+        let consumer = &self.consumer;
+        let resolved = consumer.peers.resolve(self.registrar(), product).await.unwrap();
+        let now = self.nodes.clock.now();
+        let found = resolved.verify(product, &consumer.node.standing.directory, now).unwrap();
+        let terms = consumer.peers.standing_terms(self.provider.id(), product).await.unwrap();
+        let terms = Terms::decode(&terms).unwrap();
+        let provider = (found.provider, found.credential);
+        let id = [3; 16];
+        consumer.contracts.request(id, provider, terms, AcceptCounter::No).await.unwrap();
+        self.settle().await;
+        let negotiation = consumer.contracts.negotiation(&id).unwrap().unwrap();
+        assert_eq!(negotiation.state, State::Finalized);
+        negotiation.contract.unwrap()
+    }
+}
+
+#[tokio::test]
+async fn bytes_arrive_and_both_sides_have_their_proofs() {
+    let space = Space::new().await;
+    let content: Vec<u8> = (0..(3 << 20) + 17_u32).map(|at| (at % 251) as u8).collect();
+    let product = space.publish(&content).await;
+    let contract = space.contract(&product).await;
+    let consumer = &space.consumer;
+    let id = [5; 16];
+    let start = StartTransfer { id, contract, product: None, directory: None };
+    consumer.transfers.start(start).await.unwrap();
+    consumer.transfers.run(&id, &consumer.peers).await.unwrap();
+    let transfer = consumer.transfers.transfer(&id).unwrap().unwrap();
+    assert_eq!(transfer.state, TransferState::Completed, "{}: {}", transfer.code, transfer.reason);
+    assert_eq!(std::fs::read(transfer.path.unwrap()).unwrap(), content);
+    for side in [consumer, &space.provider] {
+        side.transfers.collect(&id, &side.peers).await.unwrap();
+        assert!(side.transfers.transfer(&id).unwrap().unwrap().proven);
+        assert!(!side.transfers.receipt(&id).await.unwrap().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn an_exchange_without_a_contract_ends_without_bytes() {
+    let space = Space::new().await;
+    let product = space.publish(b"rain").await;
+    let contract = space.contract(&product).await;
+    let (frames, outgoing) = mpsc::channel(1);
+    let mut answers = space.consumer.peers.exchange(space.provider.id(), outgoing).await.unwrap();
+    // A statement where a want is expected.
+    frames.send(FromConsumer::Statement(contract.to_string().into_bytes().into())).await.unwrap();
+    let mut statements = 0;
+    while let Some(Ok(frame)) = answers.recv().await {
+        assert!(matches!(frame, huitong_transfer::FromProvider::Statement(_)), "{frame:?}");
+        statements += 1;
+    }
+    assert!(statements <= 1);
+}
+
+#[tokio::test]
+async fn a_stranger_gets_no_exchange() {
+    let space = Space::new().await;
+    let mut client = TransferServiceClient::new(peer_routes(space.provider.services()).into_axum_router());
+    let want = ExchangeRequest { frame: Some(exchange_request::Frame::Want(Want::default())) };
+    let status = client.exchange(tokio_stream::iter([want])).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unauthenticated);
+}

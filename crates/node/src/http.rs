@@ -1,0 +1,132 @@
+//! `/healthz`, `/readyz` and `/metrics` for supervisors and monitoring, in plain HTTP on loopback.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use huitong_contract::Side;
+use huitong_identity::{ServiceError, Standing};
+use huitong_store::outbox;
+use huitong_transfer::Transfers;
+use metrics::gauge;
+
+use crate::health::Health;
+use crate::listener::Connections;
+use crate::metrics::Metrics;
+
+/// Most rows that one reading of the metrics looks at in each table.
+const MOST_ROWS: usize = 1_000;
+
+/// What the endpoints tell about.
+#[derive(Clone)]
+pub(crate) struct Observed {
+    pub(crate) health: Health,
+    pub(crate) standing: Standing,
+    pub(crate) transfers: Option<Transfers>,
+    pub(crate) connections: Connections,
+    pub(crate) metrics: Metrics,
+}
+
+pub(crate) fn router(observed: Observed) -> Router {
+    Router::new()
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics_text))
+        .with_state(Arc::new(observed))
+}
+
+async fn healthz(State(observed): State<Arc<Observed>>) -> impl IntoResponse {
+    answer(observed.health.alive(), Vec::new())
+}
+
+async fn readyz(State(observed): State<Arc<Observed>>) -> impl IntoResponse {
+    answer(observed.health.ready(), observed.health.complaints())
+}
+
+fn answer(state: Result<(), String>, complaints: Vec<String>) -> (StatusCode, String) {
+    let (code, mut text) = match state {
+        Ok(()) => (StatusCode::OK, "ok\n".to_owned()),
+        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
+    };
+    for complaint in complaints {
+        text.push_str(&complaint);
+        text.push('\n');
+    }
+    (code, text)
+}
+
+async fn metrics_text(State(observed): State<Arc<Observed>>) -> impl IntoResponse {
+    // Reading tables blocks for as long as the disk does.
+    let gathered = tokio::task::spawn_blocking(move || observed.gather()).await;
+    match gathered {
+        Ok(text) => {
+            (StatusCode::OK, [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
+        }
+        Err(error) => (
+            StatusCode::INTERNAL_SERVER_ERROR,
+            [(header::CONTENT_TYPE, "text/plain; charset=utf-8")],
+            format!("{error}\n"),
+        ),
+    }
+}
+
+impl Observed {
+    fn gather(&self) -> String {
+        if let Err(error) = self.set_gauges() {
+            tracing::warn!(%error, "some metrics could not be read");
+        }
+        self.metrics.render()
+    }
+
+    fn set_gauges(&self) -> Result<(), ServiceError> {
+        let Standing { ledger, directory, .. } = &self.standing;
+        let now = ledger.clock().now();
+        let set = |name: &'static str, value: f64| self.metrics.record(|| gauge!(name).set(value));
+        set("huitong_up", if self.health.alive().is_ok() { 1.0 } else { 0.0 });
+        set("huitong_ready", if self.health.ready().is_ok() { 1.0 } else { 0.0 });
+        set("huitong_status_list_age_seconds", now.saturating_since(directory.confirmed()).as_secs_f64());
+        set("huitong_peer_connections", number(self.connections.count()));
+        if let Some(bytes) = resident_bytes() {
+            set("huitong_process_resident_bytes", bytes);
+        }
+        let view = ledger.store().view();
+        set("huitong_ledger_statements", ledger.size(&view)? as f64);
+        set("huitong_outbox_dead", number(outbox::dead(&view, 0, MOST_ROWS)?.len()));
+        set("huitong_outbox_pending", number(outbox::pending(&view, None, MOST_ROWS)?.len()));
+        if let Some(transfers) = &self.transfers {
+            let mut counts: HashMap<(&'static str, &'static str), usize> = HashMap::new();
+            for transfer in transfers.list(MOST_ROWS)? {
+                let side = match transfer.side {
+                    Side::Provider => "provider",
+                    Side::Consumer => "consumer",
+                };
+                *counts.entry((side, transfer.state.name())).or_default() += 1;
+            }
+            for side in ["provider", "consumer"] {
+                for state in ["REQUESTED", "STARTED", "COMPLETED", "TERMINATED"] {
+                    let count = counts.get(&(side, state)).copied().unwrap_or(0);
+                    self.metrics.record(|| {
+                        gauge!("huitong_transfers", "side" => side, "state" => state).set(number(count));
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Memory of this process that is in RAM.
+fn resident_bytes() -> Option<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kibibytes: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kibibytes * 1024.0)
+}
+
+fn number(count: usize) -> f64 {
+    count as f64
+}

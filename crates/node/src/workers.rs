@@ -1,0 +1,133 @@
+//! What a node does by itself. Every worker wakes on commits, so that nothing waits for a timer that could go at once.
+
+mod outbox;
+mod refusals;
+mod transfers;
+
+use std::time::Duration;
+
+use huitong_catalog::Shelf;
+use huitong_contract::Contracts;
+use huitong_grpc::Peers;
+use huitong_identity::{Standing, report_address, workers::follow_once};
+use huitong_ids::NodeId;
+use huitong_transfer::Transfers;
+use tokio::sync::mpsc;
+
+use crate::listener::Connections;
+use crate::supervisor::{Round, Stopping, Supervisor};
+use crate::tls::RefusedNode;
+
+/// Longest pause of a worker whose failures are this node's own.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// A node that has lost its registrar wants it back soon: every minute without it counts.
+const LONGEST_TRUST_PAUSE: Duration = Duration::from_secs(5);
+const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What the workers work with.
+#[derive(Clone)]
+pub(crate) struct Work {
+    pub(crate) standing: Standing,
+    pub(crate) peers: Peers,
+    pub(crate) shelf: Option<Shelf>,
+    pub(crate) contracts: Option<Contracts>,
+    pub(crate) transfers: Option<Transfers>,
+    pub(crate) max_concurrent_transfers: usize,
+    pub(crate) connections: Connections,
+    /// `host:port` that other nodes are told.
+    pub(crate) address: String,
+}
+
+/// Starts all workers of a node. `arrivals` names nodes that have just connected, `refused` those that were refused.
+pub(crate) fn spawn(
+    supervisor: &Supervisor,
+    work: &Work,
+    arrivals: mpsc::Receiver<NodeId>,
+    refused: mpsc::Receiver<RefusedNode>,
+) {
+    spawn_each(supervisor, "connections", LONGEST_PAUSE, work, |work| async move {
+        end_revoked_connections(&work).await
+    });
+    spawn_each(supervisor, "checkpoint", LONGEST_PAUSE, work, |work| async move { checkpoint(&work).await });
+    refusals::spawn(supervisor, work.standing.clone(), refused);
+    if work.standing.membership.is_registrar() {
+        return;
+    }
+    spawn_each(supervisor, "trust", LONGEST_TRUST_PAUSE, work, |work| async move {
+        follow_once(&work.standing, &work.peers).await.map_err(|error| error.to_string())?;
+        Err("the registrar ended the connection".to_owned())
+    });
+    spawn_each(supervisor, "address", LONGEST_PAUSE, work, |work| async move {
+        report_address(&work.standing, &work.address).await.map_err(|error| error.to_string())?;
+        Ok(Round::Done)
+    });
+    outbox::spawn(supervisor, work.clone(), arrivals);
+    if let Some(transfers) = &work.transfers {
+        transfers::spawn_runner(supervisor, work, transfers.clone());
+        transfers::spawn_collector(supervisor, work, transfers.clone());
+    }
+}
+
+fn spawn_each<R>(
+    supervisor: &Supervisor,
+    name: &'static str,
+    longest_pause: Duration,
+    work: &Work,
+    round: impl Fn(Work) -> R + Send + 'static,
+) where
+    R: Future<Output = Result<Round, String>> + Send,
+{
+    let work = work.clone();
+    supervisor.spawn(name, Stopping::AtOnce, longest_pause, move || round(work.clone()));
+}
+
+/// A revoked node's open connections end as soon as we learn of it; an expired one's at the next look.
+async fn end_revoked_connections(work: &Work) -> Result<Round, String> {
+    const LOOK: Duration = Duration::from_secs(10);
+    let mut changes = work.standing.directory.changes();
+    loop {
+        changes.borrow_and_update();
+        let ended = work.connections.end_revoked(&work.standing);
+        if ended > 0 {
+            tracing::info!(connections = ended, "ended connections of nodes that no longer count");
+        }
+        tokio::select! {
+            changed = changes.changed() => changed.map_err(|_| "the trust view is gone".to_owned())?,
+            () = tokio::time::sleep(LOOK) => {}
+        }
+    }
+}
+
+/// Signs a checkpoint each second in which the ledger has grown, so that receipts do not wait for one.
+async fn checkpoint(work: &Work) -> Result<Round, String> {
+    let ledger = &work.standing.ledger;
+    let mut commits = ledger.store().commits();
+    loop {
+        commits.borrow_and_update();
+        let view = ledger.store().view();
+        let size = ledger.size(&view).map_err(|error| error.to_string())?;
+        let signed = ledger.latest_checkpoint(&view).map_err(|error| error.to_string())?;
+        if signed.is_none_or(|signed| signed.checkpoint.size < size) {
+            ledger.checkpoint().await.map_err(|error| error.to_string())?;
+        }
+        tokio::time::sleep(CHECKPOINT_INTERVAL).await;
+        commits.changed().await.map_err(|_| "the store is closed".to_owned())?;
+    }
+}
+
+/// The pause after a number of failed tries: `first` doubled each time, at most `longest`.
+fn backoff(first: Duration, longest: Duration, failures: u32) -> Duration {
+    first.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1).min(31))).min(longest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_and_are_bounded() {
+        let (first, longest) = (Duration::from_millis(200), Duration::from_secs(30));
+        let pauses: Vec<_> = [1, 2, 3, 8, 9, u32::MAX].map(|n| backoff(first, longest, n).as_millis()).into();
+        assert_eq!(pauses, [200, 400, 800, 25_600, 30_000, 30_000]);
+    }
+}

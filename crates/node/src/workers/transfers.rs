@@ -1,0 +1,151 @@
+//! Runs the consumer's transfers and collects the other ledger's proofs of those that are complete.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use huitong_grpc::Peers;
+use huitong_identity::{Delivery, Standing};
+use huitong_transfer::Transfers;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{LONGEST_PAUSE, Work, backoff};
+use crate::supervisor::{Round, Stopping, Supervisor};
+
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_RUN_PAUSE: Duration = Duration::from_secs(10);
+/// Collections that run at the same time; each is one small call.
+const MOST_COLLECTIONS: usize = 8;
+
+type Id = [u8; 16];
+
+/// Runs what wants to move, at most `max_concurrent` at a time. A stopping node lets running transfers go on.
+pub(super) fn spawn_runner(supervisor: &Supervisor, work: &Work, transfers: Transfers) {
+    let (standing, peers, most) = (work.standing.clone(), work.peers.clone(), work.max_concurrent_transfers);
+    let drain = supervisor.draining().clone();
+    supervisor.spawn("transfers", Stopping::Drains, LONGEST_PAUSE, move || {
+        let attempts = Attempts {
+            list: {
+                let transfers = transfers.clone();
+                move || transfers.runnable().map_err(|error| error.to_string())
+            },
+            one: {
+                let (transfers, peers) = (transfers.clone(), peers.clone());
+                move |id: Id| {
+                    let (transfers, peers): (Transfers, Peers) = (transfers.clone(), peers.clone());
+                    async move { transfers.run(&id, &peers).await }
+                }
+            },
+            most,
+            longest_pause: LONGEST_RUN_PAUSE,
+        };
+        attempts.run(standing.clone(), drain.clone())
+    });
+}
+
+/// Collects proofs until every completed transfer has them.
+pub(super) fn spawn_collector(supervisor: &Supervisor, work: &Work, transfers: Transfers) {
+    let (standing, peers) = (work.standing.clone(), work.peers.clone());
+    let drain = supervisor.draining().clone();
+    supervisor.spawn("evidence", Stopping::AtOnce, LONGEST_PAUSE, move || {
+        let attempts = Attempts {
+            list: {
+                let transfers = transfers.clone();
+                move || transfers.unproven().map_err(|error| error.to_string())
+            },
+            one: {
+                let (transfers, peers) = (transfers.clone(), peers.clone());
+                move |id: Id| {
+                    let (transfers, peers): (Transfers, Peers) = (transfers.clone(), peers.clone());
+                    async move { transfers.collect(&id, &peers).await }
+                }
+            },
+            most: MOST_COLLECTIONS,
+            longest_pause: LONGEST_PAUSE,
+        };
+        attempts.run(standing.clone(), drain.clone())
+    });
+}
+
+/// Tries of many things side by side, each with its own pauses.
+struct Attempts<L, O> {
+    /// What wants to be tried.
+    list: L,
+    /// One try.
+    one: O,
+    most: usize,
+    longest_pause: Duration,
+}
+
+impl<L, O, F> Attempts<L, O>
+where
+    L: Fn() -> Result<Vec<Id>, String>,
+    O: Fn(Id) -> F,
+    F: Future<Output = Result<(), Delivery>> + Send + 'static,
+{
+    async fn run(self, standing: Standing, drain: CancellationToken) -> Result<Round, String> {
+        let mut commits = standing.ledger.store().commits();
+        // Dropping the set ends its tasks: nothing outlives the round.
+        let mut running: JoinSet<(Id, Result<(), Delivery>)> = JoinSet::new();
+        let mut busy: HashSet<Id> = HashSet::new();
+        let mut waiting: HashMap<Id, Pause> = HashMap::new();
+        while !(drain.is_cancelled() && running.is_empty()) {
+            commits.borrow_and_update();
+            let mut wait = LONGEST_PAUSE;
+            if !drain.is_cancelled() {
+                let wanted = (self.list)()?;
+                waiting.retain(|id, _| wanted.contains(id));
+                let now = Instant::now();
+                for id in wanted {
+                    if busy.contains(&id) {
+                        continue;
+                    }
+                    if let Some(left) = waiting.get(&id).map(|pause| pause.until.duration_since(now))
+                        && !left.is_zero()
+                    {
+                        wait = wait.min(left);
+                        continue;
+                    }
+                    if busy.len() >= self.most {
+                        break;
+                    }
+                    busy.insert(id);
+                    let attempt = (self.one)(id);
+                    running.spawn(async move { (id, attempt.await) });
+                }
+            }
+            tokio::select! {
+                changed = commits.changed() => changed.map_err(|_| "the store is closed".to_owned())?,
+                () = drain.cancelled(), if !drain.is_cancelled() => {}
+                Some(ended) = running.join_next() => {
+                    let (id, result) = ended.map_err(|error| error.to_string())?;
+                    busy.remove(&id);
+                    self.note(&mut waiting, id, result);
+                }
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+        Ok(Round::Done)
+    }
+
+    fn note(&self, waiting: &mut HashMap<Id, Pause>, id: Id, result: Result<(), Delivery>) {
+        match result {
+            Ok(()) => {
+                waiting.remove(&id);
+            }
+            // Its consequence is recorded; what still wants to move after that is tried as after any failure.
+            Err(Delivery::Dead(reason) | Delivery::Retry(reason)) => {
+                tracing::debug!(%reason, "tried again later unless it has ended");
+                let failures = waiting.get(&id).map_or(1, |pause| pause.failures.saturating_add(1));
+                let until = Instant::now() + backoff(FIRST_PAUSE, self.longest_pause, failures);
+                waiting.insert(id, Pause { until, failures });
+            }
+        }
+    }
+}
+
+struct Pause {
+    until: Instant,
+    failures: u32,
+}
