@@ -41,9 +41,14 @@ pub(crate) struct Admin {
 impl Admin {
     /// Connects to the node that `--admin` or the configuration names. A node that does not answer is an error at once.
     pub(crate) async fn open(global: &Global, output: Output) -> Result<Self, Failure> {
-        let admin = Self::at(socket_of(global)?, output);
+        let admin = Self::of(global, output)?;
         admin.connect_once().await?;
         Ok(admin)
+    }
+
+    /// A client of the node that `--admin` or the configuration names, which need not run yet.
+    pub(crate) fn of(global: &Global, output: Output) -> Result<Self, Failure> {
+        Ok(Self::at(socket_of(global)?, output))
     }
 
     /// A client of this socket, which nobody needs to listen on yet.
@@ -196,7 +201,8 @@ fn not_running(socket: &Path, error: &io::Error) -> Failure {
         io::ErrorKind::PermissionDenied => {
             "run this as the user that runs the node; nobody else may use its admin socket".to_owned()
         }
-        _ => "start the node with `huitong serve -c FILE`, or name its socket with --config or --admin".to_owned(),
+        _ => "start the node with `huitong serve -c FILE`, or name its socket with --config or --admin"
+            .to_owned(),
     };
     Failure::new(
         Exit::NotRunning,

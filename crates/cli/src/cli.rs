@@ -69,7 +69,11 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Outbox(Outbox),
     /// What the node is and how it is.
-    Status,
+    Status {
+        /// Wait until the node takes work, for a minute at most.
+        #[arg(long)]
+        wait: bool,
+    },
     /// Print the completion script of a shell.
     Completion {
         /// The shell.
@@ -381,11 +385,46 @@ fn duration(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::CommandFactory as _;
 
     #[test]
     fn the_command_line_is_consistent() {
-        use clap::CommandFactory as _;
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_reference_names_every_command_and_option() {
+        let reference = include_str!("../../../docs/cli.md");
+        let mut missing = Vec::new();
+        let mut open = vec![(String::from("huitong"), Cli::command())];
+        while let Some((path, command)) = open.pop() {
+            let commands = command.get_subcommands().filter(|one| one.get_name() != "help");
+            open.extend(commands.map(|one| (format!("{path} {}", one.get_name()), one.clone())));
+            let section: Vec<_> =
+                reference.lines().filter(|line| line.contains(&format!("`{path}"))).collect();
+            if section.is_empty() {
+                missing.push(path.clone());
+            }
+            for option in command.get_arguments().filter(|one| !one.is_hide_set() && !one.is_global_set()) {
+                let Some(long) = option.get_long().filter(|&long| long != "help" && long != "version") else {
+                    continue;
+                };
+                if !section.iter().any(|line| line.contains(&format!("--{long}"))) {
+                    missing.push(format!("{path} --{long}"));
+                }
+            }
+        }
+        assert!(missing.is_empty(), "docs/cli.md lacks {missing:?}");
+    }
+
+    #[test]
+    fn the_exit_codes_are_documented_alike() {
+        let page = include_str!("../../../docs/exit-codes.md");
+        for code in (0..=7).chain(10..=18) {
+            assert!(page.contains(&format!("\n| {code} |")), "docs/exit-codes.md lacks {code}");
+            let shown = EXIT_CODES.split_whitespace().any(|word| word == code.to_string());
+            assert!(shown, "--help lacks {code}");
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod transfer;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{CommandFactory as _, Parser as _};
 use huitong_node::Config;
@@ -24,6 +25,9 @@ use crate::cli::{Cli, Command, CompletionShell, Global};
 use crate::exit::{Exit, Failure};
 use crate::output::{Output, moment};
 use crate::{demo, operations, views};
+
+/// How long `status --wait` waits.
+const READY_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Reads the command line, runs the command, and gives the exit code.
 pub(crate) fn run() -> ExitCode {
@@ -63,14 +67,18 @@ async fn dispatch(cli: Cli, output: Output) -> Result<ExitCode, Failure> {
         Command::Receipt(command) => return receipt::run(command, &global, output).await,
         Command::Ledger(command) => ledger::run(&command, &global, output).await?,
         Command::Outbox(_) => ledger::outbox(&global, output).await?,
-        Command::Status => status(&global, output).await?,
+        Command::Status { wait } => status(wait, &global, output).await?,
         Command::Completion { shell } => completion(shell),
     }
     Ok(ExitCode::SUCCESS)
 }
 
-async fn status(global: &Global, output: Output) -> Result<(), Failure> {
-    let status = Admin::open(global, output).await?.impatient().status().await?;
+async fn status(wait: bool, global: &Global, output: Output) -> Result<(), Failure> {
+    let status = if wait {
+        operations::ready(&Admin::of(global, output)?, READY_PATIENCE).await?
+    } else {
+        Admin::open(global, output).await?.impatient().status().await?
+    };
     output.result(&views::status(&status), || {
         let ready = if status.ready { "yes".to_owned() } else { format!("no: {}", status.not_ready_reason) };
         format!(
@@ -118,7 +126,7 @@ pub(crate) fn config_path(global: &Global) -> Result<PathBuf, Failure> {
         .ok_or_else(|| {
             Failure::new(
                 Exit::Start(10),
-                "config.missing",
+                "start.config",
                 "there is neither ./node.toml nor /etc/huitong/node.toml",
                 "name the file with --config; `huitong config show-default` prints one to start from",
             )
@@ -128,7 +136,7 @@ pub(crate) fn config_path(global: &Global) -> Result<PathBuf, Failure> {
 /// Reads and checks the configuration.
 pub(crate) fn load_config(global: &Global) -> Result<Config, Failure> {
     Config::read(&config_path(global)?)
-        .map_err(|error| Failure::new(Exit::Start(10), "config", error.to_string(), ""))
+        .map_err(|error| Failure::from_sentence(Exit::Start(10), "start.config", &error.to_string()))
 }
 
 /// A file's bytes, or stdin's for `-`; at most `limit`.
@@ -137,8 +145,7 @@ pub(crate) fn read_input(path: &Path, limit: u64) -> Result<Vec<u8>, Failure> {
     let read = if path == Path::new("-") {
         std::io::stdin().lock().take(limit.saturating_add(1)).read_to_end(&mut bytes)
     } else {
-        std::fs::File::open(path)
-            .and_then(|file| file.take(limit.saturating_add(1)).read_to_end(&mut bytes))
+        std::fs::File::open(path).and_then(|file| file.take(limit.saturating_add(1)).read_to_end(&mut bytes))
     };
     let unreadable = |message: String| {
         Failure::new(Exit::Unreadable, "file.unreadable", message, "check the path and its permissions")

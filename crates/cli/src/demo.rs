@@ -83,8 +83,7 @@ impl Stage {
             return Ok(Self { path: directory.path().to_owned(), temporary: Some(directory) });
         };
         std::fs::create_dir_all(wanted).map_err(|error| Failure::file("make", wanted, &error))?;
-        let mut entries =
-            std::fs::read_dir(wanted).map_err(|error| Failure::file("read", wanted, &error))?;
+        let mut entries = std::fs::read_dir(wanted).map_err(|error| Failure::file("read", wanted, &error))?;
         if entries.next().is_some() {
             return Err(Failure::failed(
                 "demo.dir",

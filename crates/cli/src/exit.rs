@@ -18,13 +18,11 @@ pub(crate) const EXIT_CODES: &str = "Exit codes:
   7  the node is not running       17  enrolment was refused
                                    18  another start error";
 
-/// The exit codes a command chooses from.
+/// The exit codes a command chooses from. 2, wrong usage, is the argument parser's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Exit {
     /// Something went wrong that has no code of its own.
     Failed,
-    /// The command line does not make sense.
-    Usage,
     /// A receipt is proven wrong.
     ReceiptInvalid,
     /// A receipt lacks something.
@@ -44,7 +42,6 @@ impl Exit {
     pub(crate) fn code(self) -> u8 {
         match self {
             Self::Failed => 1,
-            Self::Usage => 2,
             Self::ReceiptInvalid => 3,
             Self::ReceiptIncomplete => 4,
             Self::Unreadable => 5,
@@ -87,9 +84,10 @@ impl Failure {
         Self::new(Exit::Failed, code, message, next)
     }
 
-    /// A value on the command line that cannot be what it should be.
-    pub(crate) fn usage(message: impl Into<String>) -> Self {
-        Self::new(Exit::Usage, "usage", message, "see the command's --help")
+    /// From a message that ends in `; next step`, as those of the node's start do.
+    pub(crate) fn from_sentence(exit: Exit, code: impl Into<String>, sentence: &str) -> Self {
+        let (message, next) = sentence.rsplit_once("; ").unwrap_or((sentence, ""));
+        Self::new(exit, code, message, next)
     }
 
     /// A file that could not be read or written.

@@ -12,8 +12,8 @@ use uuid::Uuid;
 use crate::admin::{Admin, Client};
 use crate::exit::{Exit, Failure};
 
-/// How often a state is asked for where the interface has no stream of it.
-const POLL: Duration = Duration::from_millis(20);
+/// How often a node that starts is asked whether it is ready.
+const READY_POLL: Duration = Duration::from_millis(10);
 
 /// A fresh operation id.
 pub(crate) fn new_id() -> Uuid {
@@ -42,18 +42,39 @@ pub(crate) fn absolute(path: &Path) -> Result<String, Failure> {
     })
 }
 
-/// Publishes and waits until the product is listed. `progress` hears of bytes hashed and of all bytes.
+/// Waits until the node takes work; gives its account of itself.
+pub(crate) async fn ready(admin: &Admin, patience: Duration) -> Result<api::GetStatusResponse, Failure> {
+    let deadline = Instant::now() + patience;
+    let probe = admin.clone().impatient();
+    loop {
+        let failure = match probe.status().await {
+            Ok(status) if status.ready => return Ok(status),
+            Ok(status) => Failure::failed(
+                "node.not-ready",
+                format!("the node is not ready: {}", status.not_ready_reason),
+                "look at the node's log, or run `huitong doctor`",
+            ),
+            Err(failure) => failure,
+        };
+        if Instant::now() >= deadline {
+            return Err(failure);
+        }
+        sleep(READY_POLL).await;
+    }
+}
+
+/// Publishes and waits until the product is listed. `progress` hears how many bytes are hashed.
 pub(crate) async fn publish(
     admin: &Admin,
     request: api::PublishRequest,
-    mut progress: impl FnMut(u64, u64),
+    mut progress: impl FnMut(u64),
 ) -> Result<api::Publication, Failure> {
     let publication = admin
         .watch(
             async |mut client: Client| client.publish(request.clone()).await,
             |answer: api::PublishResponse| {
                 let Some(publication) = answer.publication else { return ControlFlow::Continue(()) };
-                progress(answer.bytes_hashed, publication.size);
+                progress(answer.bytes_hashed);
                 match publication.state.as_str() {
                     "listed" | "failed" => ControlFlow::Break(publication),
                     _ => ControlFlow::Continue(()),
@@ -156,29 +177,9 @@ pub(crate) async fn decide(
         decision: decision.into(),
         reason: reason.to_owned(),
     };
-    let decided = admin.call(async |mut client: Client| client.decide_negotiation(request.clone()).await).await;
-    match decided {
-        Ok(answer) => answer.negotiation.ok_or_else(|| missing("negotiation")),
-        // The answer to an earlier try may have been lost with the node: then the decision is already made.
-        Err(failure) if failure.exit == Exit::Refused => {
-            let now = match Uuid::from_slice(id) {
-                Ok(id) => negotiation(admin, id).await?,
-                Err(_) => return Err(failure),
-            };
-            if is_decided(&now, decision) { Ok(now) } else { Err(failure) }
-        }
-        Err(failure) => Err(failure),
-    }
-}
-
-fn is_decided(negotiation: &api::Negotiation, decision: api::NegotiationDecision) -> bool {
-    let state = negotiation.state.as_str();
-    match decision {
-        api::NegotiationDecision::Unspecified => false,
-        api::NegotiationDecision::Accept => matches!(state, "ACCEPTED" | "AGREED" | "VERIFIED" | "FINALIZED"),
-        api::NegotiationDecision::Approve => matches!(state, "AGREED" | "VERIFIED" | "FINALIZED"),
-        api::NegotiationDecision::Terminate => state == "TERMINATED",
-    }
+    let answer =
+        admin.call(async |mut client: Client| client.decide_negotiation(request.clone()).await).await?;
+    answer.negotiation.ok_or_else(|| missing("negotiation"))
 }
 
 /// Starts a transfer and follows it to its end, which may be a refusal: look at its state.
@@ -188,8 +189,7 @@ pub(crate) async fn fetch(
     mut progress: impl FnMut(&api::Transfer),
 ) -> Result<api::Transfer, Failure> {
     let id = request.id.clone();
-    let started =
-        admin.call(async |mut client: Client| client.start_transfer(request.clone()).await).await?;
+    let started = admin.call(async |mut client: Client| client.start_transfer(request.clone()).await).await?;
     started.transfer.ok_or_else(|| missing("transfer"))?;
     admin
         .watch(
@@ -225,13 +225,19 @@ pub(crate) async fn transfer(admin: &Admin, id: Uuid) -> Result<api::Transfer, F
 /// Waits until both ledgers' proofs of a completed transfer are here, so that its receipt is complete.
 /// Gives the transfer as it is when `patience` is over.
 pub(crate) async fn proven(admin: &Admin, id: Uuid, patience: Duration) -> Result<api::Transfer, Failure> {
-    let deadline = Instant::now() + patience;
-    loop {
-        let transfer = transfer(admin, id).await?;
-        if transfer.proven || transfer.state == "TERMINATED" || Instant::now() >= deadline {
-            return Ok(transfer);
-        }
-        sleep(POLL).await;
+    let request = api::WatchTransferRequest { id: id_bytes(id).into() };
+    let watching = admin.watch(
+        async |mut client: Client| client.watch_transfer(request.clone()).await,
+        |answer: api::WatchTransferResponse| match answer.transfer {
+            Some(transfer) if transfer.proven || transfer.state == "TERMINATED" => {
+                ControlFlow::Break(transfer)
+            }
+            _ => ControlFlow::Continue(()),
+        },
+    );
+    match timeout(patience, watching).await {
+        Ok(transfer) => transfer,
+        Err(_) => transfer(admin, id).await,
     }
 }
 
@@ -244,9 +250,8 @@ pub(crate) async fn receipt(admin: &Admin, id: Uuid) -> Result<Vec<u8>, Failure>
 
 /// The trust file's text.
 pub(crate) async fn trust(admin: &Admin) -> Result<String, Failure> {
-    let answer = admin
-        .call(async |mut client: Client| client.export_trust(api::ExportTrustRequest {}).await)
-        .await?;
+    let answer =
+        admin.call(async |mut client: Client| client.export_trust(api::ExportTrustRequest {}).await).await?;
     Ok(answer.json)
 }
 

@@ -371,14 +371,29 @@ impl Raw {
             "function" => function_node(&identity, &listen)?,
             "connector" => connector(&identity, &listen, base)?,
             other => {
-                return Err(value("node.role", other, "\"connector\" or \"function\"", "choose one of the two"));
+                return Err(value(
+                    "node.role",
+                    other,
+                    "\"connector\" or \"function\"",
+                    "choose one of the two",
+                ));
             }
         };
         let config = Config {
             role,
             domain: identity.domain,
-            status_max_age: seconds("identity.status_max_age_seconds", identity.status_max_age_seconds, 5, 604_800)?,
-            max_clock_skew: seconds("identity.max_clock_skew_seconds", identity.max_clock_skew_seconds, 1, 86_400)?,
+            status_max_age: seconds(
+                "identity.status_max_age_seconds",
+                identity.status_max_age_seconds,
+                5,
+                604_800,
+            )?,
+            max_clock_skew: seconds(
+                "identity.max_clock_skew_seconds",
+                identity.max_clock_skew_seconds,
+                1,
+                86_400,
+            )?,
             listen: Listen {
                 peers: socket("listen.peers", &listen.peers)?,
                 http: http_address(&listen)?,
@@ -398,7 +413,12 @@ impl Raw {
                     1,
                     300,
                 )?,
-                drain_timeout: seconds("limits.drain_timeout_seconds", limits.drain_timeout_seconds, 0, 3_600)?,
+                drain_timeout: seconds(
+                    "limits.drain_timeout_seconds",
+                    limits.drain_timeout_seconds,
+                    0,
+                    3_600,
+                )?,
             },
             approval: match contract.approval.as_str() {
                 "automatic" => Approval::Automatic,
@@ -414,7 +434,12 @@ impl Raw {
             },
             received_dir: match transfer.received_dir.as_str() {
                 "" => {
-                    return Err(value("transfer.received_dir", "", "a directory", "name where received files go"));
+                    return Err(value(
+                        "transfer.received_dir",
+                        "",
+                        "a directory",
+                        "name where received files go",
+                    ));
                 }
                 directory => data_dir.join(directory),
             },
@@ -422,7 +447,12 @@ impl Raw {
             log: Log {
                 level: match log.level.as_str() {
                     "" => {
-                        return Err(value("log.level", "", "a level such as \"info\"", "set one, or remove the key"));
+                        return Err(value(
+                            "log.level",
+                            "",
+                            "a level such as \"info\"",
+                            "set one, or remove the key",
+                        ));
                     }
                     level => level.to_owned(),
                 },
@@ -430,7 +460,12 @@ impl Raw {
                     "text" => LogFormat::Text,
                     "json" => LogFormat::Json,
                     other => {
-                        return Err(value("log.format", other, "\"text\" or \"json\"", "choose one of the two"));
+                        return Err(value(
+                            "log.format",
+                            other,
+                            "\"text\" or \"json\"",
+                            "choose one of the two",
+                        ));
                     }
                 },
             },
@@ -446,7 +481,12 @@ fn function_node(identity: &RawIdentity, listen: &RawListen) -> Result<NodeRole,
         ("identity.invite_file", &identity.invite_file),
     ] {
         if !set.is_empty() {
-            return Err(value(key, set, "nothing in a function node", "remove it, or set node.role = \"connector\""));
+            return Err(value(
+                key,
+                set,
+                "nothing in a function node",
+                "remove it, or set node.role = \"connector\"",
+            ));
         }
     }
     let entity = EntityCode::parse_organisation(&identity.entity).map_err(|error| {
@@ -680,7 +720,8 @@ mod tests {
 
     #[test]
     fn a_connector() {
-        let config = read(&format!("{CONNECTOR}\nidentity.domain = \"::1\"\nidentity.invite_file = \"i\"")).unwrap();
+        let config =
+            read(&format!("{CONNECTOR}\nidentity.domain = \"::1\"\nidentity.invite_file = \"i\"")).unwrap();
         let NodeRole::Connector(connector) = &config.role else { panic!("{:?}", config.role) };
         assert_eq!(connector.invite_file.as_deref(), Some(Path::new("/base/i")));
         assert_eq!(config.advertised(7443), "[::1]:7443");
@@ -703,7 +744,11 @@ mod tests {
         check(CONNECTOR, "identity.doman = \"x\"", "doman");
         check(CONNECTOR, "identity.domain = \"a b\"", "identity.domain");
         check(CONNECTOR, "identity.entity = \"91440300708461136T\"", "identity.entity");
-        check(CONNECTOR, "identity.status_max_age_seconds = 0", "identity.status_max_age_seconds is 0, expected 5");
+        check(
+            CONNECTOR,
+            "identity.status_max_age_seconds = 0",
+            "identity.status_max_age_seconds is 0, expected 5",
+        );
         check(CONNECTOR, "identity.max_clock_skew_seconds = 0", "identity.max_clock_skew_seconds");
         check(CONNECTOR, "listen.peers = \"localhost:1\"", "listen.peers");
         check(CONNECTOR, "listen.http = \"0.0.0.0:1\"", "listen.http");
@@ -734,7 +779,9 @@ mod tests {
 
     #[test]
     fn http_on_other_addresses_has_to_be_asked_for() {
-        let config = read(&format!("{CONNECTOR}\nlisten = {{ http = \"0.0.0.0:1\", http_allow_any = true }}")).unwrap();
+        let config =
+            read(&format!("{CONNECTOR}\nlisten = {{ http = \"0.0.0.0:1\", http_allow_any = true }}"))
+                .unwrap();
         assert!(config.listen.http.is_some());
         assert!(read(&format!("{CONNECTOR}\nlisten.http = \"\"")).unwrap().listen.http.is_none());
     }

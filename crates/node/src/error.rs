@@ -16,7 +16,9 @@ pub enum StartError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// The configuration contradicts the identity that the data directory holds.
-    #[error("{key} is {configured}, but this data directory belongs to a node with {stored}; correct the key, or use another node.data_dir")]
+    #[error(
+        "{key} is {configured}, but this data directory belongs to a node with {stored}; correct the key, or use another node.data_dir"
+    )]
     OtherIdentity {
         /// The key.
         key: &'static str,
@@ -45,7 +47,9 @@ pub enum StartError {
         reason: String,
     },
     /// The machine's clock cannot be right.
-    #[error("this machine's clock says {now}, but {reason}; set the clock (for example with chrony) and start again")]
+    #[error(
+        "this machine's clock says {now}, but {reason}; set the clock (for example with chrony) and start again"
+    )]
     Clock {
         /// What the clock says.
         now: Timestamp,
@@ -59,7 +63,9 @@ pub enum StartError {
     #[error("{0}")]
     Locked(String),
     /// A connector that nobody has enrolled.
-    #[error("this node is not enrolled: {reason}; ask the registrar's operator for an invite, then run `huitong identity enrol` or set identity.invite_file")]
+    #[error(
+        "this node is not enrolled: {reason}; ask the registrar's operator for an invite, then run `huitong identity enrol` or set identity.invite_file"
+    )]
     NotEnrolled {
         /// What is missing.
         reason: String,
@@ -73,7 +79,9 @@ pub enum StartError {
         reason: String,
     },
     /// The registrar did not answer.
-    #[error("the registrar at {registrar} cannot be reached: {reason}; check the address, the network and that it runs, then try again")]
+    #[error(
+        "the registrar at {registrar} cannot be reached: {reason}; check the address, the network and that it runs, then try again"
+    )]
     RegistrarUnreachable {
         /// `host:port` of the enrolment listener.
         registrar: String,
@@ -129,7 +137,10 @@ impl StartError {
         move |error| Self::Io { what, reason: error.to_string() }
     }
 
-    pub(crate) fn binding(key: &'static str, address: impl std::fmt::Display) -> impl FnOnce(io::Error) -> Self {
+    pub(crate) fn binding(
+        key: &'static str,
+        address: impl std::fmt::Display,
+    ) -> impl FnOnce(io::Error) -> Self {
         let address = address.to_string();
         move |error| match error.kind() {
             io::ErrorKind::AddrInUse => Self::AddressInUse { key, address },
@@ -193,17 +204,17 @@ mod tests {
         check(StartError::binding("listen.peers", "127.0.0.1:1")(denied), "start.io", 18);
         let readable = KeyFileError::Readable { path: path.clone(), mode: 0o644 };
         check(KeyError::from(readable).into(), "start.keys", 12);
-        check(
-            StartError::OtherKeys { directory: path.clone(), reason: "a; b".to_owned() },
-            "start.keys",
-            12,
-        );
+        check(StartError::OtherKeys { directory: path.clone(), reason: "a; b".to_owned() }, "start.keys", 12);
         check(StartError::Clock { now: Timestamp::default(), reason: text() }, "start.clock", 13);
         let damaged = OpenError::Damaged { segment: path.clone(), offset: 1, why: text() };
         check(damaged.into(), "start.damaged", 14);
         check(OpenError::Locked { directory: path, holder: text() }.into(), "start.locked", 15);
         check(StartError::NotEnrolled { reason: text() }, "start.not_enrolled", 16);
-        check(StartError::EnrolmentRefused { registrar: text(), reason: text() }, "start.enrolment_refused", 17);
+        check(
+            StartError::EnrolmentRefused { registrar: text(), reason: text() },
+            "start.enrolment_refused",
+            17,
+        );
         check(
             StartError::RegistrarUnreachable { registrar: text(), reason: text() },
             "start.registrar_unreachable",

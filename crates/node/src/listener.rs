@@ -94,7 +94,8 @@ impl Admit for AdmitPeers {
     type Info = PeerConnection;
 
     fn admit(&self, remote: SocketAddr, chain: Option<&[CertificateDer<'_>]>) -> io::Result<PeerConnection> {
-        let caller = self.tls.caller(chain).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        let caller =
+            self.tls.caller(chain).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         Ok(PeerConnection { caller, remote })
     }
 
@@ -244,7 +245,11 @@ impl<I: Clone + Send + Sync + 'static> Connected for Secured<I> {
 }
 
 impl<I: Unpin> AsyncRead for Secured<I> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         if self.closed.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Err(io::Error::new(
                 io::ErrorKind::ConnectionAborted,
@@ -399,8 +404,7 @@ mod tests {
 
     #[test]
     fn connections_are_bounded_in_all_and_for_each_address() {
-        let bounds =
-            Bounds { connections: 3, per_address: 2, handshake_timeout: Duration::from_secs(1) };
+        let bounds = Bounds { connections: 3, per_address: 2, handshake_timeout: Duration::from_secs(1) };
         let open = Arc::new(Slots { counts: Mutex::default(), bounds });
         let (first, second) = (IpAddr::from([127, 0, 0, 1]), IpAddr::from([127, 0, 0, 2]));
         let one = Slots::take(&open, first).unwrap();

@@ -50,7 +50,8 @@ impl Metrics {
 
     pub(crate) fn handshake_refused(&self, listener: &'static str, reason: &'static str) {
         self.record(|| {
-            counter!("huitong_handshakes_refused_total", "listener" => listener, "reason" => reason).increment(1);
+            counter!("huitong_handshakes_refused_total", "listener" => listener, "reason" => reason)
+                .increment(1);
         });
     }
 
@@ -61,7 +62,8 @@ impl Metrics {
     fn call(&self, listener: &'static str, method: String, code: Code) {
         let code = format!("{code:?}");
         self.record(|| {
-            counter!("huitong_rpc_total", "listener" => listener, "method" => method, "code" => code).increment(1);
+            counter!("huitong_rpc_total", "listener" => listener, "method" => method, "code" => code)
+                .increment(1);
         });
     }
 

@@ -13,16 +13,7 @@ use crate::metrics::Metrics;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// A run that lasted this long was well; the next failure is a new one.
-const WELL_AFTER: Duration = Duration::from_secs(30);
-
-/// How a round of work ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Round {
-    /// Begin again at once.
-    Again,
-    /// There is nothing left to do.
-    Done,
-}
+const WELL_AFTER: Duration = Duration::from_secs(10);
 
 /// What a worker does when the node stops.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,12 +60,12 @@ impl Supervisor {
         &self.drain
     }
 
-    /// Starts a worker. `run` does rounds; a failed or panicked round is followed by a pause that doubles from 100 ms
+    /// Starts a worker. `run` is one round, which goes on until the work is done for good or fails; a failed or panicked round is followed by a pause that doubles from 100 ms
     /// up to `longest_pause`.
     pub(crate) fn spawn<F, R>(&self, name: &'static str, stopping: Stopping, longest_pause: Duration, run: F)
     where
         F: Fn() -> R + Send + 'static,
-        R: Future<Output = Result<Round, String>> + Send,
+        R: Future<Output = Result<(), String>> + Send,
     {
         let status = Arc::new(Mutex::new(WorkerStatus { name, failures: 0, last_error: String::new() }));
         lock(&self.workers).push(status.clone());
@@ -87,17 +78,18 @@ impl Supervisor {
             let mut pause = FIRST_PAUSE;
             loop {
                 let begun = Instant::now();
-                let round = tokio::select! {
-                    () = ended.cancelled() => return,
-                    round = AssertUnwindSafe(run()).catch_unwind() => round,
+                let mut round = Box::pin(AssertUnwindSafe(run()).catch_unwind());
+                let round = loop {
+                    tokio::select! {
+                        () = ended.cancelled() => return,
+                        round = &mut round => break round,
+                        () = tokio::time::sleep_until(begun + WELL_AFTER), if begun.elapsed() < WELL_AFTER => {
+                            lock(&status).last_error.clear();
+                        }
+                    }
                 };
                 let error = match round {
-                    Ok(Ok(Round::Done)) => return,
-                    Ok(Ok(Round::Again)) => {
-                        lock(&status).last_error.clear();
-                        pause = FIRST_PAUSE;
-                        continue;
-                    }
+                    Ok(Ok(())) => return,
                     Ok(Err(error)) => error,
                     Err(_) => "it panicked; report this with the log".to_owned(),
                 };
@@ -158,13 +150,13 @@ mod tests {
     use super::*;
     use std::sync::atomic::{AtomicU64, Ordering};
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_failing_worker_is_started_again_and_its_reason_is_kept() {
         let supervisor = Supervisor::new(Metrics::new());
         let rounds = Arc::new(AtomicU64::new(0));
         let (counted, (reached, hit)) = (rounds.clone(), tokio::sync::oneshot::channel());
         let reached = Mutex::new(Some(reached));
-        supervisor.spawn("test", Stopping::AtOnce, Duration::from_secs(1), move || {
+        supervisor.spawn("test", Stopping::AtOnce, Duration::from_millis(1), move || {
             let round = counted.fetch_add(1, Ordering::SeqCst);
             let reached = if round == 3 { lock(&reached).take() } else { None };
             async move {
@@ -200,7 +192,7 @@ mod tests {
                     drain.cancelled().await;
                     tokio::task::yield_now().await;
                     finished.fetch_add(1, Ordering::SeqCst);
-                    Ok(Round::Done)
+                    Ok(())
                 }
             });
         }

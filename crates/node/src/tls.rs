@@ -238,7 +238,9 @@ impl Rules {
     fn roots(&self) -> RootCertStore {
         let mut roots = RootCertStore::empty();
         // A root that does not parse counts for nobody; the others still do.
-        roots.add_parsable_certificates(self.directory.root_certificates().into_iter().map(CertificateDer::from));
+        roots.add_parsable_certificates(
+            self.directory.root_certificates().into_iter().map(CertificateDer::from),
+        );
         roots
     }
 
@@ -395,8 +397,7 @@ impl ServerCertVerifier for PinnedVerifier {
             .ok_or(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer))?;
         let mut roots = RootCertStore::empty();
         roots.add(pinned.clone().into_owned())?;
-        let verified =
-            verify_server_chain(end_entity, &roots, &[], unix_time(&*self.clock), &self.provider)?;
+        let verified = verify_server_chain(end_entity, &roots, &[], unix_time(&*self.clock), &self.provider)?;
         // Every connector's certificate ends in the same root. Only the registrar's own may see the invite's token.
         match (unit(end_entity), unit(pinned)) {
             (Some(leaf), Some(root)) if leaf == root => Ok(verified),

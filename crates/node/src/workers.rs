@@ -15,7 +15,7 @@ use huitong_transfer::Transfers;
 use tokio::sync::mpsc;
 
 use crate::listener::Connections;
-use crate::supervisor::{Round, Stopping, Supervisor};
+use crate::supervisor::{Stopping, Supervisor};
 use crate::tls::RefusedNode;
 
 /// Longest pause of a worker whose failures are this node's own.
@@ -59,7 +59,7 @@ pub(crate) fn spawn(
     });
     spawn_each(supervisor, "address", LONGEST_PAUSE, work, |work| async move {
         report_address(&work.standing, &work.address).await.map_err(|error| error.to_string())?;
-        Ok(Round::Done)
+        Ok(())
     });
     outbox::spawn(supervisor, work.clone(), arrivals);
     if let Some(transfers) = &work.transfers {
@@ -75,14 +75,14 @@ fn spawn_each<R>(
     work: &Work,
     round: impl Fn(Work) -> R + Send + 'static,
 ) where
-    R: Future<Output = Result<Round, String>> + Send,
+    R: Future<Output = Result<(), String>> + Send,
 {
     let work = work.clone();
     supervisor.spawn(name, Stopping::AtOnce, longest_pause, move || round(work.clone()));
 }
 
 /// A revoked node's open connections end as soon as we learn of it; an expired one's at the next look.
-async fn end_revoked_connections(work: &Work) -> Result<Round, String> {
+async fn end_revoked_connections(work: &Work) -> Result<(), String> {
     const LOOK: Duration = Duration::from_secs(10);
     let mut changes = work.standing.directory.changes();
     loop {
@@ -99,7 +99,7 @@ async fn end_revoked_connections(work: &Work) -> Result<Round, String> {
 }
 
 /// Signs a checkpoint each second in which the ledger has grown, so that receipts do not wait for one.
-async fn checkpoint(work: &Work) -> Result<Round, String> {
+async fn checkpoint(work: &Work) -> Result<(), String> {
     let ledger = &work.standing.ledger;
     let mut commits = ledger.store().commits();
     loop {
@@ -107,7 +107,7 @@ async fn checkpoint(work: &Work) -> Result<Round, String> {
         let view = ledger.store().view();
         let size = ledger.size(&view).map_err(|error| error.to_string())?;
         let signed = ledger.latest_checkpoint(&view).map_err(|error| error.to_string())?;
-        if signed.is_none_or(|signed| signed.checkpoint.size < size) {
+        if signed.is_none_or(|signed| signed.checkpoint().size < size) {
             ledger.checkpoint().await.map_err(|error| error.to_string())?;
         }
         tokio::time::sleep(CHECKPOINT_INTERVAL).await;

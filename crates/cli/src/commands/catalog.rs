@@ -84,11 +84,8 @@ pub(crate) fn read_policy(path: &Path) -> Result<Vec<u8>, Failure> {
 
 async fn publish(admin: &Admin, request: api::PublishRequest, output: Output) -> Result<(), Failure> {
     let bar = output.progress("hashing");
-    let publication = operations::publish(admin, request, |hashed, size| {
-        bar.set_length(size);
-        bar.set_position(hashed);
-    })
-    .await;
+    bar.set_length(std::fs::metadata(&request.path).map_or(0, |file| file.len()));
+    let publication = operations::publish(admin, request, |hashed| bar.set_position(hashed)).await;
     bar.finish_and_clear();
     let publication = publication?;
     output.result(&views::publication(&publication), || {

@@ -9,7 +9,7 @@ use crate::output::{Output, print};
 
 pub(crate) fn run(command: &Config, global: &Global, output: Output) -> Result<(), Failure> {
     match command {
-        Config::ShowDefault => print(huitong_node::DOCUMENTED),
+        Config::ShowDefault => print(huitong_node::config::DOCUMENTED),
         Config::Check => {
             let path = config_path(global)?;
             let config = load_config(global)?;

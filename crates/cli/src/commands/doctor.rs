@@ -7,7 +7,8 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use huitong_grpc::proto::admin::GetStatusResponse;
 use huitong_identity::NodeKeys;
-use huitong_node::{Config, NodeRole};
+use huitong_node::Config;
+use huitong_node::config::NodeRole;
 use huitong_proof::{Clock as _, SystemClock};
 use serde_json::json;
 use tokio::net::TcpStream;
@@ -133,7 +134,9 @@ fn check_keys(config: &Config, findings: &mut Findings) {
         return;
     }
     match NodeKeys::check(&directory) {
-        Ok(()) => findings.ok("keys", &format!("in {} are readable by their owner only", directory.display())),
+        Ok(()) => {
+            findings.ok("keys", &format!("in {} are readable by their owner only", directory.display()))
+        }
         Err(error) => findings.fail(
             "keys",
             &error.to_string(),
@@ -162,7 +165,9 @@ fn check_data_directory(config: &Config, findings: &mut Findings) {
             let free = space.f_bavail.saturating_mul(space.f_frsize);
             let found = format!("{} MiB free", free >> 20);
             match free {
-                0..TOO_LITTLE_SPACE => findings.fail("space", &found, "free some space before starting the node"),
+                0..TOO_LITTLE_SPACE => {
+                    findings.fail("space", &found, "free some space before starting the node")
+                }
                 TOO_LITTLE_SPACE..LITTLE_SPACE => {
                     findings.warn("space", &found, "free some space before larger transfers");
                 }
@@ -216,7 +221,10 @@ async fn check_listeners(config: &Config, running: bool, findings: &mut Findings
                 Err(error) => findings.fail(
                     name,
                     &format!("{address} cannot be used: {error}"),
-                    &format!("stop what uses it (ss -ltnp 'sport = :{}') or set another in [listen]", address.port()),
+                    &format!(
+                        "stop what uses it (ss -ltnp 'sport = :{}') or set another in [listen]",
+                        address.port()
+                    ),
                 ),
             }
         }
@@ -257,7 +265,8 @@ fn check_clock(config: &Config, findings: &mut Findings) {
     if now < EARLIEST_MILLISECONDS {
         findings.fail("clock", &format!("stands at {}", moment(now)), next);
     } else if newest > now.saturating_add(skew) {
-        let found = format!("stands at {}, before the node's newest record of {}", moment(now), moment(newest));
+        let found =
+            format!("stands at {}, before the node's newest record of {}", moment(now), moment(newest));
         findings.fail("clock", &found, next);
     } else {
         findings.ok("clock", &moment(now));
@@ -297,7 +306,9 @@ fn check_running(config: &Config, status: &GetStatusResponse, findings: &mut Fin
     let found = format!("valid until {}", moment(status.credential_expires_milliseconds));
     match left / DAY_MILLISECONDS {
         0 if left == 0 => findings.fail("credential", &found, "enrol again with a new invite"),
-        0..EXPIRY_WARNING_DAYS => findings.warn("credential", &found, "ask the registrar's operator for a new invite"),
+        0..EXPIRY_WARNING_DAYS => {
+            findings.warn("credential", &found, "ask the registrar's operator for a new invite")
+        }
         _ => findings.ok("credential", &found),
     }
 }

@@ -114,7 +114,8 @@ pub(crate) fn write_private(path: &Path, text: &str) -> Result<(), Failure> {
 async fn enrol(invite: &Path, global: &Global, output: Output) -> Result<(), Failure> {
     let config = load_config(global)?;
     let invite = String::from_utf8_lossy(&read_input(invite, MAX_INVITE_BYTES)?).trim().to_owned();
-    let node = huitong_node::enrol(config, &invite, sources()).await.map_err(|error| start_failure(&error))?;
+    let node =
+        huitong_node::enrol(&config, &invite, &sources()).await.map_err(|error| start_failure(&error))?;
     output.result(&json!({ "node": node.to_string() }), || {
         format!("enrolled as {node}; start it with `huitong serve`")
     });

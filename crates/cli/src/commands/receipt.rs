@@ -46,8 +46,9 @@ pub(crate) async fn run(command: Receipt, global: &Global, output: Output) -> Re
             Ok(ExitCode::from(exit_of(&report)))
         }
         Receipt::Show { file } => {
-            let shown = contents(&read_input(&file, MAX_FILE_BYTES)?)
-                .map_err(|reason| Failure::new(Exit::Unreadable, "receipt.unreadable", reason, "export it again"))?;
+            let shown = contents(&read_input(&file, MAX_FILE_BYTES)?).map_err(|reason| {
+                Failure::new(Exit::Unreadable, "receipt.unreadable", reason, "export it again")
+            })?;
             output.result(&json!({ "contents": shown }), || {
                 format!("{}\nNothing of this is proven: use `huitong receipt verify`.", shown.join("\n"))
             });
@@ -68,7 +69,9 @@ fn contents(receipt: &[u8]) -> Result<Vec<String>, String> {
     let mut lines = vec![format!("{format}, {} statements", statements.len())];
     lines.extend(explain(&agreement, Language::English));
     for (index, statement) in statements.into_iter().enumerate() {
-        let Value::Bytes(bytes) = statement else { return Err(format!("statements[{index}] is not a byte string")) };
+        let Value::Bytes(bytes) = statement else {
+            return Err(format!("statements[{index}] is not a byte string"));
+        };
         let digest = Digest::sha256(&bytes);
         let envelope = Envelope::decode(bytes).map_err(|error| format!("statements[{index}]: {error}"))?;
         lines.push(format!("statement {index}: from {}, {digest}", envelope.claimed_issuer()));

@@ -1,13 +1,14 @@
 //! `huitong serve`: one node until it is told to stop.
 
 use huitong_identity::Sources;
-use huitong_node::{LogFormat, RunningNode, StartError};
+use huitong_node::StartError;
+use huitong_node::config::{Log, LogFormat};
 use huitong_proof::{SystemClock, SystemEntropy};
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use crate::cli::{Global, Serve};
@@ -19,17 +20,17 @@ pub(crate) async fn run(arguments: &Serve, global: &Global) -> Result<(), Failur
     let config = load_config(global)?;
     start_logging(&config.log)?;
     // Before the start, so that a node that waits for its registrar can be stopped too.
-    let stop = stop_asked(arguments.exit_with_parent)?;
-    tokio::pin!(stop);
+    let mut stop = Stop::new(arguments.exit_with_parent)?;
     let node = tokio::select! {
         node = huitong_node::start(config, sources()) => node.map_err(|error| start_failure(&error))?,
-        () = &mut stop => return Ok(()),
+        () = stop.asked() => return Ok(()),
     };
-    announce(&node);
-    stop.await;
-    tracing::info!("stopping: no new work, running transfers are drained");
-    node.shutdown().await;
-    tracing::info!("stopped");
+    stop.asked().await;
+    tracing::info!("stopping: no new work; running transfers are drained");
+    tokio::select! {
+        () = node.shutdown() => {}
+        () = stop.asked() => tracing::warn!("not waiting for running work: it resumes at the next start"),
+    }
     Ok(())
 }
 
@@ -40,47 +41,56 @@ pub(crate) fn sources() -> Sources {
 
 /// A start error with its own exit code.
 pub(crate) fn start_failure(error: &StartError) -> Failure {
-    Failure::new(Exit::Start(error.exit_code()), error.code(), error.to_string(), "")
+    Failure::from_sentence(Exit::Start(error.exit_code()), error.code(), &error.to_string())
 }
 
-fn announce(node: &RunningNode) {
-    tracing::info!(node = %node.node_id, peers = %node.peers_address, "ready");
+/// What tells a node to stop.
+struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+    parent: Option<pipe::Receiver>,
 }
 
-/// Ends when SIGTERM or SIGINT arrives, or when the parent's pipe on stdin closes.
-fn stop_asked(with_parent: bool) -> Result<impl Future<Output = ()>, Failure> {
-    let system = |error: std::io::Error| {
-        Failure::failed("system", format!("cannot listen for signals: {error}"), "look at the system's limits")
-    };
-    let mut terminate = signal(SignalKind::terminate()).map_err(system)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(system)?;
-    let mut parent = match with_parent {
-        true => {
+impl Stop {
+    fn new(with_parent: bool) -> Result<Self, Failure> {
+        let system = |error: std::io::Error| {
+            let message = format!("cannot listen for signals: {error}");
+            Failure::failed("system", message, "look at the system's limits")
+        };
+        let parent = if with_parent {
             let stdin = std::io::stdin().as_fd().try_clone_to_owned().map_err(system)?;
             Some(pipe::Receiver::from_owned_fd(stdin).map_err(system)?)
-        }
-        false => None,
-    };
-    Ok(async move {
+        } else {
+            None
+        };
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).map_err(system)?,
+            interrupt: signal(SignalKind::interrupt()).map_err(system)?,
+            parent,
+        })
+    }
+
+    /// Ends at the next SIGTERM or SIGINT, or when the parent's pipe on stdin is closed.
+    async fn asked(&mut self) {
         let parent_gone = async {
-            match &mut parent {
+            match &mut self.parent {
                 // The parent writes nothing: any answer means that it is gone.
                 Some(pipe) => drop(pipe.read_u8().await),
                 None => std::future::pending().await,
             }
         };
         tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
             () = parent_gone => {}
         }
-    })
+    }
 }
 
-fn start_logging(log: &huitong_node::Log) -> Result<(), Failure> {
+fn start_logging(log: &Log) -> Result<(), Failure> {
     let filter = EnvFilter::try_new(&log.level).map_err(|error| {
         let message = format!("log.level is {:?}, which is no filter: {error}", log.level);
-        Failure::new(Exit::Start(10), "config", message, "write a level such as \"info\"")
+        Failure::new(Exit::Start(10), "start.config", message, "write a level such as \"info\"")
     })?;
     let logger = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match log.format {

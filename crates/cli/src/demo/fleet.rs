@@ -6,20 +6,21 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use huitong_grpc::proto::admin as api;
 use huitong_proof::{SystemEntropy, random};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 
 use crate::admin::Admin;
 use crate::exit::{Exit, Failure};
+use crate::operations;
 use crate::output::{Output, print_error};
 
 /// How long a node may take to be ready, with restarts.
 const READY_PATIENCE: Duration = Duration::from_secs(60);
-const READY_POLL: Duration = Duration::from_millis(10);
 /// How long a node gets to drain at the end before it is killed.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 const RESTART_PAUSE: Duration = Duration::from_millis(50);
@@ -41,13 +42,9 @@ pub(crate) struct Fleet {
     calls: Output,
 }
 
-/// A node's files and its admin client.
+/// A node that is kept running.
 #[derive(Debug, Clone)]
 pub(crate) struct Node {
-    /// Short name, such as `provider`.
-    pub(crate) name: &'static str,
-    /// Its directory.
-    pub(crate) directory: PathBuf,
     /// Its operator's client.
     pub(crate) admin: Admin,
     failure: watch::Receiver<Option<Failure>>,
@@ -86,7 +83,7 @@ impl Fleet {
         let keeper = Keeper { name, program, directory: directory.to_owned(), stopping, failed };
         self.nodes.push(Process { stop, task: tokio::spawn(keeper.keep()) });
         let admin = Admin::at(self.socket(name, directory), self.calls);
-        Ok(Node { name, directory: directory.to_owned(), admin, failure })
+        Ok(Node { admin, failure })
     }
 
     /// Stops every node: SIGTERM, then SIGKILL for one that does not follow.
@@ -102,27 +99,11 @@ impl Fleet {
 }
 
 impl Node {
-    /// Waits until the node takes work.
-    pub(crate) async fn ready(&mut self) -> Result<(), Failure> {
-        let deadline = Instant::now() + READY_PATIENCE;
-        let probe = self.admin.clone().impatient();
-        loop {
-            if let Some(failure) = self.failure.borrow().clone() {
-                return Err(failure);
-            }
-            let why = match probe.status().await {
-                Ok(status) if status.ready => return Ok(()),
-                Ok(status) => status.not_ready_reason,
-                Err(failure) => failure.message,
-            };
-            if Instant::now() >= deadline {
-                return Err(Failure::failed(
-                    "demo.not-ready",
-                    format!("the node {} is not ready: {why}", self.name),
-                    format!("look at {}", self.directory.join("node.log").display()),
-                ));
-            }
-            sleep(READY_POLL).await;
+    /// Waits until the node takes work; gives its account of itself.
+    pub(crate) async fn ready(&self) -> Result<api::GetStatusResponse, Failure> {
+        tokio::select! {
+            status = operations::ready(&self.admin, READY_PATIENCE) => status,
+            failure = self.lost() => Err(failure),
         }
     }
 
@@ -182,10 +163,8 @@ impl Keeper {
     }
 
     fn spawn(&self) -> std::io::Result<Child> {
-        let log = std::fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(self.directory.join("node.log"))?;
+        let log =
+            std::fs::OpenOptions::new().create(true).append(true).open(self.directory.join("node.log"))?;
         let child = Command::new(&self.program)
             .arg("serve")
             .arg("--exit-with-parent")

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use huitong_grpc::proto::admin as api;
 use huitong_grpc::Peers;
+use huitong_grpc::proto::admin as api;
 use huitong_identity::{PeerError, Trust, read_refusal};
 use huitong_ids::{ContractId, DataId, NodeId};
 use huitong_node::Config;
@@ -40,7 +40,8 @@ pub(crate) async fn show(
     nodes: &Nodes,
 ) -> Result<(), Failure> {
     let narrator = scene.narrator;
-    narrator.step(7, "What is not agreed is refused, with the clause, without a byte of data, and on record.");
+    narrator
+        .step(7, "What is not agreed is refused, with the clause, without a byte of data, and on record.");
     // Made first, so that its term runs out while the others are shown.
     let short = short_contract(scene, nodes).await?;
 
@@ -50,7 +51,8 @@ pub(crate) async fn show(
 
     let began = Instant::now();
     let other = story::fetch(scene, nodes, contract, &short.product).await?;
-    refused(scene, nodes, "another product under the same contract", &other, "contract.product", began).await?;
+    refused(scene, nodes, "another product under the same contract", &other, "contract.product", began)
+        .await?;
 
     let intruder = Intruder::enrol(scene, nodes).await?;
     intruder.is_no_party(scene, contract, product, nodes).await?;
@@ -74,7 +76,10 @@ struct Short {
 
 async fn short_contract(scene: &Scene<'_>, nodes: &Nodes) -> Result<Short, Failure> {
     let file = scene.stage.join(SECOND_FILE);
-    story::write(&file, "A second product, offered for a moment only.\n第二个产品,仅短时提供。\n".as_bytes())?;
+    story::write(
+        &file,
+        "A second product, offered for a moment only.\n第二个产品,仅短时提供。\n".as_bytes(),
+    )?;
     let mut reason = String::new();
     for term in SHORT_TERMS {
         let until = SystemClock.now().saturating_add(term);
@@ -85,7 +90,11 @@ async fn short_contract(scene: &Scene<'_>, nodes: &Nodes) -> Result<Short, Failu
         }
         reason = negotiation.reason;
     }
-    Err(Failure::failed("demo.contract", format!("no contract for the second product: {reason}"), "look at the logs"))
+    Err(Failure::failed(
+        "demo.contract",
+        format!("no contract for the second product: {reason}"),
+        "look at the logs",
+    ))
 }
 
 /// Tells of a fetch of ours that was refused, after checking that it was.
@@ -141,7 +150,11 @@ async fn tell(
 }
 
 /// The newest statement of the node's ledger whose note names this refusal.
-async fn recorded(node: &Node, code: &str, patience: Duration) -> Result<Option<api::LoggedStatement>, Failure> {
+async fn recorded(
+    node: &Node,
+    code: &str,
+    patience: Duration,
+) -> Result<Option<api::LoggedStatement>, Failure> {
     let deadline = Instant::now() + patience;
     loop {
         let statements = operations::statements(&node.admin, RECENT).await?;
@@ -169,18 +182,17 @@ impl Intruder {
     async fn enrol(scene: &Scene<'_>, nodes: &Nodes) -> Result<Self, Failure> {
         let directory = make_directory(scene.stage, "intruder")?;
         // It never listens: the ports are only there because a configuration has them.
-        let config = connector_config(&scene.registrar_address, "invite", &[0, 0], &PathBuf::from("admin.sock"));
+        let config =
+            connector_config(&scene.registrar_address, "invite", &[0, 0], &PathBuf::from("admin.sock"));
         let path = directory.join("node.toml");
         story::write(&path, config.as_bytes())?;
         let config = Config::read(&path)
             .map_err(|error| Failure::failed("demo.config", error.to_string(), "report a defect"))?;
-        let text =
-            invite(&nodes.regional.admin, INTRUDER.code, INTRUDER.name, &[], INVITE_LIFETIME).await?;
-        let node = huitong_node::enrol(config.clone(), &text, sources())
-            .await
-            .map_err(|error| start_failure(&error))?;
-        let peers =
-            huitong_node::client(config, sources()).await.map_err(|error| start_failure(&error))?;
+        let text = invite(&nodes.regional.admin, INTRUDER.code, INTRUDER.name, &[], INVITE_LIFETIME).await?;
+        let node =
+            huitong_node::enrol(&config, &text, &sources()).await.map_err(|error| start_failure(&error))?;
+        let (_, peers) =
+            huitong_node::client(&config, &sources()).await.map_err(|error| start_failure(&error))?;
         Ok(Self { node, peers })
     }
 
@@ -216,7 +228,8 @@ impl Intruder {
         nodes: &Nodes,
     ) -> Result<(), Failure> {
         let what = "the same node after its certificate was revoked";
-        let version = revoke(&nodes.regional.admin, self.node.as_str(), "asked for the data of others").await?;
+        let version =
+            revoke(&nodes.regional.admin, self.node.as_str(), "asked for the data of others").await?;
         let deadline = Instant::now() + PATIENCE;
         while nodes.provider.admin.status().await?.status_version < version {
             if Instant::now() >= deadline {

@@ -34,8 +34,10 @@ pub(crate) struct Organisation {
     pub(crate) name: &'static str,
 }
 
-const OPERATOR: Organisation =
-    Organisation { code: "12440300MB2DEMA066", name: "Example Regional Data Centre 示例区域数据中心" };
+const OPERATOR: Organisation = Organisation {
+    code: "12440300MB2DEMA066",
+    name: "Example Regional Data Centre 示例区域数据中心",
+};
 const PROVIDER: Organisation =
     Organisation { code: "91440300MA5DEMA08P", name: "Example Weather Service 示例气象服务" };
 const CONSUMER: Organisation =
@@ -79,7 +81,10 @@ pub(crate) async fn tell(
     narrator: &Narrator,
 ) -> Result<Told, Failure> {
     let mut watch = Stopwatch::start();
-    narrator.say(&format!("Huitong 汇通: one dataset, three nodes, one receipt. Everything is in {}.", stage.display()));
+    narrator.say(&format!(
+        "Huitong 汇通: one dataset, three nodes, one receipt. Everything is in {}.",
+        stage.display()
+    ));
     narrator.step(1, "A regional function node founds a data space; two organisations join it.");
     let (regional, registrar_address) = found(stage, fleet, narrator, &mut watch).await?;
     let scene = Scene { stage, narrator, registrar_address };
@@ -100,7 +105,8 @@ async fn found(
 ) -> Result<(Node, String), Failure> {
     let directory = make_directory(stage, "regional")?;
     let ports = free_ports(3)?;
-    let address = |index: usize| ports.get(index).map(|(port, _)| format!("127.0.0.1:{port}")).unwrap_or_default();
+    let address =
+        |index: usize| ports.get(index).map(|(port, _)| format!("127.0.0.1:{port}")).unwrap_or_default();
     let config = format!(
         "# Written by `huitong demo`.\n[node]\nrole = \"function\"\n\n[identity]\ndomain = \"127.0.0.1\"\n\
          entity = {}\nname = {}\nspace = \"huitong-demo\"\nsegment = {}\n\n[listen]\npeers = {}\nenrolment = {}\n\
@@ -116,9 +122,8 @@ async fn found(
     write(&directory.join("node.toml"), config.as_bytes())?;
     let registrar_address = address(0);
     drop(ports);
-    let mut node = fleet.start("regional", &directory)?;
-    node.ready().await?;
-    let status = node.admin.status().await?;
+    let node = fleet.start("regional", &directory)?;
+    let status = node.ready().await?;
     narrator.done(&format!("{} founded its root of trust", status.name), watch.lap("start"));
     narrator.detail(&format!("function node {}", status.node));
     Ok((node, registrar_address))
@@ -130,13 +135,12 @@ async fn enrol(
     fleet: &mut Fleet,
     watch: &mut Stopwatch,
 ) -> Result<Nodes, Failure> {
-    let mut provider = connector(scene, &regional, fleet, "provider", &PROVIDER).await?;
-    let mut consumer = connector(scene, &regional, fleet, "consumer", &CONSUMER).await?;
-    tokio::try_join!(provider.ready(), consumer.ready())?;
+    let provider = connector(scene, &regional, fleet, "provider", &PROVIDER).await?;
+    let consumer = connector(scene, &regional, fleet, "consumer", &CONSUMER).await?;
+    let (providing, consuming) = tokio::try_join!(provider.ready(), consumer.ready())?;
     let took = watch.lap("enrol");
     scene.narrator.done("two connectors made their keys and enrolled with single-use invites", took);
-    for (role, node) in [("provider", &provider), ("consumer", &consumer)] {
-        let status = node.admin.status().await?;
+    for (role, status) in [("provider", &providing), ("consumer", &consuming)] {
         scene.narrator.detail(&format!("{role} {} of {} ({})", status.node, status.name, status.entity));
     }
     Ok(Nodes { regional, provider, consumer })
@@ -193,15 +197,7 @@ async fn exchange(
     let (seconds, total) = watch.total();
     scene.narrator.say("");
     scene.narrator.done("the whole story", total);
-    Ok(Told {
-        product,
-        contract,
-        bytes: transfer.size,
-        blake3: transfer.blake3,
-        receipt,
-        trust,
-        seconds,
-    })
+    Ok(Told { product, contract, bytes: transfer.size, blake3: transfer.blake3, receipt, trust, seconds })
 }
 
 async fn publish(
@@ -214,10 +210,8 @@ async fn publish(
     narrator.step(2, "The provider registers a dataset as a product and lists it with a policy.");
     let policy = policies::limited(1, SystemClock.now().saturating_add(YEAR));
     let publication = publish_file(&nodes.provider, dataset, policy).await?;
-    narrator.done(
-        &format!("listed {} ({})", publication.name, bytes(publication.size)),
-        watch.lap("publish"),
-    );
+    narrator
+        .done(&format!("listed {} ({})", publication.name, bytes(publication.size)), watch.lap("publish"));
     narrator.detail(&format!("product  {}", publication.product));
     narrator.detail(&format!("blake3   {}", publication.blake3));
     Ok(publication)
@@ -236,7 +230,7 @@ pub(crate) async fn publish_file(
         policy: policy.into(),
         ..Default::default()
     };
-    operations::publish(&provider.admin, request, |_, _| {}).await
+    operations::publish(&provider.admin, request, |_| {}).await
 }
 
 async fn negotiate(
@@ -250,7 +244,11 @@ async fn negotiate(
     let began = Instant::now();
     let page = search(admin, SEARCH_WORDS, 0, 20).await?;
     if !page.hits.iter().any(|hit| hit.product == product) {
-        return Err(Failure::failed("demo.search", "the catalog does not find the product", "report a defect"));
+        return Err(Failure::failed(
+            "demo.search",
+            "the catalog does not find the product",
+            "report a defect",
+        ));
     }
     let found = product_of(admin, product).await?;
     let hit = found.hit.clone().unwrap_or_default();
@@ -340,7 +338,11 @@ async fn transfer(
     narrator.done(&format!("{} arrived in {}", bytes(transfer.size), transfer.path), took);
     let root = root_of(Path::new(&transfer.path)).await?;
     if root != publication.blake3 || transfer.blake3 != root {
-        return Err(Failure::failed("demo.content", "the file that arrived is not the one published", "report a defect"));
+        return Err(Failure::failed(
+            "demo.content",
+            "the file that arrived is not the one published",
+            "report a defect",
+        ));
     }
     narrator.detail(&format!("blake3 {root}: the same as at the provider, and as `b3sum` prints"));
     Ok(transfer)
@@ -382,7 +384,11 @@ async fn prove(
         .map_err(|error| Failure::failed("node.answer", error.to_string(), "report a defect"))?;
     let proven = operations::proven(&nodes.consumer.admin, id, PATIENCE).await?;
     if !proven.proven {
-        return Err(Failure::failed("demo.proof", "the ledgers' proofs did not arrive", "look at the nodes' logs"));
+        return Err(Failure::failed(
+            "demo.proof",
+            "the ledgers' proofs did not arrive",
+            "look at the nodes' logs",
+        ));
     }
     let exported = operations::receipt(&nodes.consumer.admin, id).await?;
     let trust_text = operations::trust(&nodes.regional.admin).await?;
@@ -396,7 +402,12 @@ async fn prove(
         narrator.detail(&line);
     }
     if report.outcome() != Outcome::Valid {
-        return Err(Failure::new(Exit::ReceiptInvalid, "demo.receipt", "the receipt does not verify", "report a defect"));
+        return Err(Failure::new(
+            Exit::ReceiptInvalid,
+            "demo.receipt",
+            "the receipt does not verify",
+            "report a defect",
+        ));
     }
     let took = began.elapsed();
     watch.lap("verify");

@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tonic::codegen::http::Uri;
 use tonic::transport::{Channel, Endpoint};
 
-pub use channels::Peers;
+pub use channels::{Clocks, Peers};
 pub use enrolment::EnrolmentClient;
 
 /// Bytes that one stream may carry unread; the server side of a listener should allow the same.

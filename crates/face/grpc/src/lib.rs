@@ -17,7 +17,8 @@ mod tests;
 
 pub use admin::{AdminServices, admin_routes};
 pub use client::{
-    CONNECTION_WINDOW_BYTES, Dial, EnrolmentClient, MAX_FRAME_BYTES, Peers, STREAM_WINDOW_BYTES, Stream,
+    CONNECTION_WINDOW_BYTES, Clocks, Dial, EnrolmentClient, MAX_FRAME_BYTES, Peers, STREAM_WINDOW_BYTES,
+    Stream,
 };
 pub use peer::{PeerConnection, PeerServices, enrolment_routes, peer_routes};
 pub use status::{error_detail, to_peer_error, to_status};

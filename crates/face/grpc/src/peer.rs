@@ -20,6 +20,7 @@ use tonic::{Request, Status};
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
 
+pub(crate) use self::identity::TIME_HEADER;
 use crate::MAX_MESSAGE_BYTES;
 use crate::proto;
 use crate::proto::catalog::catalog_service_server::CatalogServiceServer;

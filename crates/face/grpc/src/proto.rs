@@ -4,6 +4,7 @@
 macro_rules! packages {
     ($($(#[$doc:meta])* $name:ident = $package:literal;)*) => {$(
         $(#[$doc])*
+        #[allow(missing_docs, reason = "generated code; its documentation is in /proto")]
         #[allow(clippy::allow_attributes_without_reason, reason = "generated code; its source is /proto")]
         pub mod $name {
             tonic::include_proto!($package);

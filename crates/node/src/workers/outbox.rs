@@ -13,7 +13,7 @@ use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinSet;
 
 use super::{LONGEST_PAUSE, Work, backoff};
-use crate::supervisor::{Round, Stopping, Supervisor};
+use crate::supervisor::{Stopping, Supervisor};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// Destinations that are served at the same time.
@@ -28,7 +28,7 @@ pub(super) fn spawn(supervisor: &Supervisor, work: Work, arrivals: mpsc::Receive
     });
 }
 
-async fn run(work: &Work, arrivals: &mut mpsc::Receiver<NodeId>) -> Result<Round, String> {
+async fn run(work: &Work, arrivals: &mut mpsc::Receiver<NodeId>) -> Result<(), String> {
     let store = work.standing.ledger.store().clone();
     let mut commits = store.commits();
     // Dropping the set ends its tasks: no delivery outlives the round.
@@ -95,9 +95,7 @@ fn begin(
 
 /// Delivers to one destination until nothing is left or a delivery has to wait.
 async fn deliver_all(work: &Work, store: &Store, destination: &str) -> Result<(), StoreError> {
-    while let Some(message) =
-        outbox::pending(&store.view(), Some(destination), 1)?.into_iter().next()
-    {
+    while let Some(message) = outbox::pending(&store.view(), Some(destination), 1)?.into_iter().next() {
         let id = message.id;
         match deliver(work, &message).await {
             Ok(()) => {

@@ -10,7 +10,7 @@ use tokio::sync::{Mutex, mpsc};
 use tokio::time::Instant;
 
 use super::LONGEST_PAUSE;
-use crate::supervisor::{Round, Stopping, Supervisor};
+use crate::supervisor::{Stopping, Supervisor};
 use crate::tls::RefusedNode;
 
 /// One statement for each node and this long: a node that keeps knocking does not fill the ledger.
@@ -33,7 +33,7 @@ pub(super) fn spawn(supervisor: &Supervisor, standing: Standing, refused: mpsc::
                 recorded.insert(next.node.clone(), now);
                 record(&standing, next).await.map_err(|error| error.to_string())?;
             }
-            Ok(Round::Done)
+            Ok(())
         }
     });
 }

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{LONGEST_PAUSE, Work, backoff};
-use crate::supervisor::{Round, Stopping, Supervisor};
+use crate::supervisor::{Stopping, Supervisor};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_RUN_PAUSE: Duration = Duration::from_secs(10);
@@ -84,7 +84,7 @@ where
     O: Fn(Id) -> F,
     F: Future<Output = Result<(), Delivery>> + Send + 'static,
 {
-    async fn run(self, standing: Standing, drain: CancellationToken) -> Result<Round, String> {
+    async fn run(self, standing: Standing, drain: CancellationToken) -> Result<(), String> {
         let mut commits = standing.ledger.store().commits();
         // Dropping the set ends its tasks: nothing outlives the round.
         let mut running: JoinSet<(Id, Result<(), Delivery>)> = JoinSet::new();
@@ -126,7 +126,7 @@ where
                 () = tokio::time::sleep(wait) => {}
             }
         }
-        Ok(Round::Done)
+        Ok(())
     }
 
     fn note(&self, waiting: &mut HashMap<Id, Pause>, id: Id, result: Result<(), Delivery>) {

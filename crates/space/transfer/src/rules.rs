@@ -51,12 +51,7 @@ pub(crate) fn may_open<'a>(
             "negotiate a new contract",
         ));
     }
-    if let Some(existing) = existing
-        && (existing.side != Side::Provider
-            || existing.peer != *caller.node()
-            || existing.contract != want.contract
-            || existing.product != want.product)
-    {
+    if existing.is_some_and(|existing| !is_resumed_by(want, caller, existing)) {
         return Err(Refusal::new(
             "transfer.id",
             "this transfer id belongs to another transfer",
@@ -64,6 +59,14 @@ pub(crate) fn may_open<'a>(
         ));
     }
     Ok(contract)
+}
+
+/// Whether this want goes on with that transfer, and is no stranger's or another contract's use of the same id.
+pub(crate) fn is_resumed_by(want: &Want, caller: &Caller, transfer: &Transfer) -> bool {
+    transfer.side == Side::Provider
+        && transfer.peer == *caller.node()
+        && transfer.contract == want.contract
+        && transfer.product == want.product
 }
 
 /// What the policy says about delivering now. `used` gives how often each clause's counter has been consumed by other
@@ -138,7 +141,7 @@ pub(crate) fn prefix_bytes(groups: u64, size: u64) -> u64 {
     groups.saturating_mul(huitong_proof::GROUP_BYTES).min(size)
 }
 
-/// Whether an acknowledgement can be true: nothing beyond what can have arrived, never less than before.
+/// Whether a new acknowledgement can be true: nothing beyond what can have arrived, and more than before.
 pub(crate) fn check_ack(ack: &AckDetail, transfer: &Transfer, arrived: u64) -> Result<(), Refusal> {
     let refuse =
         |code: &str, reason: String| Err(Refusal::new(code, reason, "acknowledge only what has arrived"));
@@ -155,13 +158,21 @@ pub(crate) fn check_ack(ack: &AckDetail, transfer: &Transfer, arrived: u64) -> R
     if ack.bytes != prefix_bytes(ack.groups, transfer.size) {
         return refuse("ack.bytes", format!("{} bytes do not fit {} groups", ack.bytes, ack.groups));
     }
-    if ack.bytes < transfer.acknowledged {
+    // Each acknowledgement stays in the ledger for good, so each one must say something new.
+    if ack.bytes < transfer.acknowledged || (ack.bytes == transfer.acknowledged && ack.groups < total) {
         return refuse("ack.backwards", format!("{} bytes were acknowledged before", transfer.acknowledged));
     }
     if (ack.status == AckStatus::Complete) != (ack.groups == total) {
         return refuse("ack.status", "complete means all groups, partial means fewer".to_owned());
     }
     Ok(())
+}
+
+/// How often a clause counts as used for a transfer that is under way. Its own use is the one it was opened with. A
+/// counter that it has not consumed does not carry it: otherwise a transfer that began under one permission could go
+/// on under another one for free.
+pub(crate) fn used_while_running(consumed: &[String], clause: &ClauseId) -> u64 {
+    if consumed.iter().any(|own| own == clause.as_str()) { 0 } else { u64::MAX }
 }
 
 /// How many groups can be at the consumer although nothing was sent in this run: what it has acknowledged and a window

@@ -10,12 +10,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use huitong_catalog::Shelf;
 use huitong_contract::{Contract, Contracts};
-use huitong_identity::{Credential, ServiceError, Standing, credential_of};
+use huitong_identity::{Credential, Refusal, ServiceError, Standing, credential_of};
 use huitong_ids::NodeId;
-use huitong_ledger::Ledger;
+use huitong_ledger::{Evidence, Ledger, LedgerError};
 use huitong_proof::cbor::Map;
 use huitong_proof::{Digest, Draft, Kind, Statement};
-use huitong_store::{Read, Tx};
+use huitong_store::{Read, StoreError, Tx, TxError};
 use tokio::sync::{Semaphore, watch};
 
 use crate::model::{Transfer, TransferSettings};
@@ -40,7 +40,7 @@ struct Running {
     /// Why it waits, if it does.
     waits: String,
     /// Dropped when a newer exchange of the same transfer takes over.
-    _hold: watch::Sender<()>,
+    hold: watch::Sender<()>,
 }
 
 impl Transfers {
@@ -122,32 +122,34 @@ impl Transfers {
         name: &'static str,
         id: [u8; 16],
         contract: &Contract,
-        step: impl FnOnce(&mut Tx<'_>, &Ledger, &mut Transfer, &Contract) -> Result<T, ServiceError>
-        + Send
-        + 'static,
+        step: impl FnOnce(&mut Tx<'_>, &Ledger, &mut Transfer, &Contract) -> Result<T, Abort> + Send + 'static,
     ) -> Result<(Transfer, T), ServiceError> {
         let (ledger, contract) = (self.ledger().clone(), contract.clone());
         let changed = self
             .ledger()
             .store()
-            .transact(name, move |tx| -> Result<(Transfer, T), ServiceError> {
+            .transact(name, move |tx| -> Result<(Transfer, T), Abort> {
                 let mut transfer = tables::transfer(tx, &id)?
                     .ok_or_else(|| ServiceError::Internal("a running transfer is missing".to_owned()))?;
                 if transfer.state.is_terminal() {
-                    return Err(ServiceError::Conflict { reason: "the transfer has ended".to_owned() });
+                    let reason = "the transfer has ended".to_owned();
+                    return Err(ServiceError::Conflict { reason }.into());
                 }
                 let value = step(tx, &ledger, &mut transfer, &contract)?;
                 tables::save(tx, &transfer)?;
                 Ok((transfer, value))
             })
-            .await?;
-        Ok(changed)
+            .await;
+        match changed {
+            Ok(changed) => Ok(changed),
+            Err(error) => Err(aborted(self.ledger(), error).await),
+        }
     }
 
     /// Registers this run of a transfer; an older one of the same id is told to stop.
     fn take_over(&self, id: [u8; 16]) -> watch::Receiver<()> {
         let (hold, superseded) = watch::channel(());
-        self.lock().insert(id, Running { moved: 0, waits: String::new(), _hold: hold });
+        self.lock().insert(id, Running { moved: 0, waits: String::new(), hold });
         superseded
     }
 
@@ -165,8 +167,12 @@ impl Transfers {
         self.ticks.send_modify(|ticks| *ticks = ticks.wrapping_add(1));
     }
 
-    fn forget_run(&self, id: &[u8; 16]) {
-        self.lock().remove(id);
+    /// Forgets a run that is over, but never the newer one that has taken its place.
+    fn forget_run(&self, id: &[u8; 16], run: &watch::Receiver<()>) {
+        let mut running = self.lock();
+        if running.get(id).is_some_and(|current| current.hold.subscribe().same_channel(run)) {
+            running.remove(id);
+        }
     }
 
     fn with_running<T>(&self, id: &[u8; 16], read: impl FnOnce(&Running) -> T) -> Option<T> {
@@ -175,6 +181,58 @@ impl Transfers {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<[u8; 16], Running>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How a transaction ends when it writes nothing.
+enum Abort {
+    Service(ServiceError),
+    /// The peer signed two statements that exclude each other. The evidence is kept by a transaction of its own.
+    Fork {
+        evidence: Box<Evidence>,
+        reason: String,
+    },
+}
+
+impl From<ServiceError> for Abort {
+    fn from(error: ServiceError) -> Self {
+        Self::Service(error)
+    }
+}
+
+impl From<StoreError> for Abort {
+    fn from(error: StoreError) -> Self {
+        Self::Service(error.into())
+    }
+}
+
+impl From<LedgerError> for Abort {
+    fn from(error: LedgerError) -> Self {
+        let reason = error.to_string();
+        match error {
+            LedgerError::Fork { evidence, .. } => Self::Fork { evidence, reason },
+            other => Self::Service(other.into()),
+        }
+    }
+}
+
+/// Turns a failed transaction into the service's error, after keeping the evidence of a fork.
+async fn aborted(ledger: &Ledger, error: TxError<Abort>) -> ServiceError {
+    match error {
+        TxError::Store(error) => error.into(),
+        TxError::Abort(Abort::Service(error)) => error,
+        TxError::Abort(Abort::Fork { evidence, reason }) => {
+            tracing::error!(%reason, "a peer contradicts itself");
+            match ledger.preserve(&evidence).await {
+                Ok(()) => {
+                    let next_step =
+                        "keep the evidence and stop trusting the other node until it is explained";
+                    let refusal = Refusal::new("statement.fork", reason, next_step);
+                    ServiceError::Refused { refusal, statement: None }
+                }
+                Err(error) => error.into(),
+            }
+        }
     }
 }
 

@@ -11,10 +11,11 @@ use huitong_identity::{PeerError, ServiceError};
 use huitong_ids::DataId;
 use huitong_policy::Language;
 use tokio::sync::{mpsc, watch as progress};
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-use super::watch::{Look, PROGRESS_INTERVAL, watch};
+use super::watch::{Look, progress as next_progress, watch};
 use super::{AdminServices, MAX_LISTED, Watch};
 use crate::convert::{broken, data_id, fixed, hex};
 use crate::peer::failed;
@@ -41,38 +42,36 @@ impl AdminServices {
             path: publish.file.display().to_string(),
             ..wire::Publication::default()
         };
-        let (hashed, mut bytes_hashed) = progress::channel(0);
+        let (hashed, mut ticks) = progress::channel(0);
+        let mut working = {
+            let shelf = shelf.clone();
+            let progress = move |bytes: u64| hashed.send_modify(|done| *done = bytes.max(*done));
+            tokio::spawn(async move { shelf.publish(publish, progress).await })
+        };
         tokio::spawn(async move {
-            let working = {
-                let shelf = shelf.clone();
-                tokio::spawn(async move {
-                    shelf
-                        .publish(publish, move |bytes| hashed.send_modify(|done| *done = bytes.max(*done)))
-                        .await
-                })
+            let mut looked = Instant::now();
+            let published = loop {
+                tokio::select! {
+                    published = &mut working => break published,
+                    () = next_progress(Some(&mut ticks), looked) => {
+                        looked = Instant::now();
+                        let bytes_hashed = *ticks.borrow_and_update();
+                        let publication = Some(hashing.clone());
+                        // A client that does not keep up misses some progress, nothing else.
+                        let _ = out.try_send(Ok(wire::PublishResponse { publication, bytes_hashed }));
+                    }
+                }
             };
-            // Ends when the file has been read and the sender is dropped, or at once when it was read before.
-            while bytes_hashed.changed().await.is_ok() {
-                let bytes_hashed = *bytes_hashed.borrow_and_update();
-                let publication = Some(hashing.clone());
-                // A client that does not keep up misses some progress, nothing else.
-                let _ = out.try_send(Ok(wire::PublishResponse { publication, bytes_hashed }));
-                tokio::time::sleep(PROGRESS_INTERVAL).await;
-            }
-            let bytes_hashed = *bytes_hashed.borrow();
-            let published = match working.await {
-                Ok(published) => published,
-                Err(error) => Err(ServiceError::Internal(format!("publishing was cut off: {error}"))),
-            };
+            let published = published.unwrap_or_else(|error| {
+                Err(ServiceError::Internal(format!("publishing was cut off: {error}")))
+            });
             if let Err(error) = published {
                 let _ = out.send(Err(failed(&standing)(error))).await;
                 return;
             }
             let commits = standing.ledger.store().commits();
-            watch(out, commits, None, || {
-                publication_look(&shelf, &id, bytes_hashed).map_err(failed(&standing))
-            })
-            .await;
+            let look = || look(&shelf, &id).map_err(failed(&standing));
+            watch(out, commits, None, look, publish_response).await;
         });
         Ok(ReceiverStream::new(stream))
     }
@@ -197,20 +196,17 @@ fn unknown_code(field: &str, codes: &str, found: &str) -> ServiceError {
     ServiceError::invalid(field, format!("expected one of {codes}, found {found:?}"))
 }
 
-fn publication_look(
-    shelf: &Shelf,
-    id: &[u8; 16],
-    bytes_hashed: u64,
-) -> Result<Look<wire::PublishResponse>, ServiceError> {
-    let publication = shelf
+fn look(shelf: &Shelf, id: &[u8; 16]) -> Result<Look<Publication>, ServiceError> {
+    let seen = shelf
         .publication(id)?
         .ok_or_else(|| ServiceError::NotFound { what: format!("publication {}", hex(id)) })?;
-    let over = publication.state.is_final();
-    // A file that an earlier request has read needs no reading again.
-    let bytes_hashed = bytes_hashed.max(publication.size);
-    let response =
-        wire::PublishResponse { publication: Some(publication_message(publication)), bytes_hashed };
-    Ok(if over { Look::Ends(response) } else { Look::Goes(response) })
+    Ok(Look { over: seen.state.is_final(), seen })
+}
+
+/// Where a publication stands whose file has been read.
+fn publish_response(publication: Publication) -> wire::PublishResponse {
+    let bytes_hashed = publication.size;
+    wire::PublishResponse { publication: Some(publication_message(publication)), bytes_hashed }
 }
 
 fn publication_message(publication: Publication) -> wire::Publication {

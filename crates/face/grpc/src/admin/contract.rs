@@ -64,7 +64,9 @@ impl AdminServices {
         let (out, stream) = mpsc::channel(BUFFERED);
         let standing = self.standing.clone();
         tokio::spawn(async move {
-            watch(out, contracts.changes(), None, || look(&contracts, &id).map_err(failed(&standing))).await;
+            let look = || look(&contracts, &id).map_err(failed(&standing));
+            let show = |seen| wire::WatchNegotiationResponse { negotiation: Some(message(seen)) };
+            watch(out, contracts.changes(), None, look, show).await;
         });
         Ok(ReceiverStream::new(stream))
     }
@@ -104,13 +106,11 @@ async fn decide(
     }
 }
 
-fn look(contracts: &Contracts, id: &[u8; 16]) -> Result<Look<wire::WatchNegotiationResponse>, ServiceError> {
-    let negotiation = contracts
+fn look(contracts: &Contracts, id: &[u8; 16]) -> Result<Look<Negotiation>, ServiceError> {
+    let seen = contracts
         .negotiation(id)?
         .ok_or_else(|| ServiceError::NotFound { what: format!("negotiation {}", hex(id)) })?;
-    let over = negotiation.state.is_terminal();
-    let response = wire::WatchNegotiationResponse { negotiation: Some(message(negotiation)) };
-    Ok(if over { Look::Ends(response) } else { Look::Goes(response) })
+    Ok(Look { over: seen.state.is_terminal(), seen })
 }
 
 fn message(negotiation: Negotiation) -> wire::Negotiation {

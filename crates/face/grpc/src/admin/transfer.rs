@@ -24,7 +24,8 @@ impl AdminServices {
         let transfers = self.transfers()?;
         let command = command(request).map_err(self.failed())?;
         let transfer = transfers.start(command).await.map_err(self.failed())?;
-        Ok(wire::StartTransferResponse { transfer: Some(message(transfers, transfer)) })
+        let moved = transfers.moved(&transfer.id);
+        Ok(wire::StartTransferResponse { transfer: Some(message(transfer, moved)) })
     }
 
     /// Ends once the transfer is terminated, or completed with the proofs of both ledgers: a client that does not wait
@@ -42,7 +43,9 @@ impl AdminServices {
         let standing = self.standing.clone();
         tokio::spawn(async move {
             let (commits, ticks) = (standing.ledger.store().commits(), transfers.changes());
-            watch(out, commits, Some(ticks), || look(&transfers, &id).map_err(failed(&standing))).await;
+            let look = || look(&transfers, &id).map_err(failed(&standing));
+            let show = |(seen, moved)| wire::WatchTransferResponse { transfer: Some(message(seen, moved)) };
+            watch(out, commits, Some(ticks), look, show).await;
         });
         Ok(ReceiverStream::new(stream))
     }
@@ -54,8 +57,11 @@ impl AdminServices {
         let wire::ListTransfersRequest {} = request;
         let transfers = self.transfers()?;
         let listed = transfers.list(MAX_LISTED).map_err(self.failed())?;
-        let listed = listed.into_iter().map(|transfer| message(transfers, transfer)).collect();
-        Ok(wire::ListTransfersResponse { transfers: listed })
+        let listed = listed.into_iter().map(|transfer| {
+            let moved = transfers.moved(&transfer.id);
+            message(transfer, moved)
+        });
+        Ok(wire::ListTransfersResponse { transfers: listed.collect() })
     }
 
     pub(super) async fn export_receipt(
@@ -86,22 +92,22 @@ fn command(request: wire::StartTransferRequest) -> Result<StartTransfer, Service
     })
 }
 
-fn look(transfers: &Transfers, id: &[u8; 16]) -> Result<Look<wire::WatchTransferResponse>, ServiceError> {
-    let transfer = transfers
+/// A transfer with the bytes moved in this run.
+fn look(transfers: &Transfers, id: &[u8; 16]) -> Result<Look<(Transfer, u64)>, ServiceError> {
+    let seen = transfers
         .transfer(id)?
         .ok_or_else(|| ServiceError::NotFound { what: format!("transfer {}", hex(id)) })?;
-    let over = match transfer.state {
+    let over = match seen.state {
         TransferState::Terminated => true,
-        TransferState::Completed => transfer.proven,
+        TransferState::Completed => seen.proven,
         TransferState::Requested | TransferState::Started => false,
     };
-    let response = wire::WatchTransferResponse { transfer: Some(message(transfers, transfer)) };
-    Ok(if over { Look::Ends(response) } else { Look::Goes(response) })
+    Ok(Look { seen: (seen, transfers.moved(id)), over })
 }
 
-fn message(transfers: &Transfers, transfer: Transfer) -> wire::Transfer {
+fn message(transfer: Transfer, moved: u64) -> wire::Transfer {
     wire::Transfer {
-        bytes_moved: transfers.moved(&transfer.id),
+        bytes_moved: moved,
         id: transfer.id.to_vec().into(),
         side: transfer.side.name().to_owned(),
         peer: transfer.peer.to_string(),

@@ -1,55 +1,55 @@
 //! Objects that are shown again whenever they change.
 
+use std::future::pending;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 use tonic::Status;
 
 /// Progress is shown at most this often; changes of state at once.
-pub(super) const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What a look at the watched object gives.
-pub(super) enum Look<T> {
-    /// Show it when it differs from what was shown, and look again.
-    Goes(T),
-    /// Show it when it differs from what was shown, and end.
-    Ends(T),
+pub(super) struct Look<S> {
+    /// The object as it is.
+    pub(super) seen: S,
+    /// Whether this is the last look.
+    pub(super) over: bool,
 }
 
-/// Looks at an object now, after every commit and after ticks of progress, and sends it whenever it has changed, until
-/// it ends or nobody reads.
-pub(super) async fn watch<T, F>(
+/// Looks at an object now, after every commit and after ticks of progress, and shows it whenever it has changed, until
+/// it is over or nobody reads. Looking happens after every commit of a busy node; only what changed is put into words.
+pub(super) async fn watch<S, T>(
     out: mpsc::Sender<Result<T, Status>>,
     mut commits: watch::Receiver<u64>,
     mut ticks: Option<watch::Receiver<u64>>,
-    look: F,
+    look: impl Fn() -> Result<Look<S>, Status> + Send,
+    show: impl Fn(S) -> T + Send,
 ) where
-    T: Clone + PartialEq + Send,
-    F: Fn() -> Result<Look<T>, Status> + Send,
+    S: Clone + PartialEq + Send,
+    T: Send,
 {
-    let mut shown: Option<T> = None;
-    let mut last_look;
+    let mut shown: Option<S> = None;
     loop {
         // Marked as seen before looking, so that a change in between wakes us again.
         commits.borrow_and_update();
         if let Some(ticks) = ticks.as_mut() {
             ticks.borrow_and_update();
         }
-        last_look = Instant::now();
-        let (now, over) = match look() {
-            Ok(Look::Goes(now)) => (now, false),
-            Ok(Look::Ends(now)) => (now, true),
-            Err(status) => {
-                let _ = out.send(Err(status)).await;
-                return;
+        let looked = Instant::now();
+        let (next, over) = match look() {
+            Ok(Look { seen, .. }) if shown.as_ref() == Some(&seen) => (None, false),
+            Ok(Look { seen, over }) => {
+                shown = Some(seen.clone());
+                (Some(Ok(show(seen))), over)
             }
+            Err(status) => (Some(Err(status)), true),
         };
-        if shown.as_ref() != Some(&now) {
-            shown = Some(now.clone());
-            if out.send(Ok(now)).await.is_err() {
-                return;
-            }
+        if let Some(next) = next
+            && out.send(next).await.is_err()
+        {
+            return;
         }
         if over {
             return;
@@ -60,18 +60,17 @@ pub(super) async fn watch<T, F>(
                 let _ = out.send(Err(Status::unavailable("the node is stopping"))).await;
                 return;
             },
-            () = progress(ticks.as_mut(), last_look) => {}
+            () = progress(ticks.as_mut(), looked) => {}
         }
     }
 }
 
-/// The next tick, but not before the interval is over.
-async fn progress(ticks: Option<&mut watch::Receiver<u64>>, last_look: Instant) {
+/// The next tick, but not before the interval since the last look is over. Without further ticks, never.
+pub(super) async fn progress<T>(ticks: Option<&mut watch::Receiver<T>>, looked: Instant) {
     if let Some(ticks) = ticks
         && ticks.changed().await.is_ok()
     {
-        tokio::time::sleep_until(last_look + PROGRESS_INTERVAL).await;
-        return;
+        return sleep_until(looked + PROGRESS_INTERVAL).await;
     }
-    std::future::pending().await
+    pending().await
 }

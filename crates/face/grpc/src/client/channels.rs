@@ -5,13 +5,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use huitong_identity::{Credential, PeerError, Standing};
 use huitong_ids::NodeId;
-use huitong_proof::Envelope;
+use huitong_proof::{Envelope, Timestamp};
+use tonic::metadata::MetadataMap;
 use tonic::transport::Channel;
 use tonic::{Response, Status};
 
 use super::{Dial, Target, channel, control_endpoint, exchange_endpoint};
 use crate::MAX_MESSAGE_BYTES;
 use crate::convert::broken;
+use crate::peer::TIME_HEADER;
 use crate::proto::identity as wire;
 use crate::proto::identity::identity_service_client::IdentityServiceClient;
 use crate::status::{is_transport_failure, to_peer_error};
@@ -33,6 +35,16 @@ struct Inner {
     standing: Standing,
     registrar_address: String,
     known: Mutex<Known>,
+    clocks: Mutex<Option<Clocks>>,
+}
+
+/// The registrar's clock and our own at the same moment, give or take the time of one answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Clocks {
+    /// What the registrar said.
+    pub registrar: Timestamp,
+    /// What our clock showed when we heard it.
+    pub own: Timestamp,
 }
 
 #[derive(Default)]
@@ -54,7 +66,23 @@ impl Peers {
     /// `registrar_address` is the `host:port` where enrolled nodes reach the registrar; empty on the registrar itself,
     /// which calls nobody.
     pub fn new(dial: Arc<dyn Dial>, standing: Standing, registrar_address: String) -> Self {
-        Self { inner: Arc::new(Inner { dial, standing, registrar_address, known: Mutex::default() }) }
+        let (known, clocks) = (Mutex::default(), Mutex::default());
+        Self { inner: Arc::new(Inner { dial, standing, registrar_address, known, clocks }) }
+    }
+
+    /// What the registrar's clock showed when it was last followed; `None` before that.
+    pub fn clocks(&self) -> Option<Clocks> {
+        *self.inner.clocks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the registrar's clock from the header of a trust stream, if it is there.
+    pub(super) fn hear_clock(&self, header: &MetadataMap) {
+        let millis = header.get(TIME_HEADER).and_then(|value| value.to_str().ok()?.parse().ok());
+        if let Some(millis) = millis {
+            let own = self.inner.standing.ledger.clock().now();
+            let heard = Clocks { registrar: Timestamp::from_millis(millis), own };
+            *self.inner.clocks.lock().unwrap_or_else(PoisonError::into_inner) = Some(heard);
+        }
     }
 
     /// Remembers where a node is, from an answer of the registrar, unless a connection to it is open already.
@@ -118,7 +146,14 @@ impl Peers {
         if let Some(route) = self.known().nodes.get(node) {
             return Ok(route.clone());
         }
-        let membership = &self.inner.standing.membership;
+        let Standing { membership, directory, .. } = &self.inner.standing;
+        if let Some(revocation) = directory.status().revoked.iter().find(|entry| entry.node == *node) {
+            return Err(PeerError::Refused {
+                code: "identity.revoked".to_owned(),
+                reason: format!("node {node} was revoked at {}: {}", revocation.at, revocation.reason),
+                statement: None,
+            });
+        }
         if membership.is_registrar() {
             // Everything a registrar says, it says in its answers.
             return Err(PeerError::Broken("a registrar calls no other node".to_owned()));
@@ -155,9 +190,17 @@ impl Peers {
                     .locate_node(request)
                     .await
             })
-            .await?;
+            .await
+            .map_err(|error| match error {
+                // A node that has just enrolled may speak to us before its address has reached the registrar.
+                PeerError::Refused { reason, .. } => PeerError::Unavailable(reason),
+                other => other,
+            })?;
         let wire::LocateNodeResponse { address, credential } = response.into_inner();
         self.check_credential(node, credential)?;
+        if address.is_empty() {
+            return Err(PeerError::Broken(format!("the registrar located {node} without an address")));
+        }
         Ok(address)
     }
 

@@ -53,8 +53,16 @@ impl RegistrarPeer for Peers {
         status_version: u64,
     ) -> Result<mpsc::Receiver<Result<TrustUpdate, PeerError>>, PeerError> {
         let request = identity::FollowTrustRequest { roots_version, status_version };
-        let response = call!(self, registrar, IdentityServiceClient::follow_trust(request));
-        Ok(pump(response, |message| {
+        let response = self
+            .call(registrar, |channel| async move {
+                IdentityServiceClient::new(channel)
+                    .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                    .follow_trust(request)
+                    .await
+            })
+            .await?;
+        self.hear_clock(response.metadata());
+        Ok(pump(response.into_inner(), |message| {
             let identity::FollowTrustResponse { roots, status } = message;
             Ok(TrustUpdate { roots: roots.map(signed), status: status.map(signed) })
         }))

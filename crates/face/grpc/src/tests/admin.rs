@@ -110,7 +110,7 @@ async fn a_file_goes_from_publication_to_receipt() {
     let mut again = seller.publish(request).await.unwrap().into_inner();
     assert_eq!(until(&mut again, |it| state(it) == "listed").await.publication.unwrap(), publication);
     let publications = seller.list_publications(wire::ListPublicationsRequest {}).await.unwrap().into_inner();
-    assert_eq!(publications.publications, [publication.clone()]);
+    assert_eq!(publications.publications, std::slice::from_ref(&publication));
 
     // Find.
     let search = wire::SearchCatalogRequest { keywords: "weather".to_owned(), ..Default::default() };

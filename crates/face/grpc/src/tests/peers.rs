@@ -8,21 +8,22 @@ use huitong_catalog::CatalogPeer;
 use huitong_contract::{AcceptCounter, ContractPeer, State, Terms};
 use huitong_identity::peer::{EnrolmentPeer, RegistrarPeer};
 use huitong_identity::{
-    InviteRequest, JoinRequest, NodeKeys, PeerError, Role, Sources, enrolment_request, workers,
+    Delivery, InviteRequest, JoinRequest, NodeKeys, PeerError, Role, Sources, enrolment_request, workers,
 };
-use huitong_ids::NodeId;
+use huitong_ids::{DataId, DataType, NodeId, NodeType};
 use huitong_ledger::{SignedCheckpoint, verify_entry};
-use huitong_proof::{Clock, SeededEntropy};
+use huitong_proof::{Clock, Kind, SeededEntropy};
 use huitong_transfer::EvidencePeer;
 use tokio::time::timeout;
 use tonic::{Code, Request};
 
-use super::{ENROLMENT, REGISTRAR, Space, Wire, peers_of};
+use super::{Connector, ENROLMENT, REGISTRAR, Space, Wire, peers_of};
+use crate::proto;
 use crate::proto::identity::identity_service_client::IdentityServiceClient;
 use crate::proto::identity::{FollowTrustRequest, LocateNodeRequest};
 use crate::proto::ledger::ProveRequest;
 use crate::proto::ledger::ledger_service_client::LedgerServiceClient;
-use crate::{EnrolmentClient, PeerServices, error_detail, peer_routes};
+use crate::{Clocks, EnrolmentClient, PeerServices, error_detail, peer_routes};
 
 /// Nothing here waits for longer, unless it is broken.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -33,6 +34,11 @@ fn refused_as<T: std::fmt::Debug>(answer: Result<T, PeerError>, expected: &str) 
         Err(PeerError::Refused { code, .. }) => assert_eq!(code, expected),
         other => panic!("expected {expected}, found {other:?}"),
     }
+}
+
+/// A product id that no registrar has assigned.
+fn some_product(of: &NodeId) -> DataId {
+    DataId::mint(DataType::Product, &of.entity(), &of.segment(), [0; 16], None).unwrap()
 }
 
 #[tokio::test]
@@ -80,6 +86,8 @@ async fn trust_is_followed_with_heartbeats_and_a_revocation_ends_the_revoked_nod
     let consumer = &space.consumer;
     let mut news = consumer.peers.follow_trust(space.registrar(), 0, 0).await.unwrap();
     let mut victim = space.provider.peers.follow_trust(space.registrar(), 1, 1).await.unwrap();
+    let now = space.nodes.clock.now();
+    assert_eq!(consumer.peers.clocks(), Some(Clocks { registrar: now, own: now }));
     let first = timeout(PATIENCE, news.recv()).await.unwrap().unwrap().unwrap();
     assert!(first.roots.is_some() && first.status.is_some());
     let beat = timeout(PATIENCE, news.recv()).await.unwrap().unwrap().unwrap();
@@ -106,14 +114,7 @@ async fn trust_is_followed_with_heartbeats_and_a_revocation_ends_the_revoked_nod
 
     // The connection outlives the credential; the calls on it do not.
     refused_as(space.provider.peers.search(space.registrar(), "", 0, 20).await, "identity.revoked");
-    let product = super::DataId::mint(
-        huitong_ids::DataType::Product,
-        &space.provider.id().entity(),
-        &space.provider.id().segment(),
-        [0; 16],
-        None,
-    )
-    .unwrap();
+    let product = some_product(space.provider.id());
     space.provider.peers.learn(consumer.id(), &consumer.address());
     refused_as(space.provider.peers.standing_terms(consumer.id(), &product).await, "identity.revoked");
 }
@@ -180,6 +181,77 @@ async fn a_refusal_comes_with_its_code() {
     // A registrar has no contracts: that service is not there.
     let nowhere = consumer.peers.submit(space.registrar(), Bytes::new(), Bytes::new()).await;
     assert!(matches!(nowhere, Err(PeerError::Broken(_))), "{nowhere:?}");
+}
+
+#[tokio::test]
+async fn a_signed_refusal_crosses_the_wire() {
+    let space = Space::new().await;
+    let product = space.publish(b"rain").await;
+    let (provider, consumer) = (&space.provider, &space.consumer);
+    let terms = consumer.peers.standing_terms(provider.id(), &product).await.unwrap();
+    let mut terms = Terms::decode(&terms).unwrap();
+    // No such product: the provider refuses and signs that it does.
+    terms.product = some_product(provider.id());
+    let membership = &provider.node.membership;
+    let credential = (membership.credential().clone(), membership.credential_statement().clone());
+    let id = [4; 16];
+    consumer.contracts.request(id, credential, terms, AcceptCounter::No).await.unwrap();
+    let message = consumer.pending().remove(0);
+    let delivered = consumer.contracts.deliver(&message, &consumer.peers).await;
+    assert!(matches!(delivered, Err(Delivery::Dead(_))), "{delivered:?}");
+    let negotiation = consumer.contracts.negotiation(&id).unwrap().unwrap();
+    assert_eq!(negotiation.state, State::Terminated);
+    // The refusal is in both ledgers, byte for byte.
+    let refusal = |side: &Connector| {
+        let view = side.node.ledger.store().view();
+        let about = side.node.ledger.about(&view, &id, 10).unwrap();
+        about.into_iter().find(|it| it.kind() == Kind::Refusal).map(|it| it.bytes().clone())
+    };
+    assert_eq!(refusal(consumer).unwrap(), refusal(provider).unwrap());
+}
+
+#[tokio::test]
+async fn a_node_without_an_address_is_tried_again_and_a_revoked_one_is_not() {
+    let space = Space::new().await;
+    let (provider, consumer) = (&space.provider, &space.consumer);
+    let product = some_product(provider.id());
+    let nowhere =
+        NodeId::mint(NodeType::Connector, &provider.id().entity(), &provider.id().segment(), [1; 16]);
+    let answer = consumer.peers.standing_terms(&nowhere, &product).await;
+    assert!(matches!(answer, Err(PeerError::Unavailable(_))), "{answer:?}");
+    let mut news = consumer.peers.follow_trust(space.registrar(), 1, 1).await.unwrap();
+    space.nodes.registry.revoke(provider.id(), "left the space").await.unwrap();
+    while consumer.node.standing.directory.status().version < 2 {
+        let update = timeout(PATIENCE, news.recv()).await.unwrap().unwrap().unwrap();
+        workers::apply(&consumer.node.standing, update).await.unwrap();
+    }
+    refused_as(consumer.peers.standing_terms(provider.id(), &product).await, "identity.revoked");
+}
+
+#[tokio::test]
+async fn health_and_reflection_are_served_and_do_not_speak_of_the_operator() {
+    let space = Space::new().await;
+    let routes = peer_routes(space.provider.services()).into_axum_router();
+    let mut health = tonic_health::pb::health_client::HealthClient::new(routes.clone());
+    let answer = health.check(tonic_health::pb::HealthCheckRequest::default()).await.unwrap();
+    assert_eq!(answer.into_inner().status(), tonic_health::pb::health_check_response::ServingStatus::Serving);
+
+    use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+    use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+    use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+    let mut reflection = ServerReflectionClient::new(routes);
+    let message_request = Some(MessageRequest::ListServices(String::new()));
+    let request = tonic_reflection::pb::v1::ServerReflectionRequest { message_request, ..Default::default() };
+    let answers = reflection.server_reflection_info(tokio_stream::iter([request])).await.unwrap();
+    let answer = answers.into_inner().message().await.unwrap().unwrap().message_response;
+    let Some(MessageResponse::ListServicesResponse(services)) = answer else { panic!("{answer:?}") };
+    let mut names: Vec<String> = services.service.into_iter().map(|it| it.name).collect();
+    names.sort();
+    let served = ["contract.v1.Contract", "ledger.v1.Ledger", "transfer.v1.Transfer"];
+    assert_eq!(names, served.map(|name| format!("huitong.{name}Service")));
+    let operator = b"AdminService";
+    assert!(!proto::PEER_DESCRIPTORS.windows(operator.len()).any(|window| window == operator));
+    assert!(proto::OPERATOR_DESCRIPTORS.windows(operator.len()).any(|window| window == operator));
 }
 
 #[tokio::test]

@@ -94,7 +94,10 @@ impl Verification<'_> {
             match value {
                 Value::Bytes(bytes) => statements.push(bytes),
                 _ => {
-                    return Err(unreadable(self.report, &format!("statements[{index}] is not a byte string")));
+                    return Err(unreadable(
+                        self.report,
+                        &format!("statements[{index}] is not a byte string"),
+                    ));
                 }
             }
         }
@@ -331,6 +334,11 @@ impl Verification<'_> {
         {
             return Err(self.stop(Invalid, "the offer", "is not what was agreed"));
         }
+        // Each counts once, in the order in which the provider signed them.
+        if !chain.usage.windows(2).all(|pair| matches!(pair, [one, next] if one.body().seq < next.body().seq))
+        {
+            return Err(self.stop(Invalid, "a usage record", "is repeated or out of order"));
+        }
         for usage in &chain.usage {
             UsageDetail::read(usage).map_err(|error| self.stop(Invalid, "a usage record", error))?;
         }
@@ -410,14 +418,19 @@ impl Verification<'_> {
         if log.inclusion.len() > shared.len() {
             return Err(self.stop(Invalid, name, "it proves more statements than the receipt holds"));
         }
+        let mut missing = false;
         for (position, statement) in shared.iter().enumerate() {
             let what = format!("{name}: proof of the {}", statement.kind().name());
             let Some((index, path)) = log.inclusion.get(position) else {
                 self.report.problem(Incomplete, what, "is missing");
+                missing = true;
                 continue;
             };
             verify_entry(statement.bytes(), *index, path, checkpoint.checkpoint())
                 .map_err(|error| self.stop(Invalid, what, error))?;
+        }
+        if missing {
+            return Ok(());
         }
         let head = checkpoint.checkpoint();
         self.report.claim(

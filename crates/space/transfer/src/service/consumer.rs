@@ -1,13 +1,15 @@
 //! The consumer's side of an exchange.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use std::{fs, io};
 
 use bytes::{Bytes, BytesMut};
 use huitong_catalog::{AssetCertificate, AssetKind};
 use huitong_contract::{Contract, Side};
 use huitong_identity::{Credential, Delivery, PeerError, Refusal, ServiceError, read_refusal, statement_of};
-use huitong_ledger::Ledger;
+use huitong_ledger::{Ledger, LedgerError};
 use huitong_proof::{ContentTree, Digest, Envelope, GROUP_BYTES, Kind, Statement, group_count};
 use huitong_store::Tx;
 use tokio::sync::{mpsc, watch};
@@ -15,7 +17,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::provider::terminate;
 use super::sink::{Event, Sink, Work};
-use super::{Transfers, check_belongs, issue};
+use super::{Abort, Transfers, check_belongs, issue};
 use crate::details::{
     AcceptDetail, AckDetail, AckStatus, OfferDetail, UsageDetail, abort_detail, read_abort, read_final,
 };
@@ -29,6 +31,8 @@ const IDLE: Duration = Duration::from_secs(60);
 const SYNC_EVERY: Duration = Duration::from_secs(2);
 /// Frames to the provider that wait for the network.
 const OUTGOING: usize = 16;
+/// Bytes of a file name that every file system takes.
+const LONGEST_NAME: usize = 255;
 
 /// How one attempt ended short of completion.
 enum Stop {
@@ -53,7 +57,7 @@ impl Transfers {
             None => self.settings.received.clone(),
         };
         let made = directory.clone();
-        tokio::task::spawn_blocking(move || std::fs::create_dir_all(&made))
+        tokio::task::spawn_blocking(move || fs::create_dir_all(&made))
             .await
             .map_err(|error| ServiceError::Internal(error.to_string()))?
             .map_err(|error| {
@@ -108,13 +112,19 @@ impl Transfers {
 
     /// One attempt to bring a consumer transfer to its end.
     pub async fn run(&self, id: &[u8; 16], peer: &dyn TransferPeer) -> Result<(), Delivery> {
-        match self.attempt(id, peer).await {
+        let transfer = match tables::transfer(&self.ledger().store().view(), id) {
+            Ok(Some(found)) if found.side == Side::Consumer && !found.state.is_terminal() => found,
+            Ok(_) => return Ok(()),
+            Err(error) => return Err(Delivery::Retry(error.to_string())),
+        };
+        let run = self.take_over(*id);
+        match self.attempt(transfer, run.clone(), peer).await {
             Ok(()) => {
-                self.forget_run(id);
+                self.forget_run(id, &run);
                 Ok(())
             }
             Err(Stop::Over(reason)) => {
-                self.forget_run(id);
+                self.forget_run(id, &run);
                 Err(Delivery::Dead(reason))
             }
             Err(Stop::Retry(reason)) => {
@@ -124,21 +134,21 @@ impl Transfers {
         }
     }
 
-    async fn attempt(&self, id: &[u8; 16], peer: &dyn TransferPeer) -> Result<(), Stop> {
+    async fn attempt(
+        &self,
+        transfer: Transfer,
+        superseded: watch::Receiver<()>,
+        peer: &dyn TransferPeer,
+    ) -> Result<(), Stop> {
         let view = self.ledger().store().view();
-        let Some(transfer) = tables::transfer(&view, id)? else { return Ok(()) };
-        if transfer.side != Side::Consumer || transfer.state.is_terminal() {
-            return Ok(());
-        }
         let contract = self
             .contracts
             .contract(&view, &transfer.contract)?
             .ok_or_else(|| ServiceError::NotFound { what: format!("contract {}", transfer.contract) })?;
         let (credential, _) = self.credential(&view, &transfer.peer)?;
-        let superseded = self.take_over(*id);
         let (out, outgoing) = mpsc::channel(OUTGOING);
         let want =
-            Want { transfer: *id, contract: transfer.contract.clone(), product: transfer.product.clone() };
+            Want { transfer: transfer.id, contract: transfer.contract.clone(), product: transfer.product.clone() };
         // The channel is empty and open: this cannot wait.
         let _ = out.send(FromConsumer::Want(want)).await;
         let frames = match peer.exchange(&transfer.peer, outgoing).await {
@@ -153,12 +163,15 @@ impl Transfers {
         match error {
             PeerError::Unavailable(reason) | PeerError::Broken(reason) => Stop::Retry(reason),
             PeerError::Refused { code, reason, .. } => {
+                let part = part_path(transfer);
                 let (id, shown, ledger) = (transfer.id, format!("{code}: {reason}"), self.ledger().clone());
                 let ended = self
                     .ledger()
                     .store()
                     .transact("transfer.refused", move |tx| -> Result<(), ServiceError> {
-                        if let Some(mut transfer) = tables::transfer(tx, &id)? {
+                        if let Some(mut transfer) = tables::transfer(tx, &id)?
+                            && !transfer.state.is_terminal()
+                        {
                             terminate(&mut transfer, &code, &reason, ledger.clock().now());
                             tables::save(tx, &transfer)?;
                         }
@@ -166,7 +179,10 @@ impl Transfers {
                     })
                     .await;
                 match ended {
-                    Ok(()) => Stop::Over(shown),
+                    Ok(()) => {
+                        remove_part(part).await;
+                        Stop::Over(shown)
+                    }
                     Err(error) => Stop::Retry(ServiceError::from(error).to_string()),
                 }
             }
@@ -192,7 +208,7 @@ impl Fetch<'_> {
             return self.finish(last).await;
         }
         let total = group_count(self.transfer.size);
-        let start = self.transfer.acknowledged.div_ceil(GROUP_BYTES);
+        let start = self.groups_on_disk().await;
         self.accept(start, total).await?;
         let tree = self.tree().await?;
         self.receive(tree, start, total).await
@@ -284,7 +300,27 @@ impl Fetch<'_> {
         self.await_final().await.map(Some)
     }
 
+    /// Where to go on: what is acknowledged, unless somebody has shortened or removed the unfinished file since.
+    async fn groups_on_disk(&self) -> u64 {
+        let acknowledged = self.transfer.acknowledged.div_ceil(GROUP_BYTES);
+        let Some(part) = part_path(&self.transfer) else { return 0 };
+        let length = tokio::task::spawn_blocking(move || fs::metadata(part).map(|found| found.len()));
+        match length.await {
+            Ok(Ok(length)) => acknowledged.min(length / GROUP_BYTES),
+            _ => 0,
+        }
+    }
+
     async fn accept(&mut self, start: u64, end: u64) -> Result<(), Stop> {
+        // Our newest acknowledgement may have been lost with the connection: the same bytes once more, or the provider
+        // would count what they cover as still on its way.
+        if let Some(digest) = self.transfer.statements.ack {
+            let ledger = self.transfers.ledger();
+            let found = ledger.statement(&ledger.store().view(), &digest).map_err(ServiceError::from)?;
+            if let Some(ack) = found {
+                self.send(&ack).await?;
+            }
+        }
         let statement = self
             .change("transfer.accept", move |tx, ledger, transfer, contract| {
                 let offer = transfer.statements.offer.unwrap_or(Digest::ZERO);
@@ -324,6 +360,7 @@ impl Fetch<'_> {
 
     async fn receive(mut self, tree: ContentTree, start: u64, total: u64) -> Result<(), Stop> {
         let path = self.part_path()?;
+        let mut group_in_hand: Option<Bytes> = None;
         let sync_bytes = rules::DEFAULT_SYNC_BYTES.min(self.contract.agreement.window_bytes / 2).max(1);
         let lengths = tree.clone();
         let opened = tokio::task::spawn_blocking(move || Sink::open(&path, tree, start, sync_bytes))
@@ -359,7 +396,13 @@ impl Fetch<'_> {
                 _ = sync.tick() => {
                     let _ = sink.work.try_send(Work::Sync);
                 }
-                frame = timeout(IDLE, self.frames.recv()) => match self.frame(frame).await? {
+                // The writer is not waited for elsewhere: its events must be heard while it is busy.
+                place = sink.work.reserve(), if group_in_hand.is_some() => match (place, group_in_hand.take()) {
+                    (Ok(place), Some(data)) => place.send(Work::Group(data)),
+                    // The writer has stopped; its last event says why.
+                    _ => continue,
+                },
+                frame = timeout(IDLE, self.frames.recv()), if group_in_hand.is_none() => match self.frame(frame).await? {
                     FromProvider::Chunk { group, data } => {
                         let length = lengths.group_range(group).map(|range| range.end.saturating_sub(range.start));
                         if group != next || length != Some(data.len() as u64) {
@@ -367,10 +410,7 @@ impl Fetch<'_> {
                         }
                         next = next.saturating_add(1);
                         self.transfers.add_moved(&self.transfer.id, data.len() as u64);
-                        if sink.work.send(Work::Group(data)).await.is_err() {
-                            // The writer has stopped; its last event says why.
-                            continue;
-                        }
+                        group_in_hand = Some(data);
                     }
                     FromProvider::Statement(bytes) => return Err(self.unexpected(bytes).await?),
                     FromProvider::Leaves(_) => return Err(broken("leaf values among the content")),
@@ -383,56 +423,58 @@ impl Fetch<'_> {
     async fn durable(&mut self, groups: u64, total: u64) -> Result<Option<Statement>, Stop> {
         let bytes = rules::prefix_bytes(groups, self.transfer.size);
         let complete = groups == total;
-        if bytes == self.transfer.acknowledged && !complete {
+        if bytes <= self.transfer.acknowledged && !complete {
             return Ok(None);
         }
         let root = self.contract.agreement.root;
         let status = if complete { AckStatus::Complete } else { AckStatus::Partial };
         let ack = self
             .change("transfer.acknowledge", move |tx, ledger, transfer, contract| {
+                // Another run of this transfer may have come further: what is signed never goes backwards.
+                if bytes <= transfer.acknowledged && !complete {
+                    return Ok(None);
+                }
                 let reference = transfer.statements.accept.unwrap_or(Digest::ZERO);
                 let detail = AckDetail { root, groups, bytes, status }.to_detail();
                 let statement = issue(tx, ledger, Kind::Ack, transfer, contract, reference, detail)?;
                 transfer.acknowledged = bytes;
                 transfer.statements.ack = Some(statement.digest());
-                Ok(statement)
+                Ok(Some(statement))
             })
             .await?;
+        let Some(ack) = ack else { return Ok(None) };
         self.send(&ack).await?;
         if complete { self.await_final().await.map(Some) } else { Ok(None) }
     }
 
     async fn await_final(&mut self) -> Result<Statement, Stop> {
-        loop {
-            match self.next().await? {
-                FromProvider::Statement(bytes) => {
-                    let statement = self.statement(bytes.clone())?;
-                    if statement.kind() != Kind::Final {
-                        return Err(self.unexpected(bytes).await?);
-                    }
-                    let root = read_final(&statement)?;
-                    if root != self.contract.agreement.root
-                        || Some(statement.body().reference) != self.transfer.statements.ack
-                    {
-                        return Err(broken("the final does not answer our acknowledgement"));
-                    }
-                    return Ok(statement);
-                }
-                // The provider did not know of our acknowledgement yet and was still sending.
-                FromProvider::Leaves(_) | FromProvider::Chunk { .. } => {}
-            }
+        let FromProvider::Statement(bytes) = self.next().await? else {
+            return Err(broken("bytes where the final was due"));
+        };
+        let statement = self.statement(bytes.clone())?;
+        if statement.kind() != Kind::Final {
+            return Err(self.unexpected(bytes).await?);
         }
+        let root = read_final(&statement)?;
+        if root != self.contract.agreement.root
+            || Some(statement.body().reference) != self.transfer.statements.ack
+        {
+            return Err(broken("the final does not answer our acknowledgement"));
+        }
+        Ok(statement)
     }
 
     /// Puts the file in its place, then records the end.
     async fn finish(&mut self, last: Statement) -> Result<(), Stop> {
         let (part, path) = (self.part_path()?, self.transfer.path.clone().unwrap_or_default());
-        tokio::task::spawn_blocking(move || publish(&part, &path))
+        let marked = marked_path(&path, &self.transfer.id);
+        let path = tokio::task::spawn_blocking(move || publish(&part, &path, marked))
             .await
             .map_err(|error| Stop::Retry(error.to_string()))?
             .map_err(|error| Stop::Retry(format!("the received file cannot be put in its place: {error}")))?;
         self.change("transfer.completed", move |tx, ledger, transfer, _| {
             ledger.admit(tx, &last)?;
+            transfer.path = Some(path);
             transfer.statements.last = Some(last.digest());
             transfer.state = TransferState::Completed;
             transfer.finished = Some(ledger.clock().now());
@@ -510,7 +552,7 @@ impl Fetch<'_> {
             Ok(())
         })
         .await?;
-        self.remove_part().await;
+        remove_part(part_path(&self.transfer)).await;
         Ok(Stop::Over(shown))
     }
 
@@ -520,8 +562,12 @@ impl Fetch<'_> {
         let shown = refusal.to_string();
         let statement = self
             .change("transfer.abort", move |tx, ledger, transfer, contract| {
-                // What made us stop is evidence: it is kept with our answer.
-                ledger.admit(tx, &answered)?;
+                // What made us stop is evidence: it is kept with our answer, and where it contradicts what the
+                // provider signed before, both are kept as a pair by this very call.
+                match ledger.admit(tx, &answered) {
+                    Ok(_) | Err(LedgerError::Fork { .. }) => {}
+                    Err(error) => return Err(error.into()),
+                }
                 let detail = abort_detail(&code, &reason);
                 let statement =
                     issue(tx, ledger, Kind::Abort, transfer, contract, answered.digest(), detail)?;
@@ -529,16 +575,19 @@ impl Fetch<'_> {
                 Ok(statement)
             })
             .await?;
-        self.send(&statement).await?;
-        self.remove_part().await;
+        // It is over and on record, whether or not the provider still listens.
+        let _ = self.send(&statement).await;
+        remove_part(part_path(&self.transfer)).await;
         Ok(Stop::Over(shown))
     }
 
     async fn send(&self, statement: &Statement) -> Result<(), Stop> {
-        self.out
-            .send(FromConsumer::Statement(statement.bytes().clone()))
-            .await
-            .map_err(|_| Stop::Retry("the provider closed the exchange".to_owned()))
+        let frame = FromConsumer::Statement(statement.bytes().clone());
+        match timeout(IDLE, self.out.send(frame)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(Stop::Retry("the provider closed the exchange".to_owned())),
+            Err(_) => Err(Stop::Retry("the provider took nothing for 60 seconds".to_owned())),
+        }
     }
 
     fn stored_offer(&self) -> Result<Statement, ServiceError> {
@@ -549,30 +598,15 @@ impl Fetch<'_> {
             .ok_or_else(|| ServiceError::Internal("the offer of a transfer is missing".to_owned()))
     }
 
-    /// The unfinished file lies in the destination directory, so that putting it in its place is one rename.
     fn part_path(&self) -> Result<PathBuf, Stop> {
-        let path = self
-            .transfer
-            .path
-            .as_ref()
-            .ok_or_else(|| Stop::Retry("the destination is not known yet".to_owned()))?;
-        let directory = path.parent().unwrap_or_else(|| Path::new("/"));
-        Ok(directory.join(format!(".huitong-{}.part", uuid_text(&self.transfer.id))))
-    }
-
-    async fn remove_part(&self) {
-        if let Ok(part) = self.part_path() {
-            let _ = tokio::task::spawn_blocking(move || std::fs::remove_file(part)).await;
-        }
+        part_path(&self.transfer).ok_or_else(|| Stop::Retry("the destination is not known yet".to_owned()))
     }
 
     /// Changes the stored transfer in one commit and keeps our copy equal to it.
     async fn change<T: Send + 'static>(
         &mut self,
         name: &'static str,
-        step: impl FnOnce(&mut Tx<'_>, &Ledger, &mut Transfer, &Contract) -> Result<T, ServiceError>
-        + Send
-        + 'static,
+        step: impl FnOnce(&mut Tx<'_>, &Ledger, &mut Transfer, &Contract) -> Result<T, Abort> + Send + 'static,
     ) -> Result<T, ServiceError> {
         let (transfer, value) = self.transfers.change(name, self.transfer.id, &self.contract, step).await?;
         self.transfer = transfer;
@@ -595,19 +629,76 @@ fn free_path(directory: &Path, name: &str, id: &[u8; 16]) -> PathBuf {
     if !plain.exists() {
         return plain;
     }
+    marked_path(&plain, id)
+}
+
+/// The same name with the transfer's id in it, which no other file has.
+fn marked_path(path: &Path, id: &[u8; 16]) -> PathBuf {
     let mark = uuid_text(id);
-    match name.rsplit_once('.').filter(|(stem, _)| !stem.is_empty()) {
-        Some((stem, extension)) => directory.join(format!("{stem}-{mark}.{extension}")),
-        None => directory.join(format!("{name}-{mark}")),
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    if name.contains(&mark) {
+        return path.to_owned();
+    }
+    let (stem, extension) = match name.rsplit_once('.').filter(|(stem, _)| !stem.is_empty()) {
+        Some((stem, extension)) => (stem, format!(".{extension}")),
+        None => (name, String::new()),
+    };
+    // File systems take names of 255 bytes: the mark matters more than the end of a long name.
+    let room = LONGEST_NAME.saturating_sub(mark.len().saturating_add(1)).saturating_sub(extension.len());
+    let stem = stem.get(..stem.floor_char_boundary(room)).unwrap_or_default();
+    let mut marked = format!("{stem}-{mark}{extension}");
+    marked.truncate(marked.floor_char_boundary(LONGEST_NAME));
+    path.with_file_name(marked)
+}
+
+/// The unfinished file lies in the destination directory, so that putting it in its place moves no bytes.
+fn part_path(transfer: &Transfer) -> Option<PathBuf> {
+    let directory = transfer.path.as_ref()?.parent()?;
+    Some(directory.join(format!(".huitong-{}.part", uuid_text(&transfer.id))))
+}
+
+async fn remove_part(part: Option<PathBuf>) {
+    if let Some(part) = part {
+        let _ = tokio::task::spawn_blocking(move || fs::remove_file(part)).await;
     }
 }
 
-/// Renames the finished file to its name and makes the directory durable. Doing it twice is harmless.
-fn publish(part: &Path, path: &Path) -> std::io::Result<()> {
-    match std::fs::rename(part, path) {
-        Ok(()) => {}
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound && path.exists() => {}
-        Err(error) => return Err(error),
+/// Gives the finished file its name, or its marked one where another file has taken that by now, makes the directory
+/// durable, and says which it is. Doing it twice is harmless.
+fn publish(part: &Path, path: &Path, marked: PathBuf) -> io::Result<PathBuf> {
+    let placed = if part.try_exists()? {
+        if place(part, path)? {
+            path.to_owned()
+        } else {
+            fs::rename(part, &marked)?;
+            marked
+        }
+    } else if marked.try_exists()? {
+        marked
+    } else {
+        // An earlier run got as far as this. If nothing is there either, the file is lost.
+        fs::metadata(path)?;
+        path.to_owned()
+    };
+    fs::File::open(path.parent().unwrap_or_else(|| Path::new("/")))?.sync_all()?;
+    Ok(placed)
+}
+
+/// Gives a file its name without ever replacing another one; `false` when the name is taken.
+fn place(part: &Path, path: &Path) -> io::Result<bool> {
+    match fs::hard_link(part, path) {
+        Ok(()) => fs::remove_file(part).map(|()| true),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            let (ours, theirs) = (fs::symlink_metadata(part)?, fs::symlink_metadata(path)?);
+            let same = (ours.dev(), ours.ino()) == (theirs.dev(), theirs.ino());
+            if same && part != path {
+                // Cut off between the two steps of an earlier run.
+                fs::remove_file(part)?;
+            }
+            Ok(same)
+        }
+        // A file system without hard links.
+        Err(_) if !path.try_exists()? => fs::rename(part, path).map(|()| true),
+        Err(_) => Ok(false),
     }
-    std::fs::File::open(path.parent().unwrap_or_else(|| Path::new("/")))?.sync_all()
 }

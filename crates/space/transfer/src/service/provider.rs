@@ -1,21 +1,23 @@
 //! The provider's side of an exchange.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
 use huitong_catalog::ShelfProduct;
 use huitong_contract::{Contract, Contracts, Side};
-use huitong_identity::{Caller, PeerError, Refusal, ServiceError, refuse, remember, statement_from};
+use huitong_identity::{
+    AuthenticationError, Caller, PeerError, Refusal, ServiceError, refuse, remember, statement_from,
+};
 use huitong_ledger::Ledger;
-use huitong_policy::{Action, Policy};
-use huitong_proof::{Digest, Kind, Statement, Timestamp, group_count, random};
+use huitong_policy::{Action, ClauseId};
+use huitong_proof::{Digest, GROUP_BYTES, Kind, Statement, Timestamp, group_count, random};
 use huitong_store::{Read, Tx};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
-use super::{Transfers, check_belongs, issue, source};
+use super::{Abort, Transfers, check_belongs, issue, source};
 use crate::details::{
     AcceptDetail, AckDetail, AckStatus, OfferDetail, UsageDetail, abort_detail, final_detail, read_abort,
 };
@@ -30,6 +32,8 @@ const IDLE: Duration = Duration::from_secs(60);
 const RECHECK: Duration = Duration::from_millis(500);
 /// Bytes of the leaf list in one frame.
 const LEAVES_FRAME: usize = 1 << 20;
+/// What the consumer hears of a file that cannot be delivered: where it lies here is none of its business.
+const SOURCE_CHANGED: &str = "the provider's file cannot be read as it was published";
 
 /// What the decision about a `Want` led to, already durable.
 enum Opening {
@@ -40,7 +44,10 @@ enum Opening {
 struct Offered {
     transfer: Transfer,
     contract: Contract,
-    product: ShelfProduct,
+    /// `None` only for a transfer that is over.
+    product: Option<ShelfProduct>,
+    /// The policy clauses whose counter this transfer has consumed.
+    consumed: Vec<String>,
     /// In the order in which they go out: certificate, usage, offer, and the final of a transfer that is over.
     statements: Vec<Statement>,
 }
@@ -74,12 +81,11 @@ impl Transfers {
         };
         let id = offered.transfer.id;
         let superseded = self.take_over(id);
+        let run = superseded.clone();
         let outcome =
             Exchange { transfers: self, caller, address, incoming, out, superseded, offered }.run().await;
-        if !matches!(outcome, Ok(Ended::Superseded)) {
-            self.forget_run(&id);
-        }
-        outcome.map(|_| ())
+        self.forget_run(&id, &run);
+        outcome
     }
 
     /// Decides about a `Want` and commits the outcome: an offer with its counters consumed, or a refusal.
@@ -92,9 +98,11 @@ impl Transfers {
                 tokio::task::spawn_blocking(move || source.check_unchanged())
                     .await
                     .map_err(|error| ServiceError::Internal(error.to_string()))?
-                    .map_err(|error| error.to_string())
+                    .map_err(|error| {
+                        tracing::warn!(product = %want.product, %error, "a published file cannot be delivered");
+                    })
             }
-            None => Err("this node no longer offers the product".to_owned()),
+            None => Ok(()),
         };
         let (ledger, contracts, caller) = (self.ledger().clone(), self.contracts.clone(), caller.clone());
         self.ledger()
@@ -104,6 +112,14 @@ impl Transfers {
                 match decide(tx, &ledger, &contracts, &caller, address, &want, product, &unchanged)? {
                     Ok(offered) => Ok(Opening::Offered(Box::new(offered))),
                     Err((refusal, agreement)) => {
+                        // The consumer gives up when it reads the refusal; so does our side of a transfer under way.
+                        if let Some(mut transfer) = tables::transfer(tx, &want.transfer)?
+                            && rules::is_resumed_by(&want, &caller, &transfer)
+                            && !transfer.state.is_terminal()
+                        {
+                            terminate(&mut transfer, &refusal.code, &refusal.reason, ledger.clock().now());
+                            tables::save(tx, &transfer)?;
+                        }
                         let asked = format!("deliver {} under contract {}", want.product, want.contract);
                         let statement = refuse(
                             tx,
@@ -135,7 +151,7 @@ fn decide(
     address: IpAddr,
     want: &Want,
     product: Option<ShelfProduct>,
-    unchanged: &Result<(), String>,
+    unchanged: &Result<(), ()>,
 ) -> Result<Decided, ServiceError> {
     let existing = tables::transfer(tx, &want.transfer)?;
     let contract = contracts.contract(tx, &want.contract)?;
@@ -155,25 +171,23 @@ fn decide(
             }
             // Nothing moves any more: the same statements once again, whatever the policy says by now.
             TransferState::Completed => {
-                let Some(product) = product else {
-                    return Err(ServiceError::NotFound { what: format!("product {}", want.product) });
-                };
                 let statements = stored_statements(tx, ledger, transfer)?;
-                return Ok(Ok(Offered { transfer: transfer.clone(), contract, product, statements }));
+                let (transfer, consumed) = (transfer.clone(), Vec::new());
+                return Ok(Ok(Offered { transfer, contract, product: None, consumed, statements }));
             }
             TransferState::Requested | TransferState::Started => {}
         }
     }
     let product = match (product, unchanged) {
         (Some(product), Ok(())) => product,
-        (_, Err(reason)) => {
+        (Some(_), Err(())) => {
             return refused(Refusal::new(
                 "source.changed",
-                reason.clone(),
+                SOURCE_CHANGED,
                 "ask the provider to publish it anew",
             ));
         }
-        (None, Ok(())) => {
+        (None, _) => {
             return refused(Refusal::new(
                 "source.gone",
                 "the product is no longer offered",
@@ -182,18 +196,22 @@ fn decide(
         }
     };
     let now = ledger.clock().now();
-    let own_use = u64::from(existing.is_some());
-    let used = counters(tx, &contract, own_use)?;
-    let decision = match rules::ask_policy(&contract.agreement, caller, address, now, &|clause| {
-        used.get(clause.as_str()).copied().unwrap_or(0)
-    }) {
+    if let Some(transfer) = existing {
+        let statements = stored_statements(tx, ledger, &transfer)?;
+        let consumed = consumed_clauses(&statements)?;
+        let used = |clause: &ClauseId| rules::used_while_running(&consumed, clause);
+        if let Err(refusal) = rules::ask_policy(&contract.agreement, caller, address, now, &used) {
+            return refused(refusal);
+        }
+        return Ok(Ok(Offered { transfer, contract, product: Some(product), consumed, statements }));
+    }
+    let read: &Tx<'_> = tx;
+    // A counter that cannot be read counts as used up.
+    let used = |clause: &ClauseId| tables::counter(read, &contract.hash, clause.as_str()).unwrap_or(u64::MAX);
+    let decision = match rules::ask_policy(&contract.agreement, caller, address, now, &used) {
         Ok(decision) => decision,
         Err(refusal) => return refused(refusal),
     };
-    if let Some(transfer) = existing {
-        let statements = stored_statements(tx, ledger, &transfer)?;
-        return Ok(Ok(Offered { transfer, contract, product, statements }));
-    }
     let mut transfer = new_transfer(want, caller, &contract, product.certificate.digest(), now);
     // The counter is consumed before the first byte can leave: a crash over-counts, never under-counts.
     for clause in &decision.counts {
@@ -224,7 +242,14 @@ fn decide(
     transfer.statements.offer = Some(statement.digest());
     tables::save(tx, &transfer)?;
     let statements = stored_statements(tx, ledger, &transfer)?;
-    Ok(Ok(Offered { transfer, contract, product, statements }))
+    let consumed = consumed_clauses(&statements)?;
+    Ok(Ok(Offered { transfer, contract, product: Some(product), consumed, statements }))
+}
+
+/// The policy clauses whose counter a transfer has consumed, by its own usage records.
+fn consumed_clauses(statements: &[Statement]) -> Result<Vec<String>, ServiceError> {
+    let usage = statements.iter().filter(|statement| statement.kind() == Kind::Usage);
+    usage.map(|statement| Ok(UsageDetail::read(statement)?.counter)).collect()
 }
 
 fn new_transfer(
@@ -255,17 +280,6 @@ fn new_transfer(
     }
 }
 
-/// How often each clause has been used by other transfers under the same agreement.
-fn counters(tx: &Tx<'_>, contract: &Contract, own_use: u64) -> Result<HashMap<String, u64>, ServiceError> {
-    let Ok(policy) = Policy::parse(&contract.agreement.policy) else { return Ok(HashMap::new()) };
-    let mut used = HashMap::new();
-    for rule in policy.permissions() {
-        let count = tables::counter(tx, &contract.hash, rule.id.as_str())?;
-        used.insert(rule.id.as_str().to_owned(), count.saturating_sub(own_use));
-    }
-    Ok(used)
-}
-
 /// The statements that open (or, for a transfer that is over, close) an exchange, in the order in which they go out.
 fn stored_statements(
     read: &impl Read,
@@ -283,11 +297,6 @@ fn stored_statements(
         .collect()
 }
 
-enum Ended {
-    Over,
-    Superseded,
-}
-
 struct Exchange<'a> {
     transfers: &'a Transfers,
     caller: Caller,
@@ -299,42 +308,45 @@ struct Exchange<'a> {
 }
 
 impl Exchange<'_> {
-    async fn run(mut self) -> Result<Ended, ServiceError> {
+    async fn run(mut self) -> Result<(), ServiceError> {
         for statement in &self.offered.statements {
-            if self.out.send(FromProvider::Statement(statement.bytes().clone())).await.is_err() {
-                return Ok(Ended::Over);
+            if !self.send(statement).await {
+                return Ok(());
             }
         }
         if self.offered.transfer.state == TransferState::Completed {
-            return Ok(Ended::Over);
+            return Ok(());
         }
         let window = self.offered.contract.agreement.window_bytes;
-        let arrived = rules::can_have_arrived(&self.offered.transfer, window);
-        let first = match timeout(IDLE, self.incoming.recv()).await {
-            Ok(Some(Ok(FromConsumer::Statement(bytes)))) => self.statement(bytes)?,
-            Ok(Some(Ok(FromConsumer::Want(_)))) => {
-                return Err(ServiceError::invalid("frame", "a second want"));
-            }
-            Ok(Some(Err(_)) | None) => return Ok(Ended::Over),
-            Err(_) => return Err(idle()),
+        let total = group_count(self.offered.transfer.size);
+        let mut first = match self.first_statement().await? {
+            Some(first) => first,
+            None => return Ok(()),
         };
+        // The consumer's newest acknowledgement comes once more: it may have been lost with the connection, and
+        // without it the window would stay closed.
+        if first.kind() == Kind::Ack {
+            let arrived = rules::can_have_arrived(&self.offered.transfer, window);
+            if self.acknowledged(first, arrived).await? == AckStatus::Complete {
+                return Ok(());
+            }
+            first = match self.first_statement().await? {
+                Some(first) => first,
+                None => return Ok(()),
+            };
+        }
         match first.kind() {
             Kind::Accept => {
                 let accept = AcceptDetail::read(&first)?;
-                let total = group_count(self.offered.transfer.size);
-                if accept.end != total && total > 0 || accept.start > arrived {
+                let acknowledged = self.offered.transfer.acknowledged.div_ceil(GROUP_BYTES);
+                if accept.end != total || accept.start > acknowledged {
                     return Err(ServiceError::invalid(
                         "accept.ranges",
-                        "must run from what has arrived to the end",
+                        "must run from nowhere beyond what is acknowledged to the end",
                     ));
                 }
                 self.accepted(first).await?;
                 self.stream(accept.start, total, window).await
-            }
-            // All bytes had arrived in an earlier run; only the end is missing.
-            Kind::Ack => {
-                self.acknowledged(first, arrived).await?;
-                Ok(Ended::Over)
             }
             Kind::Abort => self.aborted(&first).await,
             other => {
@@ -343,10 +355,29 @@ impl Exchange<'_> {
         }
     }
 
-    async fn stream(&mut self, start: u64, total: u64, window: u64) -> Result<Ended, ServiceError> {
+    /// The consumer's next statement before bytes move; `None` when it has gone or a newer exchange took over.
+    async fn first_statement(&mut self) -> Result<Option<Statement>, ServiceError> {
+        let frame = tokio::select! {
+            biased;
+            _ = self.superseded.changed() => return Ok(None),
+            frame = timeout(IDLE, self.incoming.recv()) => frame,
+        };
+        match frame {
+            Ok(Some(Ok(FromConsumer::Statement(bytes)))) => self.statement(bytes).map(Some),
+            Ok(Some(Ok(FromConsumer::Want(_)))) => Err(ServiceError::invalid("frame", "a second want")),
+            Ok(Some(Err(_))) => self.recheck().await.map(|()| None),
+            Ok(None) => Ok(None),
+            Err(_) => Err(idle()),
+        }
+    }
+
+    async fn stream(&mut self, start: u64, total: u64, window: u64) -> Result<(), ServiceError> {
         let size = self.offered.transfer.size;
-        let mut leaves: VecDeque<Bytes> = self.leaf_frames().await?;
-        let mut reader = source::groups(self.offered.product.source.clone(), start, total);
+        let product = self.offered.product.clone();
+        let product =
+            product.ok_or_else(|| ServiceError::Internal("a running transfer has no product".to_owned()))?;
+        let mut reader = source::groups(product.source.clone(), start, total);
+        let mut leaves: VecDeque<Bytes> = self.leaf_frames(product).await?;
         let mut next: Option<(u64, Bytes)> = None;
         let mut sent_groups = start;
         let mut recheck = interval(RECHECK);
@@ -362,34 +393,44 @@ impl Exchange<'_> {
                 });
             tokio::select! {
                 biased;
-                _ = self.superseded.changed() => return Ok(Ended::Superseded),
+                _ = self.superseded.changed() => return Ok(()),
+                // Before what the consumer sends: however much that is, it does not put off the question.
+                _ = recheck.tick() => self.recheck().await?,
                 frame = self.incoming.recv() => {
                     let bytes = match frame {
                         Some(Ok(FromConsumer::Statement(bytes))) => bytes,
                         Some(Ok(FromConsumer::Want(_))) => return Err(ServiceError::invalid("frame", "a second want")),
-                        Some(Err(_)) | None => return Ok(Ended::Over),
+                        // The connection broke, or was cut because its caller does not count any more: that is said
+                        // with a signature.
+                        Some(Err(_)) => return self.recheck().await,
+                        None => return Ok(()),
                     };
-                    moved_at = Instant::now();
                     let statement = self.statement(bytes)?;
                     match statement.kind() {
                         Kind::Ack => {
+                            let before = self.offered.transfer.acknowledged;
                             if self.acknowledged(statement, sent_groups).await? == AckStatus::Complete {
-                                return Ok(Ended::Over);
+                                return Ok(());
+                            }
+                            if self.offered.transfer.acknowledged > before {
+                                moved_at = Instant::now();
                             }
                         }
                         Kind::Abort => return self.aborted(&statement).await,
                         other => return Err(ServiceError::invalid("statement.kind", format!("a {} cannot come here", other.name()))),
                     }
                 }
-                _ = recheck.tick() => self.recheck().await?,
                 () = sleep_until(moved_at + IDLE) => return Err(idle()),
                 group = reader.recv(), if next.is_none() && sent_groups < total => match group {
                     Some(Ok(group)) => next = Some(group),
-                    Some(Err(reason)) => return Err(self.abort("source.changed", &reason).await?),
+                    Some(Err(reason)) => {
+                        tracing::warn!(%reason, "a published file cannot be delivered");
+                        return Err(self.abort("source.changed", SOURCE_CHANGED).await?);
+                    }
                     None => return Err(ServiceError::Internal("the reader stopped early".to_owned())),
                 },
                 place = out.reserve(), if may_send => {
-                    let Ok(place) = place else { return Ok(Ended::Over) };
+                    let Ok(place) = place else { return Ok(()) };
                     moved_at = Instant::now();
                     if let Some(frame) = leaves.pop_front() {
                         place.send(FromProvider::Leaves(frame));
@@ -404,8 +445,8 @@ impl Exchange<'_> {
     }
 
     /// The list of leaf values, cut into frames.
-    async fn leaf_frames(&self) -> Result<VecDeque<Bytes>, ServiceError> {
-        let (shelf, product) = (self.transfers.shelf.clone(), self.offered.product.clone());
+    async fn leaf_frames(&self, product: ShelfProduct) -> Result<VecDeque<Bytes>, ServiceError> {
+        let shelf = self.transfers.shelf.clone();
         let tree = tokio::task::spawn_blocking(move || shelf.tree(&product))
             .await
             .map_err(|error| ServiceError::Internal(error.to_string()))??;
@@ -439,9 +480,19 @@ impl Exchange<'_> {
     /// Takes an acknowledgement; the complete one is answered with FINAL in the same commit.
     async fn acknowledged(&mut self, statement: Statement, arrived: u64) -> Result<AckStatus, ServiceError> {
         let ack = AckDetail::read(&statement)?;
+        let (status, digest) = (ack.status, statement.digest());
+        if self.offered.transfer.statements.ack == Some(digest) {
+            // Said again after a lost connection; nothing changes.
+            return Ok(status);
+        }
+        if Some(statement.body().reference) != self.offered.transfer.statements.accept {
+            return Err(ServiceError::invalid(
+                "ack.reference",
+                "is not the acceptance that bytes were sent for",
+            ));
+        }
         rules::check_ack(&ack, &self.offered.transfer, arrived)
             .map_err(|refusal| ServiceError::invalid(refusal.code, refusal.reason))?;
-        let status = ack.status;
         self.change("transfer.acknowledged", move |tx, ledger, transfer, contract| {
             ledger.admit(tx, &statement)?;
             transfer.statements.ack = Some(statement.digest());
@@ -459,13 +510,14 @@ impl Exchange<'_> {
         if let Some(digest) = self.offered.transfer.statements.last {
             let view = self.transfers.ledger().store().view();
             if let Some(last) = self.transfers.ledger().statement(&view, &digest)? {
-                let _ = self.out.send(FromProvider::Statement(last.bytes().clone())).await;
+                drop(view);
+                self.send(&last).await;
             }
         }
         Ok(status)
     }
 
-    async fn aborted(&mut self, statement: &Statement) -> Result<Ended, ServiceError> {
+    async fn aborted(&mut self, statement: &Statement) -> Result<(), ServiceError> {
         let (code, reason) = read_abort(statement)?;
         let statement = statement.clone();
         self.change("transfer.aborted", move |tx, ledger, transfer, _| {
@@ -474,7 +526,7 @@ impl Exchange<'_> {
             Ok(())
         })
         .await?;
-        Ok(Ended::Over)
+        Ok(())
     }
 
     /// Whether the exchange still may run: the caller's standing, the contract, the policy's clauses over time.
@@ -482,12 +534,20 @@ impl Exchange<'_> {
         let (ledger, contract) = (self.transfers.ledger(), &self.offered.contract);
         let now = ledger.clock().now();
         let refusal = if let Err(error) = self.transfers.standing.directory.recheck(&self.caller, now) {
-            Some(Refusal::new("identity.revoked", error.to_string(), "ask the registrar"))
+            let code = match error {
+                // We are the ones who have not heard from the registrar: the consumer may come back later.
+                AuthenticationError::Stale { .. } => {
+                    return Err(ServiceError::Busy { reason: error.to_string() });
+                }
+                AuthenticationError::NotValidNow { .. } => "identity.expired",
+                _ => "identity.revoked",
+            };
+            Some(Refusal::new(code, error.to_string(), "ask the registrar"))
         } else {
             let in_force = self.transfers.contracts.contract(&ledger.store().view(), &contract.contract)?;
             if in_force.is_some_and(|contract| contract.in_force()) {
-                // Counters were consumed when the transfer was opened; only time and place can change now.
-                rules::ask_policy(&contract.agreement, &self.caller, self.address, now, &|_| 0).err()
+                let used = |clause: &ClauseId| rules::used_while_running(&self.offered.consumed, clause);
+                rules::ask_policy(&contract.agreement, &self.caller, self.address, now, &used).err()
             } else {
                 Some(Refusal::new(
                     "contract.state",
@@ -515,21 +575,29 @@ impl Exchange<'_> {
                 Ok(statement)
             })
             .await?;
-        let _ = self.out.send(FromProvider::Statement(statement.bytes().clone())).await;
+        self.send(&statement).await;
         Ok(ServiceError::Refused { refusal, statement: Some(statement) })
+    }
+
+    /// Whether the consumer is still there. One that takes nothing does not hold its place for longer than any other.
+    async fn send(&self, statement: &Statement) -> bool {
+        let frame = FromProvider::Statement(statement.bytes().clone());
+        matches!(timeout(IDLE, self.out.send(frame)).await, Ok(Ok(())))
     }
 
     /// Changes the stored transfer in one commit and keeps our copy equal to it.
     async fn change<T: Send + 'static>(
         &mut self,
         name: &'static str,
-        step: impl FnOnce(&mut Tx<'_>, &Ledger, &mut Transfer, &Contract) -> Result<T, ServiceError>
-        + Send
-        + 'static,
+        step: impl FnOnce(&mut Tx<'_>, &Ledger, &mut Transfer, &Contract) -> Result<T, Abort> + Send + 'static,
     ) -> Result<T, ServiceError> {
         let offered = &self.offered;
-        let (transfer, value) =
-            self.transfers.change(name, offered.transfer.id, &offered.contract, step).await?;
+        let changed = self.transfers.change(name, offered.transfer.id, &offered.contract, step).await;
+        let (transfer, value) = changed.map_err(|error| match error {
+            // Another exchange of the same transfer was faster. The consumer asks again, and hears how it ended.
+            ServiceError::Conflict { reason } => ServiceError::Busy { reason },
+            other => other,
+        })?;
         self.offered.transfer = transfer;
         Ok(value)
     }

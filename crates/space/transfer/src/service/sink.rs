@@ -44,6 +44,8 @@ impl Sink {
         let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)?;
         // Whatever lies beyond the acknowledged prefix came from a run that was cut off.
         file.set_len(first.saturating_mul(GROUP_BYTES).min(tree.size()))?;
+        // What is acknowledged must be found again after a power failure, and so must the file's name.
+        File::open(path.parent().unwrap_or_else(|| Path::new("/")))?.sync_all()?;
         let syncing = file.try_clone()?;
         let (work, queue) = mpsc::channel(QUEUE);
         let (report, events) = mpsc::channel(QUEUE);

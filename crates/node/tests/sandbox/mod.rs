@@ -1,0 +1,280 @@
+//! A function node and connectors that enrol with it, and clients that are up to no good.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use huitong_grpc::proto::admin;
+use huitong_grpc::proto::admin::admin_service_client::AdminServiceClient;
+use huitong_identity::{CREDENTIAL_EXTENSION, Standing};
+use huitong_ids::NodeId;
+use huitong_node::{Config, RunningNode, Sources, start};
+use huitong_proof::{SystemClock, SystemEntropy};
+use hyper_util::rt::TokioIo;
+use rcgen::{
+    CertificateParams, CustomExtension, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair,
+};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpStream, UnixStream};
+use tonic::transport::{Channel, Endpoint};
+
+/// A node that runs, and what it was made of.
+pub struct Node {
+    pub node: RunningNode,
+    pub config: Config,
+    pub directory: PathBuf,
+}
+
+impl Node {
+    pub fn admin(&self) -> AdminServiceClient<Channel> {
+        let path = self.node.admin_socket.clone();
+        let connector = tower::service_fn(move |_| {
+            let path = path.clone();
+            async move { UnixStream::connect(path).await.map(TokioIo::new) }
+        });
+        AdminServiceClient::new(Endpoint::from_static("http://admin").connect_with_connector_lazy(connector))
+    }
+}
+
+/// A function node with room for connectors.
+pub struct Space {
+    pub registrar: Node,
+    pub directory: tempfile::TempDir,
+}
+
+impl Space {
+    pub async fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let home = directory.path().join("registrar");
+        let config = function_config(&home);
+        let node = start(config.clone(), sources()).await.unwrap();
+        Self { registrar: Node { node, config, directory: home }, directory }
+    }
+
+    pub async fn invite(&self, entity: &str) -> String {
+        let request = admin::CreateInviteRequest {
+            entity: entity.to_owned(),
+            name: format!("Organisation {entity}"),
+            roles: vec!["provider".to_owned(), "consumer".to_owned()],
+            lifetime_seconds: 0,
+        };
+        self.registrar.admin().create_invite(request).await.unwrap().into_inner().invite
+    }
+
+    pub async fn connector(&mut self, name: &str, entity: &str) -> Node {
+        let home = self.directory.path().join(name);
+        std::fs::create_dir(&home).unwrap();
+        std::fs::write(home.join("invite"), self.invite(entity).await).unwrap();
+        let config = connector_config(&home, &self.registrar.node.advertised, Some("invite"));
+        let node = start(config.clone(), sources()).await.unwrap();
+        let node = Node { node, config, directory: home };
+        until(|| node.node.ready().is_ok()).await;
+        node
+    }
+
+    pub async fn shutdown<const N: usize>(self, connectors: [Node; N]) {
+        for connector in connectors {
+            connector.node.shutdown().await;
+        }
+        self.registrar.node.shutdown().await;
+    }
+}
+
+pub fn sources() -> Sources {
+    Sources { clock: Arc::new(SystemClock), entropy: Arc::new(SystemEntropy) }
+}
+
+pub fn function_toml() -> &'static str {
+    r#"
+        node.role = "function"
+        [identity]
+        domain = "127.0.0.1"
+        entity = "91440300708461136T"
+        name = "Example Regional Function Node"
+        segment = "4403"
+        [listen]
+        peers = "127.0.0.1:0"
+        enrolment = "127.0.0.1:0"
+        http = "127.0.0.1:0"
+    "#
+}
+
+pub fn function_config(home: &Path) -> Config {
+    Config::from_toml(function_toml(), home).unwrap()
+}
+
+pub fn connector_config(home: &Path, registrar: &str, invite: Option<&str>) -> Config {
+    let text = format!(
+        r#"
+        [identity]
+        domain = "127.0.0.1"
+        registrar_address = "{registrar}"
+        invite_file = "{}"
+        [listen]
+        peers = "127.0.0.1:0"
+        http = "127.0.0.1:0"
+    "#,
+        invite.unwrap_or_default()
+    );
+    Config::from_toml(&text, home).unwrap()
+}
+
+/// Waits for a condition that nothing announces.
+#[track_caller]
+pub fn until(condition: impl Fn() -> bool) -> impl Future<Output = ()> {
+    until_async(async move || condition())
+}
+
+#[track_caller]
+pub fn until_async(condition: impl AsyncFn() -> bool) -> impl Future<Output = ()> {
+    let place = std::panic::Location::caller();
+    async move {
+        let wait = async {
+            while !condition().await {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        assert!(tokio::time::timeout(Duration::from_secs(10), wait).await.is_ok(), "waited in vain: {place}");
+    }
+}
+
+pub async fn http_get(address: SocketAddr, path: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let code = head.split(' ').nth(1).unwrap().parse().unwrap();
+    (code, body.to_owned())
+}
+
+/// A certificate authority that is not the space's, or that has the space's stolen key.
+pub struct OwnRoot {
+    certificate: Vec<u8>,
+    key: KeyPair,
+}
+
+impl OwnRoot {
+    pub fn new() -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
+        params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, "Example Regional Function Node root");
+        Self { certificate: params.self_signed(&key).unwrap().der().to_vec(), key }
+    }
+
+    pub fn load(home: &Path, standing: &Standing) -> Self {
+        let key = std::fs::read_to_string(home.join("data/keys/root.key")).unwrap();
+        let key = KeyPair::from_pem(&key).unwrap();
+        Self { certificate: standing.directory.root_certificates().remove(0), key }
+    }
+
+    /// A certificate for `node` under a new key, with the credential of the certificate `copied` when that is given.
+    pub fn forge(&self, node: &NodeId, domain: &str, copied: &[u8]) -> (Vec<Vec<u8>>, Vec<u8>) {
+        let mut params = CertificateParams::new(vec![domain.to_owned()]).unwrap();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, domain);
+        params.distinguished_name.push(DnType::OrganizationalUnitName, node.as_str());
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
+        if !copied.is_empty() {
+            let (_, parsed) = x509_parser::parse_x509_certificate(copied).unwrap();
+            let oid = x509_parser::oid_registry::Oid::from(CREDENTIAL_EXTENSION).unwrap();
+            let credential = parsed.get_extension_unique(&oid).unwrap().unwrap().value.to_vec();
+            params.custom_extensions =
+                vec![CustomExtension::from_oid_content(CREDENTIAL_EXTENSION, credential)];
+        }
+        let key = KeyPair::generate().unwrap();
+        let issuer = Issuer::from_ca_cert_der(&self.certificate.clone().into(), &self.key).unwrap();
+        let leaf = params.signed_by(&key, &issuer).unwrap().der().to_vec();
+        (vec![leaf, self.certificate.clone()], key.serialize_der())
+    }
+}
+
+/// Shakes hands with whatever is given and waits for the first bytes of the answer.
+pub async fn knock(address: SocketAddr, identity: Option<(Vec<Vec<u8>>, Vec<u8>)>) -> std::io::Result<()> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider.clone())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Trusting(provider)));
+    let mut config = match identity {
+        None => config.with_no_client_auth(),
+        Some((chain, key)) => {
+            let chain = chain.into_iter().map(CertificateDer::from).collect();
+            let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key));
+            // Not `with_client_auth_cert`: that would notice a key that is not the certificate's.
+            let provider = rustls::crypto::ring::default_provider();
+            let key = provider.key_provider.load_private_key(key).unwrap();
+            config.with_client_cert_resolver(Arc::new(Shown(Arc::new(rustls::sign::CertifiedKey::new(
+                chain, key,
+            )))))
+        }
+    };
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let tcp = TcpStream::connect(address).await?;
+    let name = ServerName::IpAddress(address.ip().into());
+    let mut stream = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, tcp).await?;
+    let mut first = [0; 9];
+    stream.read_exact(&mut first).await?;
+    assert_eq!(first[3], 4, "an HTTP/2 SETTINGS frame");
+    Ok(())
+}
+
+#[derive(Debug)]
+struct Shown(Arc<rustls::sign::CertifiedKey>);
+
+impl rustls::client::ResolvesClientCert for Shown {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<rustls::sign::CertifiedKey>> {
+        Some(self.0.clone())
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+#[derive(Debug)]
+struct Trusting(Arc<rustls::crypto::CryptoProvider>);
+
+impl ServerCertVerifier for Trusting {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
