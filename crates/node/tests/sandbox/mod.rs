@@ -185,8 +185,10 @@ impl OwnRoot {
             vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
         if !copied.is_empty() {
             let (_, parsed) = x509_parser::parse_x509_certificate(copied).unwrap();
-            let oid = x509_parser::oid_registry::Oid::from(CREDENTIAL_EXTENSION).unwrap();
-            let credential = parsed.get_extension_unique(&oid).unwrap().unwrap().value.to_vec();
+            // The parser builds no identifier under 2.999; the credential is the only extension that it does not know.
+            let credential =
+                parsed.extensions().iter().find(|extension| extension.parsed_extension().unsupported());
+            let credential = credential.unwrap().value.to_vec();
             params.custom_extensions =
                 vec![CustomExtension::from_oid_content(CREDENTIAL_EXTENSION, credential)];
         }
