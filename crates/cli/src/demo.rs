@@ -14,7 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::Demo;
 use crate::exit::Failure;
-use crate::output::{Format, Output, print, print_error};
+use crate::output::{Format, Output, print};
 use fleet::Fleet;
 use narrator::Narrator;
 use story::Told;
@@ -43,27 +43,30 @@ pub(crate) async fn run(arguments: &Demo, output: Output) -> Result<(), Failure>
         failure = interrupted() => Err(failure),
     };
     fleet.stop().await;
-    let result = told.map(|told| {
-        narrator.say("Every node has stopped.");
-        told
-    });
+    narrator.say("Every node has stopped.");
     let kept = stage.close(arguments.keep);
-    if let (Some(path), true) = (kept, arguments.dir.is_none()) {
-        print_error(&format!("kept in {}", path.display()));
+    let told = told?;
+    if let Some(path) = &kept {
+        narrator.say(&format!(
+            "Everything is kept in {}; verify again with\n  huitong receipt verify {} --trust {}",
+            path.display(),
+            told.receipt.display(),
+            told.trust.display()
+        ));
     }
-    let told = result?;
     if output.format == Format::Json {
-        print(&summary(&told).to_string());
+        print(&summary(&told, kept.is_some()).to_string());
     }
     Ok(())
 }
 
-fn summary(told: &Told) -> serde_json::Value {
+/// The demo as one JSON object. The files are named while they are there.
+fn summary(told: &Told, kept: bool) -> serde_json::Value {
     let seconds: serde_json::Map<_, _> =
         told.seconds.iter().map(|(name, seconds)| ((*name).to_owned(), json!(seconds))).collect();
     json!({
         "product_id": told.product, "contract_id": told.contract, "bytes": told.bytes, "blake3": told.blake3,
-        "receipt": told.receipt, "trust": told.trust, "seconds": seconds,
+        "receipt": kept.then_some(&told.receipt), "trust": kept.then_some(&told.trust), "seconds": seconds,
     })
 }
 

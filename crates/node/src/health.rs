@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use huitong_grpc::Peers;
 use huitong_identity::Standing;
 use huitong_store::Health as StoreHealth;
 
@@ -13,14 +14,20 @@ use crate::supervisor::Supervisor;
 #[derive(Clone)]
 pub(crate) struct Health {
     standing: Standing,
+    peers: Peers,
     supervisor: Supervisor,
     max_clock_skew: Duration,
     stopping: Arc<AtomicBool>,
 }
 
 impl Health {
-    pub(crate) fn new(standing: Standing, supervisor: Supervisor, max_clock_skew: Duration) -> Self {
-        Self { standing, supervisor, max_clock_skew, stopping: Arc::default() }
+    pub(crate) fn new(
+        standing: Standing,
+        peers: Peers,
+        supervisor: Supervisor,
+        max_clock_skew: Duration,
+    ) -> Self {
+        Self { standing, peers, supervisor, max_clock_skew, stopping: Arc::default() }
     }
 
     pub(crate) fn begin_stopping(&self) {
@@ -51,12 +58,8 @@ impl Health {
                 credential.not_before, credential.not_after
             ));
         }
-        let signed = directory.status().issued;
-        if signed > now.saturating_add(self.max_clock_skew) {
-            return Err(format!(
-                "the registrar signed its revocation list at {signed}, and this node's clock says {now}; \
-                 set the clock"
-            ));
+        if let Some(reason) = clock_doubt(&self.standing, &self.peers, self.max_clock_skew) {
+            return Err(format!("this node's clock says {now}, but {reason}; set the clock"));
         }
         if directory.is_stale(now) {
             let why = self.last_error("trust").map_or_else(String::new, |why| format!(" ({why})"));
@@ -86,4 +89,20 @@ impl Health {
             .map(|worker| worker.last_error)
             .filter(|error| !error.is_empty())
     }
+}
+
+/// What speaks against this node's clock: what the registrar's clock showed when it was last heard, or a list that it
+/// signed later than it is now.
+pub(crate) fn clock_doubt(standing: &Standing, peers: &Peers, tolerated: Duration) -> Option<String> {
+    let now = standing.ledger.clock().now();
+    let signed = standing.directory.status().issued;
+    if signed > now.saturating_add(tolerated) {
+        return Some(format!("the registrar signed its revocation list at {signed}"));
+    }
+    let clocks = peers.clocks()?;
+    let apart =
+        clocks.own.saturating_since(clocks.registrar).max(clocks.registrar.saturating_since(clocks.own));
+    (apart > tolerated).then(|| {
+        format!("the registrar's clock said {} when this node's said {}", clocks.registrar, clocks.own)
+    })
 }

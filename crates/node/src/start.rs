@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use huitong_catalog::{Registry, Shelf};
 use huitong_contract::Contracts;
-use huitong_grpc::{AdminServices, PeerServices, admin_routes, enrolment_routes, peer_routes};
+use huitong_grpc::{AdminServices, PeerServices, Peers, admin_routes, enrolment_routes, peer_routes};
+use huitong_identity::peer::RegistrarPeer as _;
 use huitong_identity::{Registrar, Sources, Standing};
 use huitong_ids::NodeId;
 use huitong_transfer::{TransferSettings, Transfers};
@@ -22,7 +23,7 @@ use tonic::transport::Server;
 use crate::admin::AdminSocket;
 use crate::config::{Config, NodeRole};
 use crate::error::StartError;
-use crate::health::Health;
+use crate::health::{Health, clock_doubt};
 use crate::http::Observed;
 use crate::identity::{Home, peers, private_directory, tls, unusable_certificate};
 use crate::listener::{AdmitPeers, AdmitStrangers, Bounds, Connections, Secured, listen};
@@ -31,6 +32,7 @@ use crate::supervisor::Supervisor;
 use crate::tls::Tls;
 use crate::workers::{self, Work};
 
+const CLOCK_TIMEOUT: Duration = Duration::from_secs(2);
 const HEARTBEAT: Duration = Duration::from_secs(5);
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 const MOST_STREAMS: u32 = 64;
@@ -110,6 +112,11 @@ pub async fn start(config: Config, sources: Sources) -> Result<RunningNode, Star
         NodeRole::Connector(connector) => (home.join(&config, connector, &sources).await?, None),
     };
 
+    let metrics = Metrics::new();
+    let tls = tls(&home.keys, &standing);
+    let peers = peers(&config, tls.clone(), &standing, &metrics)?;
+    compare_clocks(&config, &standing, &peers).await?;
+
     let peer_listener = bind("listen.peers", config.listen.peers).await?;
     let enrolment_listener = match &root {
         Some((_, function)) => Some(bind("listen.enrolment", function.enrolment).await?),
@@ -131,11 +138,8 @@ pub async fn start(config: Config, sources: Sources) -> Result<RunningNode, Star
         _ => String::new(),
     };
 
-    let metrics = Metrics::new();
     let supervisor = Supervisor::new(metrics.clone());
-    let health = Health::new(standing.clone(), supervisor.clone(), config.max_clock_skew);
-    let tls = tls(&home.keys, &standing);
-    let peers = peers(&config, tls.clone(), &standing, &metrics)?;
+    let health = Health::new(standing.clone(), peers.clone(), supervisor.clone(), config.max_clock_skew);
     let services = match &root {
         Some((root, function)) => {
             Services::function(&standing, root.clone(), function.genesis.segment.clone())
@@ -435,6 +439,23 @@ impl Serving {
                 }
             }
         });
+    }
+}
+
+/// Asks the registrar for its time. A registrar that cannot be reached now is compared with when it can: until its word
+/// comes, the node is not ready.
+async fn compare_clocks(config: &Config, standing: &Standing, peers: &Peers) -> Result<(), StartError> {
+    let Standing { ledger, membership, directory } = standing;
+    if !membership.is_registrar() {
+        let (roots, status) = (directory.roots().version, directory.status().version);
+        let asked = peers.follow_trust(membership.registrar(), roots, status);
+        if !matches!(tokio::time::timeout(CLOCK_TIMEOUT, asked).await, Ok(Ok(_))) {
+            tracing::warn!("the registrar does not answer; its clock is compared with ours when it does");
+        }
+    }
+    match clock_doubt(standing, peers, config.max_clock_skew) {
+        Some(reason) => Err(StartError::Clock { now: ledger.clock().now(), reason }),
+        None => Ok(()),
     }
 }
 

@@ -1,11 +1,6 @@
 //! Whole nodes in one process, over real sockets on free ports.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test ends where it fails"
-)]
+#![expect(clippy::unwrap_used, reason = "a test ends where it fails")]
 
 mod sandbox;
 
@@ -186,12 +181,20 @@ async fn a_revoked_node_is_cut_off_and_its_knocking_is_recorded() {
     let consumer = space.connector("consumer", "91330100799655058B").await;
     let version = || space.registrar.node.standing().directory.status().version;
     let before = version();
+    let http = space.registrar.node.http_address.unwrap();
+    let connections = async |count: &str| {
+        let wanted = format!("huitong_peer_connections {count}\n");
+        until_async(async || http_get(http, "/metrics").await.1.contains(&wanted)).await;
+    };
+    connections("2").await;
     let revoke = admin::RevokeNodeRequest {
         node: consumer.node.node_id.to_string(),
         reason: "the key was lost".to_owned(),
     };
     space.registrar.admin().revoke_node(revoke).await.unwrap();
     assert!(version() > before);
+    // The connection that was open ends, and no new one comes about.
+    connections("1").await;
     // The provider learns of it by the stream, not by asking.
     until(|| provider.node.standing().directory.status().version > before).await;
 
@@ -266,6 +269,11 @@ async fn enrolling_first_and_serving_later() {
 
     let id = enrol(&config, &invite, &sources()).await.unwrap();
     assert_eq!(enrol(&config, &invite, &sources()).await.unwrap(), id, "the same node again");
+    let ahead = ManualClock::new(SystemClock.now());
+    ahead.advance(config.max_clock_skew + Duration::from_secs(5));
+    let ahead = huitong_node::Sources { clock: Arc::new(ahead), ..sources() };
+    let error = start(config.clone(), ahead).await.unwrap_err();
+    assert_eq!(error.exit_code(), 13, "the registrar's clock shows another time: {error}");
     let node = start(config, sources()).await.unwrap();
     assert_eq!(node.node_id, id);
 

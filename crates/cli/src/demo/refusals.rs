@@ -7,7 +7,7 @@ use huitong_grpc::Peers;
 use huitong_grpc::proto::admin as api;
 use huitong_identity::{PeerError, Trust, read_refusal};
 use huitong_ids::{ContractId, DataId, NodeId};
-use huitong_node::Config;
+use huitong_node::{Config, StartError};
 use huitong_proof::{Clock as _, Envelope, SystemClock, Timestamp};
 use huitong_transfer::{FromConsumer, FromProvider, TransferPeer as _, Want};
 use tokio::sync::mpsc;
@@ -189,8 +189,17 @@ impl Intruder {
         let config = Config::read(&path)
             .map_err(|error| Failure::failed("demo.config", error.to_string(), "report a defect"))?;
         let text = invite(&nodes.regional.admin, INTRUDER.code, INTRUDER.name, &[], INVITE_LIFETIME).await?;
-        let node =
-            huitong_node::enrol(&config, &text, &sources()).await.map_err(|error| start_failure(&error))?;
+        let deadline = Instant::now() + PATIENCE;
+        let node = loop {
+            match huitong_node::enrol(&config, &text, &sources()).await {
+                Ok(node) => break node,
+                // The registrar may be away for a moment.
+                Err(StartError::RegistrarUnreachable { .. }) if Instant::now() < deadline => {
+                    sleep(POLL).await
+                }
+                Err(error) => return Err(start_failure(&error)),
+            }
+        };
         let (_, peers) =
             huitong_node::client(&config, &sources()).await.map_err(|error| start_failure(&error))?;
         Ok(Self { node, peers })

@@ -412,11 +412,6 @@ async fn prove(
     let took = began.elapsed();
     watch.lap("verify");
     narrator.done(&format!("{} verifies", receipt_path.display()), took);
-    narrator.detail(&format!(
-        "again by hand: huitong receipt verify {} --trust {}",
-        receipt_path.display(),
-        trust_path.display()
-    ));
     Ok((receipt_path, trust_path))
 }
 

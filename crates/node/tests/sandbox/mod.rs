@@ -24,14 +24,14 @@ use tokio::net::{TcpStream, UnixStream};
 use tonic::transport::{Channel, Endpoint};
 
 /// A node that runs, and what it was made of.
-pub struct Node {
-    pub node: RunningNode,
-    pub config: Config,
-    pub directory: PathBuf,
+pub(crate) struct Node {
+    pub(crate) node: RunningNode,
+    pub(crate) config: Config,
+    pub(crate) directory: PathBuf,
 }
 
 impl Node {
-    pub fn admin(&self) -> AdminServiceClient<Channel> {
+    pub(crate) fn admin(&self) -> AdminServiceClient<Channel> {
         let path = self.node.admin_socket.clone();
         let connector = tower::service_fn(move |_| {
             let path = path.clone();
@@ -42,13 +42,13 @@ impl Node {
 }
 
 /// A function node with room for connectors.
-pub struct Space {
-    pub registrar: Node,
-    pub directory: tempfile::TempDir,
+pub(crate) struct Space {
+    pub(crate) registrar: Node,
+    pub(crate) directory: tempfile::TempDir,
 }
 
 impl Space {
-    pub async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let home = directory.path().join("registrar");
         let config = function_config(&home);
@@ -56,7 +56,7 @@ impl Space {
         Self { registrar: Node { node, config, directory: home }, directory }
     }
 
-    pub async fn invite(&self, entity: &str) -> String {
+    pub(crate) async fn invite(&self, entity: &str) -> String {
         let request = admin::CreateInviteRequest {
             entity: entity.to_owned(),
             name: format!("Organisation {entity}"),
@@ -66,7 +66,7 @@ impl Space {
         self.registrar.admin().create_invite(request).await.unwrap().into_inner().invite
     }
 
-    pub async fn connector(&mut self, name: &str, entity: &str) -> Node {
+    pub(crate) async fn connector(&mut self, name: &str, entity: &str) -> Node {
         let home = self.directory.path().join(name);
         std::fs::create_dir(&home).unwrap();
         std::fs::write(home.join("invite"), self.invite(entity).await).unwrap();
@@ -77,7 +77,7 @@ impl Space {
         node
     }
 
-    pub async fn shutdown<const N: usize>(self, connectors: [Node; N]) {
+    pub(crate) async fn shutdown<const N: usize>(self, connectors: [Node; N]) {
         for connector in connectors {
             connector.node.shutdown().await;
         }
@@ -85,11 +85,11 @@ impl Space {
     }
 }
 
-pub fn sources() -> Sources {
+pub(crate) fn sources() -> Sources {
     Sources { clock: Arc::new(SystemClock), entropy: Arc::new(SystemEntropy) }
 }
 
-pub fn function_toml() -> &'static str {
+pub(crate) fn function_toml() -> &'static str {
     r#"
         node.role = "function"
         [identity]
@@ -104,11 +104,11 @@ pub fn function_toml() -> &'static str {
     "#
 }
 
-pub fn function_config(home: &Path) -> Config {
+pub(crate) fn function_config(home: &Path) -> Config {
     Config::from_toml(function_toml(), home).unwrap()
 }
 
-pub fn connector_config(home: &Path, registrar: &str, invite: Option<&str>) -> Config {
+pub(crate) fn connector_config(home: &Path, registrar: &str, invite: Option<&str>) -> Config {
     let text = format!(
         r#"
         [identity]
@@ -126,12 +126,12 @@ pub fn connector_config(home: &Path, registrar: &str, invite: Option<&str>) -> C
 
 /// Waits for a condition that nothing announces.
 #[track_caller]
-pub fn until(condition: impl Fn() -> bool) -> impl Future<Output = ()> {
+pub(crate) fn until(condition: impl Fn() -> bool) -> impl Future<Output = ()> {
     until_async(async move || condition())
 }
 
 #[track_caller]
-pub fn until_async(condition: impl AsyncFn() -> bool) -> impl Future<Output = ()> {
+pub(crate) fn until_async(condition: impl AsyncFn() -> bool) -> impl Future<Output = ()> {
     let place = std::panic::Location::caller();
     async move {
         let wait = async {
@@ -143,7 +143,7 @@ pub fn until_async(condition: impl AsyncFn() -> bool) -> impl Future<Output = ()
     }
 }
 
-pub async fn http_get(address: SocketAddr, path: &str) -> (u16, String) {
+pub(crate) async fn http_get(address: SocketAddr, path: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
@@ -155,13 +155,13 @@ pub async fn http_get(address: SocketAddr, path: &str) -> (u16, String) {
 }
 
 /// A certificate authority that is not the space's, or that has the space's stolen key.
-pub struct OwnRoot {
+pub(crate) struct OwnRoot {
     certificate: Vec<u8>,
     key: KeyPair,
 }
 
 impl OwnRoot {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
         params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
@@ -169,14 +169,14 @@ impl OwnRoot {
         Self { certificate: params.self_signed(&key).unwrap().der().to_vec(), key }
     }
 
-    pub fn load(home: &Path, standing: &Standing) -> Self {
+    pub(crate) fn load(home: &Path, standing: &Standing) -> Self {
         let key = std::fs::read_to_string(home.join("data/keys/root.key")).unwrap();
         let key = KeyPair::from_pem(&key).unwrap();
         Self { certificate: standing.directory.root_certificates().remove(0), key }
     }
 
     /// A certificate for `node` under a new key, with the credential of the certificate `copied` when that is given.
-    pub fn forge(&self, node: &NodeId, domain: &str, copied: &[u8]) -> (Vec<Vec<u8>>, Vec<u8>) {
+    pub(crate) fn forge(&self, node: &NodeId, domain: &str, copied: &[u8]) -> (Vec<Vec<u8>>, Vec<u8>) {
         let mut params = CertificateParams::new(vec![domain.to_owned()]).unwrap();
         params.distinguished_name = DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, domain);
@@ -200,7 +200,10 @@ impl OwnRoot {
 }
 
 /// Shakes hands with whatever is given and waits for the first bytes of the answer.
-pub async fn knock(address: SocketAddr, identity: Option<(Vec<Vec<u8>>, Vec<u8>)>) -> std::io::Result<()> {
+pub(crate) async fn knock(
+    address: SocketAddr,
+    identity: Option<(Vec<Vec<u8>>, Vec<u8>)>,
+) -> std::io::Result<()> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(&[&rustls::version::TLS13])

@@ -13,7 +13,8 @@ const MODE_WINDOW: u64 = 0;
 const STAGE_PLAINTEXT: u64 = 1;
 
 /// OFFER (kind 1): {1 product id, 2 content root, 3 size, 4 log2 of the group size, 5 mode, 6 window bytes, 15 SHA-256
-/// of the policy document, 17 file name}.
+/// of the policy document, 17 file name, 18 [digests of the USAGE
+/// statements]}.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OfferDetail {
     /// The product.
@@ -28,6 +29,8 @@ pub struct OfferDetail {
     pub policy: Digest,
     /// Plain file name.
     pub file_name: String,
+    /// The USAGE statements of this transfer: naming them here keeps them from getting lost.
+    pub usage: Vec<Digest>,
 }
 
 impl OfferDetail {
@@ -41,6 +44,7 @@ impl OfferDetail {
             .uint(6, self.window)
             .digest(15, &self.policy)
             .text(17, &self.file_name)
+            .array(18, self.usage.iter().map(|digest| Value::Bytes(digest.as_bytes().to_vec())).collect())
     }
 
     /// Reads the detail of a verified OFFER.
@@ -55,11 +59,12 @@ impl OfferDetail {
         let window = fields.uint(6, "window")?;
         let policy = fields.digest(15, "policy")?;
         let file_name = fields.text(17, "file_name")?;
+        let usage = fields.array(18, "usage")?.iter().map(digest).collect::<Result<_, _>>()?;
         fields.finish()?;
         if !valid_file_name(&file_name) {
             return Err(ServiceError::invalid("offer.file_name", "is not a plain file name"));
         }
-        Ok(Self { product, root, size, window, policy, file_name })
+        Ok(Self { product, root, size, window, policy, file_name, usage })
     }
 }
 
@@ -233,6 +238,14 @@ fn expect(fields: &mut Fields, key: u64, name: &'static str, value: u64) -> Resu
 fn root(fields: &mut Fields, key: u64, field: &'static str) -> Result<ContentRoot, ServiceError> {
     let bytes = fields.bytes(key, "root")?;
     ContentRoot::from_slice(&bytes).ok_or_else(|| ServiceError::invalid(field, "must have 32 bytes"))
+}
+
+fn digest(value: &Value) -> Result<Digest, ServiceError> {
+    match value {
+        Value::Bytes(bytes) => Digest::from_slice(bytes),
+        _ => None,
+    }
+    .ok_or_else(|| ServiceError::invalid("offer.usage", "must be digests of 32 bytes"))
 }
 
 /// No range at all for nothing, else one half-open range.

@@ -13,6 +13,8 @@ pub mod receipt;
 mod rules;
 mod service;
 mod tables;
+#[cfg(test)]
+mod tests;
 
 pub use details::{AckDetail, AckStatus, OfferDetail};
 pub use model::{FromConsumer, FromProvider, StartTransfer, Transfer, TransferSettings, TransferState, Want};

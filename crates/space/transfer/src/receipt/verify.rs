@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use huitong_catalog::{AssetCertificate, AssetKind};
 use huitong_contract::{Agreement, agreement_hash};
-use huitong_identity::{Credential, Trust, TrustedRegistrar};
+use huitong_identity::{Credential, Role, Trust, TrustedRegistrar};
 use huitong_ledger::{LogVerifier, MAX_PATH, SignedCheckpoint, verify_entry};
 use huitong_proof::cbor::{Fields, Value};
 use huitong_proof::{Digest, Envelope, Kind, Statement, group_count};
@@ -50,6 +50,17 @@ impl Verification<'_> {
         let provider = self.credential("the provider's credential", statements.next())?;
         let consumer = self.credential("the consumer's credential", statements.next())?;
         let certificate = self.certificate(statements.next())?;
+        for (what, credential, role) in [
+            ("the provider's credential", &provider, Role::Provider),
+            ("the consumer's credential", &consumer, Role::Consumer),
+        ] {
+            if !credential.roles.contains(&role) {
+                return Err(self.stop(Invalid, what, format!("does not name the role {}", role.name())));
+            }
+        }
+        if provider.node == consumer.node {
+            return Err(self.stop(Invalid, "the consumer's credential", "is the provider's"));
+        }
         let agreement = Agreement::decode(&parts.agreement)
             .map_err(|error| self.stop(Invalid, "the agreement document", error))?;
         self.parties(&agreement, &provider, &consumer)?;
@@ -81,14 +92,17 @@ impl Verification<'_> {
             report.problem(Unreadable, "the receipt file", error);
             Stop
         };
-        let mut fields =
-            Fields::decode(bytes, LIMITS, "receipt").map_err(|error| unreadable(self.report, &error))?;
-        let format = fields.text(1, "format").map_err(|error| unreadable(self.report, &error))?;
+        let mut fields = Fields::decode(bytes, LIMITS, "receipt")
+            .map_err(|error| unreadable(self.report, &source_chain(&error)))?;
+        let format =
+            fields.text(1, "format").map_err(|error| unreadable(self.report, &source_chain(&error)))?;
         if format != FORMAT {
             return Err(unreadable(self.report, &format!("format {format:?} is not {FORMAT:?}")));
         }
-        let agreement = fields.bytes(2, "agreement").map_err(|error| unreadable(self.report, &error))?;
-        let values = fields.array(3, "statements").map_err(|error| unreadable(self.report, &error))?;
+        let agreement =
+            fields.bytes(2, "agreement").map_err(|error| unreadable(self.report, &source_chain(&error)))?;
+        let values =
+            fields.array(3, "statements").map_err(|error| unreadable(self.report, &source_chain(&error)))?;
         let mut statements = Vec::with_capacity(values.len().min(64));
         for (index, value) in values.into_iter().enumerate() {
             match value {
@@ -101,14 +115,15 @@ impl Verification<'_> {
                 }
             }
         }
-        let values = fields.array(4, "logs").map_err(|error| unreadable(self.report, &error))?;
+        let values =
+            fields.array(4, "logs").map_err(|error| unreadable(self.report, &source_chain(&error)))?;
         let mut logs = Vec::with_capacity(values.len().min(2));
         for (index, value) in values.into_iter().enumerate() {
             let log = read_log(value)
                 .map_err(|error| unreadable(self.report, &format!("logs[{index}]: {error}")))?;
             logs.push(log);
         }
-        fields.finish().map_err(|error| unreadable(self.report, &error))?;
+        fields.finish().map_err(|error| unreadable(self.report, &source_chain(&error)))?;
         Ok(Parts { agreement, statements, logs })
     }
 
@@ -242,8 +257,16 @@ impl Verification<'_> {
             if digest != signed || contract != agreement.contract.as_str() {
                 return Err(self.stop(Invalid, by, "signs another agreement document"));
             }
-            if statement.body().issuer != from.as_str() || statement.body().subject != agreement.negotiation {
-                return Err(self.stop(Invalid, by, "comes from the wrong party or negotiation"));
+            let body = statement.body();
+            if body.issuer != from.as_str()
+                || body.subject != agreement.negotiation
+                || body.agreement != Digest::ZERO
+            {
+                return Err(self.stop(
+                    Invalid,
+                    by,
+                    "comes from the wrong party, or belongs to another negotiation or agreement",
+                ));
             }
         }
         if chain.verification.body().reference != chain.agreement.digest() {
@@ -255,7 +278,8 @@ impl Verification<'_> {
         }
         let hash = agreement_hash(document, chain.agreement, chain.verification);
         let finalisation = chain.finalisation.body();
-        if finalisation.agreement != hash
+        if finalisation.subject != agreement.negotiation
+            || finalisation.agreement != hash
             || finalisation.reference != chain.verification.digest()
             || finalisation.issuer != agreement.provider.node.as_str()
         {
@@ -329,6 +353,7 @@ impl Verification<'_> {
         if offer.product != agreement.product
             || offer.root != agreement.root
             || offer.size != agreement.size
+            || offer.window != agreement.window_bytes
             || offer.policy != Digest::sha256(&agreement.policy)
             || chain.offer.body().reference != chain.finalisation.digest()
         {
@@ -338,6 +363,10 @@ impl Verification<'_> {
         if !chain.usage.windows(2).all(|pair| matches!(pair, [one, next] if one.body().seq < next.body().seq))
         {
             return Err(self.stop(Invalid, "a usage record", "is repeated or out of order"));
+        }
+        if offer.usage != chain.usage.iter().map(|usage| usage.digest()).collect::<Vec<_>>() {
+            let kind = if offer.usage.len() > chain.usage.len() { Incomplete } else { Invalid };
+            return Err(self.stop(kind, "the usage records", "are not those that the offer names"));
         }
         for usage in &chain.usage {
             UsageDetail::read(usage).map_err(|error| self.stop(Invalid, "a usage record", error))?;

@@ -31,6 +31,8 @@ const IDLE: Duration = Duration::from_secs(60);
 const SYNC_EVERY: Duration = Duration::from_secs(2);
 /// Frames to the provider that wait for the network.
 const OUTGOING: usize = 16;
+/// How long the provider may take to read our ABORT.
+const LAST_WORD: Duration = Duration::from_secs(5);
 /// Bytes of a file name that every file system takes.
 const LONGEST_NAME: usize = 255;
 
@@ -147,8 +149,11 @@ impl Transfers {
             .ok_or_else(|| ServiceError::NotFound { what: format!("contract {}", transfer.contract) })?;
         let (credential, _) = self.credential(&view, &transfer.peer)?;
         let (out, outgoing) = mpsc::channel(OUTGOING);
-        let want =
-            Want { transfer: transfer.id, contract: transfer.contract.clone(), product: transfer.product.clone() };
+        let want = Want {
+            transfer: transfer.id,
+            contract: transfer.contract.clone(),
+            product: transfer.product.clone(),
+        };
         // The channel is empty and open: this cannot wait.
         let _ = out.send(FromConsumer::Want(want)).await;
         let frames = match peer.exchange(&transfer.peer, outgoing).await {
@@ -238,6 +243,14 @@ impl Fetch<'_> {
         };
         let detail = OfferDetail::read(&offer)?;
         if let Err(refusal) = rules::check_offer(&detail, &self.contract.agreement) {
+            return Err(self.abort(&refusal, &offer).await?);
+        }
+        if detail.usage != usage.iter().map(Statement::digest).collect::<Vec<_>>() {
+            let refusal = Refusal::new(
+                "offer.usage",
+                "the offer names other usage statements than came with it",
+                "keep the statements as evidence",
+            );
             return Err(self.abort(&refusal, &offer).await?);
         }
         let certificate = certificate.ok_or_else(|| broken("no asset certificate came with the offer"))?;
@@ -577,6 +590,9 @@ impl Fetch<'_> {
             .await?;
         // It is over and on record, whether or not the provider still listens.
         let _ = self.send(&statement).await;
+        // Leaving at once could cut the connection under our last word: the provider hangs up when it has read it.
+        let hangs_up = async { while self.frames.recv().await.is_some() {} };
+        let _ = timeout(LAST_WORD, hangs_up).await;
         remove_part(part_path(&self.transfer)).await;
         Ok(Stop::Over(shown))
     }
@@ -584,8 +600,8 @@ impl Fetch<'_> {
     async fn send(&self, statement: &Statement) -> Result<(), Stop> {
         let frame = FromConsumer::Statement(statement.bytes().clone());
         match timeout(IDLE, self.out.send(frame)).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => Err(Stop::Retry("the provider closed the exchange".to_owned())),
+            // Where the provider has hung up, what it said last is still to be read: it may be a signed end.
+            Ok(Ok(()) | Err(_)) => Ok(()),
             Err(_) => Err(Stop::Retry("the provider took nothing for 60 seconds".to_owned())),
         }
     }

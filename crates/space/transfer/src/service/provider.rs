@@ -235,6 +235,7 @@ fn decide(
         window: contract.agreement.window_bytes,
         policy: Digest::sha256(&contract.agreement.policy),
         file_name: product.record.file_name.as_str().to_owned(),
+        usage: transfer.statements.usage.clone(),
     };
     let negotiation = contracts.negotiation(&contract.negotiation)?;
     let finalisation = negotiation.and_then(|found| found.statements.finalisation).unwrap_or(Digest::ZERO);

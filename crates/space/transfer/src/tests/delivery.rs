@@ -1,0 +1,113 @@
+use huitong_proof::Kind;
+
+use super::{ALWAYS, MIB, Space, Who, count, policy};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_size_arrives_as_it_was_published() {
+    for size in [0, 1, MIB - 1, MIB, MIB + 1, 5 * MIB + 7] {
+        let space = Space::new(size, 2 * MIB, &policy(&[ALWAYS])).await;
+        let id = [2; 16];
+        space.start(id).await;
+        let attempt = space.run(id).await;
+        assert_eq!(attempt.consumer, Ok(()), "{size}");
+        assert!(attempt.provider.is_ok(), "{size}: {attempt:?}");
+        space.assert_delivered(id);
+        assert_eq!(space.files(), ["rain.csv"]);
+        assert_eq!(
+            space.counted(Who::Provider, id, Kind::Usage),
+            0,
+            "an uncounted permission leaves no record"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn frames_come_in_their_order() {
+    let space = Space::new(2 * MIB + 1, MIB, &policy(&[&count(3)])).await;
+    let id = [2; 16];
+    space.start(id).await;
+    let attempt = space.run(id).await;
+    let expected = [
+        "want",
+        "ASSET CERTIFICATE",
+        "USAGE",
+        "OFFER",
+        "ACCEPT",
+        "leaves",
+        "chunk 0",
+        "ACK",
+        "chunk 1",
+        "ACK",
+        "chunk 2",
+        "ACK",
+        "FINAL",
+    ];
+    let shown: Vec<String> = attempt.frames.iter().map(|name| name.to_lowercase()).collect();
+    let expected: Vec<String> = expected.iter().map(|name| name.to_lowercase()).collect();
+    assert_eq!(shown, expected);
+    space.assert_delivered(id);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_finished_transfer_stays_as_it_is() {
+    let space = Space::small().await;
+    let id = [2; 16];
+    space.start(id).await;
+    assert_eq!(space.run(id).await.consumer, Ok(()));
+    let sizes = |space: &Space| {
+        [Who::Provider, Who::Consumer].map(|who| {
+            let ledger = &space.node(who).ledger;
+            ledger.size(&ledger.store().view()).unwrap()
+        })
+    };
+    let before = sizes(&space);
+    let again = space.run(id).await;
+    assert_eq!(again.consumer, Ok(()));
+    assert!(again.frames.is_empty(), "a finished transfer needs no exchange");
+    assert_eq!(sizes(&space), before);
+    assert_eq!(space.counter(), 1);
+    space.assert_delivered(id);
+    assert!(space.consumer.runnable().unwrap().is_empty());
+    assert_eq!(space.start(id).await, space.seen_by(Who::Consumer, id));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_delivered_file_is_ever_replaced() {
+    let space = Space::small().await;
+    // Both choose their names before either is there; then a stranger's file takes the name too.
+    for id in [[2; 16], [3; 16]] {
+        space.start(id).await;
+        space.attempt(id, super::Wire::cut(6)).await.assert_retry("closed the exchange");
+    }
+    assert_eq!(space.seen_by(Who::Consumer, [2; 16]).path, space.seen_by(Who::Consumer, [3; 16]).path);
+    std::fs::write(space.received().join("rain.csv"), b"somebody else's").unwrap();
+    for id in [[2; 16], [3; 16]] {
+        assert_eq!(space.run(id).await.consumer, Ok(()));
+        space.assert_delivered(id);
+    }
+    assert_eq!(std::fs::read(space.received().join("rain.csv")).unwrap(), b"somebody else's");
+    let marked = |byte: &str| format!("rain-{}.csv", byte.repeat(16));
+    assert_eq!(space.files(), [marked("02"), marked("03"), "rain.csv".to_owned()]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_unfinished_file_is_fetched_again() {
+    for kept in [None, Some(0), Some(MIB + 9)] {
+        let space = Space::small().await;
+        let id = [2; 16];
+        space.start(id).await;
+        // Two groups are acknowledged by then.
+        space.attempt(id, super::Wire::cut(10)).await.assert_retry("closed the exchange");
+        let transfer = space.seen_by(Who::Consumer, id);
+        assert_eq!(transfer.acknowledged, 2 * MIB as u64);
+        let part = super::part_of(&transfer);
+        match kept {
+            None => std::fs::remove_file(part).unwrap(),
+            Some(length) => {
+                std::fs::OpenOptions::new().write(true).open(part).unwrap().set_len(length as u64).unwrap();
+            }
+        }
+        assert_eq!(space.run(id).await.consumer, Ok(()));
+        space.assert_delivered(id);
+    }
+}

@@ -1,0 +1,147 @@
+use huitong_proof::Kind;
+
+use super::{MIB, Space, Who, Wire, count, policy};
+use crate::TransferState;
+
+fn id(cut: usize) -> [u8; 16] {
+    let mut id = [4; 16];
+    id[..8].copy_from_slice(&(cut as u64).to_be_bytes());
+    id
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Between {
+    Nothing,
+    Restart,
+}
+
+/// Cuts one transfer after every number of frames, first once and then at every later frame again, until one attempt
+/// gets through.
+async fn cut_everywhere(size: usize, window: usize, between: Between) {
+    let mut space = Space::new(size, window, &policy(&[&count(1000)])).await;
+    for cut in 1.. {
+        let id = id(cut);
+        space.start(id).await;
+        let attempt = space.attempt(id, Wire::cut(cut)).await;
+        let through = attempt.consumer.is_ok();
+        space.assert_acknowledged_is_durable(id);
+        if between == Between::Restart {
+            space = space.restart().await;
+            space.assert_acknowledged_is_durable(id);
+        }
+        if !through {
+            attempt.assert_retry("");
+            // A second cut a little further on, so that what was repeated is cut off too.
+            if cut % 2 == 0 {
+                space.attempt(id, Wire::cut(6)).await;
+                space.assert_acknowledged_is_durable(id);
+            }
+            let resumed = space.run(id).await;
+            assert_eq!(resumed.consumer, Ok(()), "cut after {:?}: {resumed:?}", attempt.frames);
+        }
+        space.assert_delivered(id);
+        assert_eq!(space.counter(), cut as u64, "counted once, cut after {:?}", attempt.frames);
+        for who in [Who::Provider, Who::Consumer] {
+            assert_eq!(space.counted(who, id, Kind::Usage), 1);
+            assert_eq!(space.counted(who, id, Kind::Offer), 1);
+            assert_eq!(space.counted(who, id, Kind::Final), 1);
+            assert_eq!(space.counted(who, id, Kind::Abort), 0);
+        }
+        if through {
+            assert!(cut > 6, "the wire never cut anything");
+            return;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cut_after_any_frame_is_survived() {
+    cut_everywhere(3 * MIB + 5, MIB, Between::Nothing).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_of_both_nodes_after_any_frame_is_survived() {
+    cut_everywhere(2 * MIB + 5, MIB, Between::Restart).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cut_after_any_frame_is_survived_by_an_empty_file() {
+    cut_everywhere(0, MIB, Between::Restart).await;
+}
+
+/// The acknowledgements of a whole window are lost: without them the provider would wait for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn lost_acknowledgements_are_said_again() {
+    let space = Space::new(6 * MIB, 2 * MIB, &policy(&[&count(1)])).await;
+    let id = id(0);
+    space.start(id).await;
+    let mut acknowledged = 0;
+    let wire = Wire {
+        cut_after: 9,
+        up: Box::new(move |frame| match &frame {
+            crate::FromConsumer::Want(_) => vec![frame],
+            crate::FromConsumer::Statement(_) => {
+                acknowledged += 1;
+                // The acceptance arrives, no acknowledgement does.
+                if acknowledged == 1 { vec![frame] } else { Vec::new() }
+            }
+        }),
+        ..Wire::default()
+    };
+    space.attempt(id, wire).await.assert_retry("");
+    assert_eq!(space.seen_by(Who::Provider, id).acknowledged, 0);
+    assert!(space.seen_by(Who::Consumer, id).acknowledged > 0);
+    let resumed = space.run(id).await;
+    assert_eq!(resumed.consumer, Ok(()), "{resumed:?}");
+    space.assert_delivered(id);
+}
+
+/// The provider has closed the transfer; the consumer never heard so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_final_is_said_again_after_a_restart() {
+    let space = Space::small().await;
+    let id = id(0);
+    space.start(id).await;
+    let frames = space.run(id).await.frames;
+    let id = self::id(1);
+    space.start(id).await;
+    space.attempt(id, Wire::cut(frames.len() - 1)).await.assert_retry("closed the exchange");
+    assert_eq!(space.states(id), [TransferState::Completed, TransferState::Started]);
+    let space = space.restart().await;
+    // Whatever the policy says by now: nothing moves any more.
+    let resumed = space.run(id).await;
+    assert_eq!(resumed.consumer, Ok(()));
+    assert!(!resumed.frames.iter().any(|name| name.starts_with("chunk")), "{:?}", resumed.frames);
+    space.assert_delivered(id);
+}
+
+/// Two runs at once: the older one gives way, and what is signed never goes backwards.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newer_run_takes_over() {
+    let space = Space::small().await;
+    let id = id(0);
+    space.start(id).await;
+    let (seen, mut waiting) = tokio::sync::mpsc::channel(64);
+    // The first run's acknowledgements are swallowed: it stands still.
+    let mut statements = 0;
+    let still = Wire {
+        up: Box::new(move |frame| {
+            statements += 1;
+            if statements <= 2 { vec![frame] } else { Vec::new() }
+        }),
+        down: Box::new(move |frame| {
+            if matches!(frame, crate::FromProvider::Chunk { .. }) {
+                seen.try_send(()).unwrap();
+            }
+            vec![frame]
+        }),
+        ..Wire::default()
+    };
+    let (first, second) = tokio::join!(space.attempt(id, still), async {
+        waiting.recv().await.unwrap();
+        space.run(id).await
+    });
+    first.assert_retry("took over");
+    assert_eq!(second.consumer, Ok(()), "{second:?}");
+    space.assert_delivered(id);
+}
