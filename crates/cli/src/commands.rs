@@ -82,9 +82,9 @@ async fn status(wait: bool, global: &Global, output: Output) -> Result<(), Failu
     output.result(&views::status(&status), || {
         let ready = if status.ready { "yes".to_owned() } else { format!("no: {}", status.not_ready_reason) };
         format!(
-            "node        {}\norganisation {} {}\nroles       {}\naddress     {}\nregistrar   {}\nready       {ready}\n\
-             lists       version {}, confirmed {} s ago\nledger      {} statements, {}\noutbox      {} waiting\n\
-             credential  until {}\nversion     {}",
+            "node          {}\norganisation  {} {}\nroles         {}\naddress       {}\nregistrar     {}\n\
+             ready         {ready}\nlists         version {}, confirmed {} s ago\nledger        {} statements, {}\n\
+             outbox        {} waiting\ncredential    until {}\nversion       {}",
             status.node,
             status.entity,
             status.name,

@@ -10,7 +10,7 @@ mod story;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::cli::Demo;
 use crate::exit::Failure;
@@ -25,6 +25,7 @@ const DATASET_NAME: &str = "weather-observations.csv";
 
 /// Tells the story. Whatever happens, no process of it is left running.
 pub(crate) async fn run(arguments: &Demo, output: Output) -> Result<(), Failure> {
+    let mut interruption = Interruption::listen()?;
     let stage = Stage::prepare(arguments.dir.as_deref())?;
     let dataset = match &arguments.data {
         Some(path) => checked_dataset(path)?,
@@ -37,10 +38,10 @@ pub(crate) async fn run(arguments: &Demo, output: Output) -> Result<(), Failure>
     let narrator = Narrator::new(output);
     // Notes of single calls would interrupt the story; the fleet says when a node had to be started again.
     let calls = Output { format: output.format, quiet: true };
-    let mut fleet = Fleet::new(calls)?;
+    let mut fleet = Fleet::new(calls);
     let told = tokio::select! {
         told = story::tell(&stage.path, &dataset, &mut fleet, &narrator) => told,
-        failure = interrupted() => Err(failure),
+        failure = interruption.came() => Err(failure),
     };
     fleet.stop().await;
     narrator.say("Every node has stopped.");
@@ -120,15 +121,29 @@ fn checked_dataset(path: &Path) -> Result<PathBuf, Failure> {
     std::path::absolute(path).map_err(|error| Failure::file("find", path, &error))
 }
 
-async fn interrupted() -> Failure {
-    let stopped = || Failure::failed("demo.interrupted", "the demo was interrupted", "");
-    let (Ok(mut terminate), Ok(mut interrupt)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        return stopped();
-    };
-    tokio::select! {
-        _ = terminate.recv() => stopped(),
-        _ = interrupt.recv() => stopped(),
+/// SIGTERM and SIGINT, listened for before anything is started that would have to be stopped.
+struct Interruption {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Interruption {
+    fn listen() -> Result<Self, Failure> {
+        let system = |error: std::io::Error| {
+            let message = format!("cannot listen for signals: {error}");
+            Failure::failed("system", message, "look at the system's limits")
+        };
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).map_err(system)?,
+            interrupt: signal(SignalKind::interrupt()).map_err(system)?,
+        })
+    }
+
+    async fn came(&mut self) -> Failure {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+        Failure::failed("demo.interrupted", "the demo was interrupted", "")
     }
 }

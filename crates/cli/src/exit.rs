@@ -84,7 +84,7 @@ impl Failure {
         Self::new(Exit::Failed, code, message, next)
     }
 
-    /// From a message that ends in `; next step`, as those of the node's start do.
+    /// From a message that ends in `; next step`, as those of a node's start do.
     pub(crate) fn from_sentence(exit: Exit, code: impl Into<String>, sentence: &str) -> Self {
         let (message, next) = sentence.rsplit_once("; ").unwrap_or((sentence, ""));
         Self::new(exit, code, message, next)
@@ -108,7 +108,14 @@ impl Failure {
             _ => Exit::Failed,
         };
         match huitong_grpc::error_detail(status) {
-            Some(ErrorDetail { code, reason, next_step, .. }) => Self::new(exit, code, reason, next_step),
+            Some(ErrorDetail { code, reason, next_step, .. }) if next_step.is_empty() => {
+                Self::from_sentence(exit, code, &reason)
+            }
+            Some(ErrorDetail { code, reason, next_step, .. }) => {
+                // Some reasons end with the next step already.
+                let message = reason.strip_suffix(&next_step).unwrap_or(&reason).trim_end_matches("; ");
+                Self::new(exit, code, message, next_step)
+            }
             None => Self::new(
                 exit,
                 code_name(status.code()),

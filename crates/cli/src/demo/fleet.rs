@@ -38,7 +38,7 @@ const PORTS: std::ops::Range<u16> = 15_000..32_000;
 /// Every node of the demo.
 pub(crate) struct Fleet {
     nodes: Vec<Process>,
-    sockets: tempfile::TempDir,
+    sockets: Option<tempfile::TempDir>,
     calls: Output,
 }
 
@@ -57,21 +57,24 @@ struct Process {
 
 impl Fleet {
     /// No node yet. `calls` is how the admin clients print.
-    pub(crate) fn new(calls: Output) -> Result<Self, Failure> {
-        let sockets = tempfile::Builder::new()
-            .prefix("huitong-")
-            .tempdir()
-            .map_err(|error| Failure::file("make a directory in", &std::env::temp_dir(), &error))?;
-        Ok(Self { nodes: Vec::new(), sockets, calls })
+    pub(crate) fn new(calls: Output) -> Self {
+        Self { nodes: Vec::new(), sockets: None, calls }
     }
 
     /// Where the node's admin socket goes: into its data directory, or to a short path when that one is too long.
-    pub(crate) fn socket(&self, name: &str, directory: &Path) -> PathBuf {
+    pub(crate) fn socket(&mut self, name: &str, directory: &Path) -> Result<PathBuf, Failure> {
         let usual = directory.join("data").join("admin.sock");
         if usual.as_os_str().len() <= MAX_SOCKET_PATH {
-            return usual;
+            return Ok(usual);
         }
-        self.sockets.path().join(format!("{name}.sock"))
+        if self.sockets.is_none() {
+            let made = tempfile::Builder::new().prefix("huitong-").tempdir();
+            let made =
+                made.map_err(|error| Failure::file("make a directory in", &std::env::temp_dir(), &error))?;
+            self.sockets = Some(made);
+        }
+        let short = self.sockets.as_ref().map(|directory| directory.path().join(format!("{name}.sock")));
+        Ok(short.unwrap_or(usual))
     }
 
     /// Starts the node whose `node.toml` lies in `directory`. It is kept running until [`Fleet::stop`].
@@ -82,7 +85,7 @@ impl Fleet {
         let (failed, failure) = watch::channel(None);
         let keeper = Keeper { name, program, directory: directory.to_owned(), stopping, failed };
         self.nodes.push(Process { stop, task: tokio::spawn(keeper.keep()) });
-        let admin = Admin::at(self.socket(name, directory), self.calls);
+        let admin = Admin::at(self.socket(name, directory)?, self.calls);
         Ok(Node { admin, failure })
     }
 

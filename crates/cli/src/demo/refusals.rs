@@ -1,6 +1,6 @@
 //! What the nodes refuse: five ways to get at data that is not, or no longer, or not for this node, agreed.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::Duration;
 
 use huitong_grpc::Peers;
@@ -182,8 +182,12 @@ impl Intruder {
     async fn enrol(scene: &Scene<'_>, nodes: &Nodes) -> Result<Self, Failure> {
         let directory = make_directory(scene.stage, "intruder")?;
         // It never listens: the ports are only there because a configuration has them.
-        let config =
-            connector_config(&scene.registrar_address, "invite", &[0, 0], &PathBuf::from("admin.sock"));
+        let config = connector_config(
+            &scene.registrar_address,
+            "invite",
+            &[0, 0],
+            Path::new("/nonexistent/admin.sock"),
+        );
         let path = directory.join("node.toml");
         story::write(&path, config.as_bytes())?;
         let config = Config::read(&path)

@@ -104,6 +104,7 @@ async fn found(
     watch: &mut Stopwatch,
 ) -> Result<(Node, String), Failure> {
     let directory = make_directory(stage, "regional")?;
+    let socket = fleet.socket("regional", &directory)?;
     let ports = free_ports(3)?;
     let address =
         |index: usize| ports.get(index).map(|(port, _)| format!("127.0.0.1:{port}")).unwrap_or_default();
@@ -117,7 +118,7 @@ async fn found(
         quoted(&address(0)),
         quoted(&address(1)),
         quoted(&address(2)),
-        quoted(&fleet.socket("regional", &directory).to_string_lossy()),
+        quoted(&socket.to_string_lossy()),
     );
     write(&directory.join("node.toml"), config.as_bytes())?;
     let registrar_address = address(0);
@@ -155,7 +156,7 @@ async fn connector(
     organisation: &Organisation,
 ) -> Result<Node, Failure> {
     let directory = make_directory(scene.stage, name)?;
-    let socket = fleet.socket(name, &directory);
+    let socket = fleet.socket(name, &directory)?;
     let text = invite(&regional.admin, organisation.code, organisation.name, &[], INVITE_LIFETIME).await?;
     write_private(&directory.join("invite"), &format!("{text}\n"))?;
     let ports = free_ports(2)?;

@@ -148,10 +148,7 @@ impl Directory {
         // A stale node must still be able to talk to its registrar, or it could never become fresh again.
         let is_registrar =
             caller.has(Role::Registrar) && inner.roots.entry(credential.node.as_str()).is_some();
-        if let Some(max_age) = self.max_age
-            && !is_registrar
-            && now.saturating_since(inner.confirmed) > max_age
-        {
+        if !is_registrar && self.is_too_old(inner.confirmed, now) {
             return Err(AuthenticationError::Stale { confirmed: inner.confirmed });
         }
         Ok(())
@@ -179,7 +176,13 @@ impl Directory {
 
     /// Whether peers are refused because the lists are too old.
     pub fn is_stale(&self, now: Timestamp) -> bool {
-        self.max_age.is_some_and(|max_age| now.saturating_since(self.read().confirmed) > max_age)
+        self.is_too_old(self.read().confirmed, now)
+    }
+
+    /// A confirmation far in the future is from a clock that was wrong: how old it is, nobody knows.
+    fn is_too_old(&self, confirmed: Timestamp, now: Timestamp) -> bool {
+        let apart = now.saturating_since(confirmed).max(confirmed.saturating_since(now));
+        self.max_age.is_some_and(|max_age| apart > max_age)
     }
 
     /// Counts changes of either list; running exchanges recheck their caller on each.
@@ -201,9 +204,9 @@ impl Directory {
         self.changes.send_modify(|count| *count = count.wrapping_add(1));
     }
 
+    /// The registrar was heard at `now`. A clock that was ahead and is set back takes the confirmation back with it.
     pub(crate) fn confirm(&self, now: Timestamp) {
-        let mut inner = self.write();
-        inner.confirmed = inner.confirmed.max(now);
+        self.write().confirmed = now;
     }
 
     // A panic while holding the lock leaves whole values behind: each write is one assignment.

@@ -239,6 +239,10 @@ pub struct StatusList {
 }
 
 impl StatusList {
+    /// Longest document, which fits into one message: about 6,000 revocations with the longest reasons, 40,000 with
+    /// short ones.
+    pub const MAX_BYTES: usize = 3 << 20;
+
     /// The document's bytes.
     pub fn encode(&self) -> Vec<u8> {
         let revoked = self
@@ -257,7 +261,8 @@ impl StatusList {
 
     /// Reads the document back.
     pub fn decode(bytes: &[u8]) -> Result<Self, ServiceError> {
-        let mut fields = Fields::decode(bytes, Limits::DOCUMENT, "status")?;
+        let limits = Limits { bytes: Self::MAX_BYTES, ..Limits::DOCUMENT };
+        let mut fields = Fields::decode(bytes, limits, "status")?;
         let version = fields.uint(1, "version")?;
         let issued = Timestamp::from_millis(fields.uint(2, "issued")?);
         let values = fields.array(3, "revoked")?;

@@ -120,6 +120,8 @@ impl From<LedgerError> for ServiceError {
     fn from(error: LedgerError) -> Self {
         match error {
             LedgerError::Store(error) => Self::Store(error),
+            // Not a defect here: the issuer contradicts itself.
+            fork @ LedgerError::Fork { .. } => Self::Conflict { reason: fork.to_string() },
             other => Self::Internal(other.to_string()),
         }
     }

@@ -144,6 +144,12 @@ impl Registrar {
     /// the certificate. The same request gives the same answer again.
     pub async fn enrol(&self, request: EnrolmentRequest) -> Result<EnrolmentGrant, ServiceError> {
         let ledger = self.standing.ledger.clone();
+        // Anybody may knock here: who holds no invite costs no signature check, no place before the journal's writer,
+        // and leaves no trace that could fill the ledger.
+        let token = Digest::sha256(&request.token);
+        if ledger.store().view().get(&tables::INVITES, token.as_bytes())?.is_none() {
+            return Err(no_such_invite());
+        }
         let checked = check_enrolment(&request, ledger.node(), ledger.space())?;
         let roots = self.standing.directory.roots();
         let root_certificate = roots
@@ -156,13 +162,7 @@ impl Registrar {
             .store()
             .transact("identity.enrol", move |tx| -> Result<Result<NodeRecord, ServiceError>, ServiceError> {
                 let now = ledger.clock().now();
-                let key = Digest::sha256(&request.token);
-                let Some(bytes) = tx.get(&tables::INVITES, key.as_bytes())? else {
-                    // Anybody may knock here, so an unknown token leaves no trace that could fill the ledger.
-                    return Err(ServiceError::Forbidden {
-                        reason: "this registrar gave no such invite; ask its operator for one".to_owned(),
-                    });
-                };
+                let bytes = tx.get(&tables::INVITES, token.as_bytes())?.ok_or_else(no_such_invite)?;
                 let mut invite = InviteRow::decode(&bytes)?;
                 match rules::decide_enrolment(&invite, &checked.tls_digest, now) {
                     Ok(Enrolment::Repeat(node)) => {
@@ -215,7 +215,7 @@ impl Registrar {
                             state: NodeState::Active,
                         };
                         invite.used = Some((checked.tls_digest, node.to_string()));
-                        tx.put(&tables::INVITES, key.as_bytes(), &invite.encode())?;
+                        tx.put(&tables::INVITES, token.as_bytes(), &invite.encode())?;
                         tx.put(&tables::NODES, node.as_str().as_bytes(), &tables::node_row(&record))?;
                         Ok(Ok(record))
                     }
@@ -354,6 +354,12 @@ impl Registrar {
     fn list(&self, read: &impl Read, key: &[u8]) -> Result<SignedDocument, ServiceError> {
         tables::signed(read, key)?
             .ok_or_else(|| ServiceError::Internal("a signed list is missing".to_owned()))
+    }
+}
+
+fn no_such_invite() -> ServiceError {
+    ServiceError::Forbidden {
+        reason: "this registrar gave no such invite; ask its operator for one".to_owned(),
     }
 }
 

@@ -7,7 +7,7 @@ use huitong_proof::cbor::{Fields, Limits, Map, Value};
 use huitong_proof::{Digest, SpaceId, Timestamp};
 use huitong_store::{Read, Table};
 
-use crate::documents::{SignedDocument, texts};
+use crate::documents::{SignedDocument, StatusList, texts};
 use crate::error::ServiceError;
 use crate::model::{Credential, NodeRecord, NodeState, Role};
 
@@ -27,9 +27,11 @@ pub(crate) const STATUS: &[u8] = b"status";
 pub(crate) const ADDRESS: &[u8] = b"address";
 
 const VERSION: u64 = 1;
+/// The largest row holds the revocation list and its statement.
+const ROW: Limits = Limits { bytes: StatusList::MAX_BYTES + (64 << 10), ..Limits::DOCUMENT };
 
 pub(crate) fn open(bytes: &[u8], what: &'static str) -> Result<Fields, ServiceError> {
-    let mut fields = Fields::decode(bytes, Limits::DOCUMENT, what)
+    let mut fields = Fields::decode(bytes, ROW, what)
         .map_err(|error| ServiceError::Internal(format!("stored {what}: {error}")))?;
     match fields.uint(0, "version") {
         Ok(VERSION) => Ok(fields),

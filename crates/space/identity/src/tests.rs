@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use huitong_proof::Digest;
+use huitong_proof::cbor::Map;
+use huitong_proof::{Anchor, ChannelHead, Clock as _, Digest, Draft, Envelope, Kind, Signing, Statement};
 use rcgen::KeyPair;
 
-use crate::documents::{Invite, StatusList};
+use crate::documents::{Invite, Revocation, StatusList};
 use crate::peer::{SignedDocument, TrustUpdate};
 use crate::testing::{TestNetwork, network};
 use crate::{
@@ -239,4 +240,105 @@ async fn every_byte_of_a_certificate_counts() {
         directory.authenticate(&flipped, now).unwrap_err();
     }
     assert_ne!(Digest::sha256(&genuine), Digest::ZERO);
+}
+
+#[tokio::test]
+async fn an_enrolment_cannot_speak_in_the_name_of_another_node() {
+    let (dir, net) = space().await;
+    let sources = Sources {
+        clock: net.registrar.ledger.clock().clone(),
+        entropy: net.registrar.ledger.entropy().clone(),
+    };
+    let invite = net.registry.invite(invite_request("91350100M000100Y43")).await.unwrap();
+    let keys = NodeKeys::load_or_create(&dir.path().join("mill"), &*sources.entropy).unwrap();
+    let request = JoinRequest { invite, domain: "mill.example".to_owned() };
+    let mut sent = enrolment_request(&keys, &request, &sources).unwrap();
+    let genuine = Envelope::decode(sent.statement.clone()).unwrap();
+    let genuine = genuine.verify(&keys.statement().verifying_key(), net.registrar.ledger.space()).unwrap();
+    // The same words under the provider's name: they would stand on the provider's channel to the registrar, and the
+    // provider's own next statement would look like a contradiction.
+    let body = genuine.body();
+    let framed = Statement::sign(
+        Draft {
+            kind: Kind::Enrolment,
+            audience: body.audience.clone(),
+            subject: body.subject,
+            agreement: body.agreement,
+            reference: body.reference,
+            detail: copied(&genuine),
+        },
+        Signing {
+            key: keys.statement(),
+            space: net.registrar.ledger.space(),
+            issuer: net.provider.membership.node().as_str(),
+            channel: ChannelHead { seq: 7, prev: Digest::sha256(b"anything") },
+            anchor: Anchor::none(),
+            time: net.clock.now(),
+            salt: [0; 16],
+        },
+    )
+    .unwrap();
+    sent.statement = framed.bytes().clone();
+    let error = net.registry.enrol(sent).await.unwrap_err();
+    assert!(
+        matches!(error, ServiceError::Invalid { ref field, .. } if field == "statement.issuer"),
+        "{error}"
+    );
+}
+
+fn copied(statement: &Statement) -> Map {
+    let mut detail = statement.detail("enrolment").unwrap();
+    Map::new()
+        .digest(1, &detail.digest(1, "csr").unwrap())
+        .bytes(2, &detail.bytes(2, "statement_key").unwrap())
+        .bytes(3, &detail.bytes(3, "log_key").unwrap())
+        .bytes(4, &detail.bytes(4, "log_key_proof").unwrap())
+        .text(5, &detail.text(5, "domain").unwrap())
+        .digest(6, &detail.digest(6, "token").unwrap())
+}
+
+#[tokio::test]
+async fn a_clock_that_was_ahead_does_not_keep_old_lists_fresh() {
+    let (_dir, net) = space().await;
+    let directory = &net.consumer.standing.directory;
+    let provider = net.provider.membership.certificate();
+    let right = net.clock.now();
+    net.clock.advance(Duration::from_secs(24 * 3600));
+    workers::apply(&net.consumer.standing, TrustUpdate::default()).await.unwrap();
+    // Set right again while the registrar is silent: how old the lists are is not known.
+    net.clock.set(right);
+    assert!(directory.is_stale(right));
+    let error = directory.authenticate(provider, right).unwrap_err();
+    assert!(matches!(error, AuthenticationError::Stale { .. }), "{error}");
+    // And once more from the first word of the registrar on.
+    workers::apply(&net.consumer.standing, TrustUpdate::default()).await.unwrap();
+    directory.authenticate(provider, right).unwrap();
+    net.clock.advance(Duration::from_secs(301));
+    directory.authenticate(provider, net.clock.now()).unwrap_err();
+}
+
+#[tokio::test]
+async fn a_revocation_list_never_grows_beyond_what_can_be_read() {
+    let (_dir, net) = space().await;
+    let registrar = &net.registrar.standing;
+    let revoked = |count| {
+        let at = net.clock.now();
+        let entry =
+            Revocation { node: net.consumer.membership.node().clone(), at, reason: "失".repeat(128) };
+        StatusList { version: 2, issued: at, revoked: vec![entry; count] }
+    };
+    let longest = (0..).step_by(100).find(|count| revoked(*count).encode().len() > StatusList::MAX_BYTES);
+    let longest = longest.unwrap();
+    // Longer than a document of 1 MiB, and still read back.
+    let kept = revoked(longest - 100);
+    assert_eq!(StatusList::decode(&kept.encode()).unwrap(), kept);
+    registrar.directory.replace_status(kept.clone());
+    net.registry.revoke(net.provider.membership.node(), "key lost").await.unwrap();
+    let (update, ..) = net.registry.trust_since(1, 1).unwrap();
+    let signed = update.status.unwrap();
+    assert_eq!(StatusList::decode(&signed.document).unwrap().revoked.len(), kept.revoked.len() + 1);
+
+    registrar.directory.replace_status(revoked(longest));
+    let error = net.registry.revoke(net.consumer.membership.node(), "key lost").await.unwrap_err();
+    assert!(matches!(error, ServiceError::Conflict { .. }), "{error}");
 }

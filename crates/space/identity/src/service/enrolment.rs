@@ -94,6 +94,10 @@ pub(crate) fn check_enrolment(
     if statement.kind() != Kind::Enrolment || statement.body().audience != registrar {
         return Err(ServiceError::invalid("statement", "is not an enrolment addressed to this registrar"));
     }
+    // Who has no id yet speaks as its key. Any other name would put the statement on that node's channel.
+    if statement.body().issuer != statement_key.thumbprint().to_string() {
+        return Err(ServiceError::invalid("statement.issuer", "is not the thumbprint of statement_key"));
+    }
     let mut detail = statement.detail("enrolment")?;
     let csr_digest = detail.digest(1, "csr")?;
     let named_key = detail.bytes(2, "statement_key")?;

@@ -24,7 +24,17 @@ pub(crate) fn publish_status(
     ledger: &Ledger,
     status: &StatusList,
 ) -> Result<SignedDocument, ServiceError> {
-    publish_list(tx, ledger, Kind::Status, status.version, status.encode(), tables::STATUS)
+    let document = status.encode();
+    // Nobody could read a longer one, not even this node at its next start.
+    if document.len() > StatusList::MAX_BYTES {
+        return Err(ServiceError::Conflict {
+            reason: format!(
+                "the revocation list is full with {} nodes",
+                status.revoked.len().saturating_sub(1)
+            ),
+        });
+    }
+    publish_list(tx, ledger, Kind::Status, status.version, document, tables::STATUS)
 }
 
 fn publish_list(

@@ -391,7 +391,8 @@ impl Fetch<'_> {
         sync.reset();
         loop {
             tokio::select! {
-                _ = self.superseded.changed() => return Err(Stop::Retry("another run of this transfer took over".to_owned())),
+                biased;
+                _ = self.superseded.changed() => return Err(taken_over()),
                 event = sink.events.recv() => match event {
                     Some(Event::Durable(groups)) => {
                         if let Some(last) = self.durable(groups, total).await? {
@@ -498,7 +499,11 @@ impl Fetch<'_> {
     }
 
     async fn next(&mut self) -> Result<FromProvider, Stop> {
-        let frame = timeout(IDLE, self.frames.recv()).await;
+        let frame = tokio::select! {
+            biased;
+            _ = self.superseded.changed() => return Err(taken_over()),
+            frame = timeout(IDLE, self.frames.recv()) => frame,
+        };
         self.frame(frame).await
     }
 
@@ -633,6 +638,10 @@ impl Fetch<'_> {
 /// A peer that breaks the protocol may be restarting in the middle of a frame; what it signed is checked anew next time.
 fn broken(what: &str) -> Stop {
     Stop::Retry(format!("the provider broke the protocol: {what}"))
+}
+
+fn taken_over() -> Stop {
+    Stop::Retry("another run of this transfer took over".to_owned())
 }
 
 fn uuid_text(id: &[u8; 16]) -> String {
