@@ -23,5 +23,8 @@ pub use client::{
 pub use peer::{PeerConnection, PeerServices, enrolment_routes, peer_routes};
 pub use status::{error_detail, to_peer_error, to_status};
 
-/// The largest message that either side of a call reads.
+/// The largest answer that a caller reads, and the largest message of an operator.
 pub const MAX_MESSAGE_BYTES: usize = 4 << 20;
+/// The largest request that is read from another node: a document of 64 KiB and a statement of 16 KiB, with room. Every
+/// stream of every connection may hold one.
+pub const MAX_REQUEST_BYTES: usize = 128 << 10;

@@ -1,5 +1,6 @@
 //! What a node serves to other nodes.
 
+mod allowance;
 mod catalog;
 mod contract;
 mod identity;
@@ -20,8 +21,11 @@ use tonic::{Request, Status};
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
 
+use self::allowance::Allowances;
+#[cfg(test)]
+pub(crate) use self::allowance::BURST;
 pub(crate) use self::identity::TIME_HEADER;
-use crate::MAX_MESSAGE_BYTES;
+use crate::MAX_REQUEST_BYTES;
 use crate::proto;
 use crate::proto::catalog::catalog_service_server::CatalogServiceServer;
 use crate::proto::contract::contract_service_server::ContractServiceServer;
@@ -63,35 +67,46 @@ pub struct PeerServices {
 /// Every method but those two answers `UNAUTHENTICATED` on a connection without [`PeerConnection`].
 pub fn peer_routes(services: PeerServices) -> Routes {
     let PeerServices { standing, registrar, registry, contracts, transfers, heartbeat } = services;
+    let allowances = Allowances::default();
     let mut served = Served::default();
     served.add(
         LedgerServiceServer::new(ledger::Service { standing: standing.clone() })
-            .max_decoding_message_size(MAX_MESSAGE_BYTES),
+            .max_decoding_message_size(MAX_REQUEST_BYTES),
     );
     if let Some(registrar) = &registrar {
-        let service =
-            identity::Service { standing: standing.clone(), registrar: registrar.clone(), heartbeat };
-        served.add(IdentityServiceServer::new(service).max_decoding_message_size(MAX_MESSAGE_BYTES));
+        let service = identity::Service {
+            standing: standing.clone(),
+            registrar: registrar.clone(),
+            heartbeat,
+            allowances: allowances.clone(),
+        };
+        served.add(IdentityServiceServer::new(service).max_decoding_message_size(MAX_REQUEST_BYTES));
     }
     if let (Some(registry), Some(registrar)) = (registry, registrar) {
-        let service = catalog::Service { standing: standing.clone(), registry, registrar };
-        served.add(CatalogServiceServer::new(service).max_decoding_message_size(MAX_MESSAGE_BYTES));
+        let service = catalog::Service {
+            standing: standing.clone(),
+            registry,
+            registrar,
+            allowances: allowances.clone(),
+        };
+        served.add(CatalogServiceServer::new(service).max_decoding_message_size(MAX_REQUEST_BYTES));
     }
     if let Some(contracts) = contracts {
-        let service = contract::Service { standing: standing.clone(), contracts };
-        served.add(ContractServiceServer::new(service).max_decoding_message_size(MAX_MESSAGE_BYTES));
+        let service =
+            contract::Service { standing: standing.clone(), contracts, allowances: allowances.clone() };
+        served.add(ContractServiceServer::new(service).max_decoding_message_size(MAX_REQUEST_BYTES));
     }
     if let Some(transfers) = transfers {
-        let service = transfer::Service { standing, transfers };
-        served.add(TransferServiceServer::new(service).max_decoding_message_size(MAX_MESSAGE_BYTES));
+        let service = transfer::Service { standing, transfers, allowances };
+        served.add(TransferServiceServer::new(service).max_decoding_message_size(MAX_REQUEST_BYTES));
     }
     served.routes(proto::PEER_DESCRIPTORS)
 }
 
 /// The service of the enrolment listener, whose callers have no certificate yet.
 pub fn enrolment_routes(registrar: Registrar) -> Routes {
-    let service = identity::Enrolment { registrar };
-    Routes::new(EnrolmentServiceServer::new(service).max_decoding_message_size(MAX_MESSAGE_BYTES))
+    let service = identity::Enrolment { registrar, allowances: Allowances::default() };
+    Routes::new(EnrolmentServiceServer::new(service).max_decoding_message_size(MAX_REQUEST_BYTES))
 }
 
 /// Collects services and their names, so that reflection names exactly what is served.

@@ -1,6 +1,8 @@
 //! Use cases of both sides: load, decide, commit.
 
 mod consumer;
+mod destination;
+mod fetch;
 mod provider;
 mod sink;
 mod source;

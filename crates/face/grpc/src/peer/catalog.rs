@@ -4,6 +4,7 @@ use huitong_catalog::{Hit, Registry, Resolution, SearchPage};
 use huitong_identity::{NodeLocation, Registrar, ServiceError, Standing};
 use tonic::{Request, Response, Status};
 
+use super::allowance::Allowances;
 use super::{authenticated, failed};
 use crate::convert::{bounded, data_id};
 use crate::proto::catalog as wire;
@@ -16,6 +17,7 @@ pub(super) struct Service {
     pub(super) standing: Standing,
     pub(super) registry: Registry,
     pub(super) registrar: Registrar,
+    pub(super) allowances: Allowances,
 }
 
 #[tonic::async_trait]
@@ -27,8 +29,12 @@ impl CatalogService for Service {
         let caller = authenticated(&request, &self.standing)?;
         let wire::RegisterRequest { statement, record } = request.into_inner();
         bounded("record", record.len(), MAX_RECORD_BYTES).map_err(failed(&self.standing))?;
-        let certificate =
-            self.registry.register(&caller, statement, record).await.map_err(failed(&self.standing))?;
+        let registered = self.registry.register(&caller, statement, record);
+        let certificate = self
+            .allowances
+            .spend(caller.node().as_str(), registered)
+            .await
+            .map_err(failed(&self.standing))?;
         Ok(Response::new(wire::RegisterResponse { certificate: certificate.bytes().clone() }))
     }
 
@@ -39,7 +45,8 @@ impl CatalogService for Service {
         let caller = authenticated(&request, &self.standing)?;
         let wire::ListRequest { statement, record } = request.into_inner();
         bounded("record", record.len(), MAX_RECORD_BYTES).map_err(failed(&self.standing))?;
-        self.registry.list(&caller, statement, record).await.map_err(failed(&self.standing))?;
+        let listed = self.registry.list(&caller, statement, record);
+        self.allowances.spend(caller.node().as_str(), listed).await.map_err(failed(&self.standing))?;
         Ok(Response::new(wire::ListResponse {}))
     }
 

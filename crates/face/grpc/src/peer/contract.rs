@@ -4,6 +4,7 @@ use huitong_contract::{Contracts, MAXIMUM_DOCUMENT_BYTES};
 use huitong_identity::Standing;
 use tonic::{Request, Response, Status};
 
+use super::allowance::Allowances;
 use super::{authenticated, failed};
 use crate::convert::{bounded, data_id};
 use crate::proto::contract as wire;
@@ -12,6 +13,7 @@ use crate::proto::contract::contract_service_server::ContractService;
 pub(super) struct Service {
     pub(super) standing: Standing,
     pub(super) contracts: Contracts,
+    pub(super) allowances: Allowances,
 }
 
 #[tonic::async_trait]
@@ -35,7 +37,8 @@ impl ContractService for Service {
         let caller = authenticated(&request, &self.standing)?;
         let wire::SubmitRequest { statement, document } = request.into_inner();
         bounded("document", document.len(), MAXIMUM_DOCUMENT_BYTES).map_err(failed(&self.standing))?;
-        self.contracts.receive(&caller, statement, document).await.map_err(failed(&self.standing))?;
+        let received = self.contracts.receive(&caller, statement, document);
+        self.allowances.spend(caller.node().as_str(), received).await.map_err(failed(&self.standing))?;
         Ok(Response::new(wire::SubmitResponse {}))
     }
 }

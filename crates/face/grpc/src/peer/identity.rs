@@ -6,11 +6,12 @@ use huitong_identity::peer::{SignedDocument, TrustUpdate};
 use huitong_identity::{
     Caller, EnrolmentGrant, EnrolmentRequest, NodeLocation, Registrar, ServiceError, Standing,
 };
-use huitong_proof::SystemEntropy;
+use huitong_proof::{Digest, SystemEntropy};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
+use super::allowance::Allowances;
 use super::{authenticated, failed};
 use crate::convert::{bounded, fixed, node_id};
 use crate::proto::identity as wire;
@@ -30,6 +31,7 @@ pub(super) struct Service {
     pub(super) standing: Standing,
     pub(super) registrar: Registrar,
     pub(super) heartbeat: Duration,
+    pub(super) allowances: Allowances,
 }
 
 #[tonic::async_trait]
@@ -64,6 +66,8 @@ impl IdentityService for Service {
     ) -> Result<Response<wire::ReportAddressResponse>, Status> {
         let caller = authenticated(&request, &self.standing)?;
         let wire::ReportAddressRequest { statement } = request.into_inner();
+        // Every report is a record, and a node has a new address once in a while.
+        self.allowances.take(caller.node().as_str()).map_err(failed(&self.standing))?;
         self.registrar.report_address(&caller, statement).await.map_err(failed(&self.standing))?;
         Ok(Response::new(wire::ReportAddressResponse {}))
     }
@@ -125,6 +129,8 @@ impl Feed {
 
 pub(super) struct Enrolment {
     pub(super) registrar: Registrar,
+    /// By invite: nothing else is known of a stranger.
+    pub(super) allowances: Allowances,
 }
 
 #[tonic::async_trait]
@@ -136,7 +142,8 @@ impl EnrolmentService for Enrolment {
         // The entropy only tells failures apart in the log.
         let failed = |error| to_status(error, &SystemEntropy);
         let request = enrolment(request.into_inner()).map_err(failed)?;
-        let grant = self.registrar.enrol(request).await.map_err(failed)?;
+        let invite = format!("invite {}", Digest::sha256(&request.token));
+        let grant = self.allowances.spend(&invite, self.registrar.enrol(request)).await.map_err(failed)?;
         let EnrolmentGrant { credential, certificate, roots, status } = grant;
         Ok(Response::new(wire::EnrolResponse {
             credential,

@@ -4,13 +4,14 @@ use huitong_catalog::CatalogPeer;
 use huitong_contract::ContractPeer;
 use huitong_contract::{AcceptCounter, State, Terms};
 use huitong_identity::PeerError;
-use huitong_ids::{ContractId, DataId};
+use huitong_ids::{ContractId, DataId, DataType};
 use huitong_proof::Clock;
-use huitong_transfer::{FromConsumer, StartTransfer, TransferPeer, TransferState};
+use huitong_transfer::{FromConsumer, StartTransfer, TransferPeer, TransferState, Want as Wanted};
 use tokio::sync::mpsc;
 use tonic::Code;
 
 use super::Space;
+use crate::peer::BURST;
 use crate::peer_routes;
 use crate::proto::transfer::transfer_service_client::TransferServiceClient;
 use crate::proto::transfer::{ExchangeRequest, Want, exchange_request};
@@ -76,4 +77,37 @@ async fn a_stranger_gets_no_exchange() {
     let want = ExchangeRequest { frame: Some(exchange_request::Frame::Want(Want::default())) };
     let status = client.exchange(tokio_stream::iter([want])).await.unwrap_err();
     assert_eq!(status.code(), Code::Unauthenticated);
+}
+
+#[tokio::test]
+async fn a_node_cannot_fill_a_ledger_with_refusals() {
+    let space = Space::new().await;
+    let product = space.publish(b"rain").await;
+    let contract = space.contract(&product).await;
+    let ledger = &space.provider.node.ledger;
+    let size = || ledger.size(&ledger.store().view()).unwrap();
+    // The provider's own node is no party to the contract as a consumer; another transfer id each time.
+    let other =
+        DataId::mint(DataType::Product, &product.entity(), &product.segment(), [7; 16], None).unwrap();
+    let mut heard = 0;
+    let before = size();
+    for attempt in 0..BURST + 20 {
+        let mut transfer = [0; 16];
+        transfer[..4].copy_from_slice(&attempt.to_be_bytes());
+        let (frames, outgoing) = mpsc::channel(1);
+        let answer = match space.consumer.peers.exchange(space.provider.id(), outgoing).await {
+            Err(error) => Err(error),
+            Ok(mut answers) => {
+                let (contract, product) = (contract.clone(), other.clone());
+                frames.send(FromConsumer::Want(Wanted { transfer, contract, product })).await.unwrap();
+                answers.recv().await.unwrap()
+            }
+        };
+        match answer {
+            Ok(_) => heard += 1,
+            Err(error) => assert!(matches!(error, PeerError::Unavailable(_)), "{error}"),
+        }
+    }
+    assert!((BURST..BURST + 10).contains(&heard), "{heard} of {BURST} refusals");
+    assert!(size() - before < u64::from(BURST) + 10, "{} more statements", size() - before);
 }

@@ -74,7 +74,7 @@ async fn a_node_enrols_and_the_same_request_gives_the_same_answer() {
 
     let mut unknown = sent.clone();
     unknown.token = [0; 32];
-    refused_as(client.enrol(&invite, unknown).await.map(|_| ()), "request.invalid");
+    refused_as(client.enrol(&invite, unknown).await.map(|_| ()), "request.forbidden");
     let mut long = sent;
     long.csr = vec![0; 9000];
     refused_as(client.enrol(&invite, long).await.map(|_| ()), "request.invalid");

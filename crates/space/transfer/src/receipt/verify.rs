@@ -359,11 +359,6 @@ impl Verification<'_> {
         {
             return Err(self.stop(Invalid, "the offer", "is not what was agreed"));
         }
-        // Each counts once, in the order in which the provider signed them.
-        if !chain.usage.windows(2).all(|pair| matches!(pair, [one, next] if one.body().seq < next.body().seq))
-        {
-            return Err(self.stop(Invalid, "a usage record", "is repeated or out of order"));
-        }
         if offer.usage != chain.usage.iter().map(|usage| usage.digest()).collect::<Vec<_>>() {
             let kind = if offer.usage.len() > chain.usage.len() { Incomplete } else { Invalid };
             return Err(self.stop(kind, "the usage records", "are not those that the offer names"));

@@ -1,0 +1,95 @@
+//! Where a received file goes, and how it gets its name.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+use crate::model::Transfer;
+
+/// Bytes of a file name that every file system takes.
+const LONGEST_NAME: usize = 255;
+
+fn uuid_text(id: &[u8; 16]) -> String {
+    id.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The name itself if it is free, else the name with the transfer's id in it.
+pub(super) fn free_path(directory: &Path, name: &str, id: &[u8; 16]) -> PathBuf {
+    let plain = directory.join(name);
+    if !plain.exists() {
+        return plain;
+    }
+    marked_path(&plain, id)
+}
+
+/// The same name with the transfer's id in it, which no other file has.
+pub(super) fn marked_path(path: &Path, id: &[u8; 16]) -> PathBuf {
+    let mark = uuid_text(id);
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    if name.contains(&mark) {
+        return path.to_owned();
+    }
+    let (stem, extension) = match name.rsplit_once('.').filter(|(stem, _)| !stem.is_empty()) {
+        Some((stem, extension)) => (stem, format!(".{extension}")),
+        None => (name, String::new()),
+    };
+    // File systems take names of 255 bytes: the mark matters more than the end of a long name.
+    let room = LONGEST_NAME.saturating_sub(mark.len().saturating_add(1)).saturating_sub(extension.len());
+    let stem = stem.get(..stem.floor_char_boundary(room)).unwrap_or_default();
+    let mut marked = format!("{stem}-{mark}{extension}");
+    marked.truncate(marked.floor_char_boundary(LONGEST_NAME));
+    path.with_file_name(marked)
+}
+
+/// The unfinished file lies in the destination directory, so that putting it in its place moves no bytes.
+pub(super) fn part_path(transfer: &Transfer) -> Option<PathBuf> {
+    let directory = transfer.path.as_ref()?.parent()?;
+    Some(directory.join(format!(".huitong-{}.part", uuid_text(&transfer.id))))
+}
+
+/// Removes what arrived of a transfer that is over; nothing to remove is fine.
+pub(super) async fn remove_part(part: Option<PathBuf>) {
+    if let Some(part) = part {
+        let _ = tokio::task::spawn_blocking(move || fs::remove_file(part)).await;
+    }
+}
+
+/// Gives the finished file its name, or its marked one where another file has taken that by now, makes the directory
+/// durable, and says which it is. Doing it twice is harmless.
+pub(super) fn publish(part: &Path, path: &Path, marked: PathBuf) -> io::Result<PathBuf> {
+    let placed = if part.try_exists()? {
+        if place(part, path)? {
+            path.to_owned()
+        } else {
+            fs::rename(part, &marked)?;
+            marked
+        }
+    } else if marked.try_exists()? {
+        marked
+    } else {
+        // An earlier run got as far as this. If nothing is there either, the file is lost.
+        fs::metadata(path)?;
+        path.to_owned()
+    };
+    fs::File::open(path.parent().unwrap_or_else(|| Path::new("/")))?.sync_all()?;
+    Ok(placed)
+}
+
+/// Gives a file its name without ever replacing another one; `false` when the name is taken.
+fn place(part: &Path, path: &Path) -> io::Result<bool> {
+    match fs::hard_link(part, path) {
+        Ok(()) => fs::remove_file(part).map(|()| true),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            let (ours, theirs) = (fs::symlink_metadata(part)?, fs::symlink_metadata(path)?);
+            let same = (ours.dev(), ours.ino()) == (theirs.dev(), theirs.ino());
+            if same && part != path {
+                // Cut off between the two steps of an earlier run.
+                fs::remove_file(part)?;
+            }
+            Ok(same)
+        }
+        // A file system without hard links.
+        Err(_) if !path.try_exists()? => fs::rename(part, path).map(|()| true),
+        Err(_) => Ok(false),
+    }
+}

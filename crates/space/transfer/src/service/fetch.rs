@@ -1,0 +1,482 @@
+//! One attempt of a consumer to bring a transfer to its end.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use huitong_catalog::{AssetCertificate, AssetKind};
+use huitong_contract::Contract;
+use huitong_identity::{Credential, PeerError, Refusal, ServiceError, read_refusal, statement_of};
+use huitong_ledger::{Ledger, LedgerError};
+use huitong_proof::{ContentTree, Digest, Envelope, GROUP_BYTES, Kind, Statement, group_count};
+use huitong_store::Tx;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use super::consumer::Stop;
+use super::destination::{free_path, marked_path, part_path, publish, remove_part};
+use super::provider::terminate;
+use super::sink::{Event, Sink, Work};
+use super::{Abort, Transfers, check_belongs, issue};
+use crate::details::{
+    AcceptDetail, AckDetail, AckStatus, OfferDetail, UsageDetail, abort_detail, read_abort, read_final,
+};
+use crate::model::{FromConsumer, FromProvider, Transfer, TransferState};
+use crate::rules;
+
+/// How long nothing may come from the provider.
+const IDLE: Duration = Duration::from_secs(60);
+/// What has arrived is made durable and acknowledged at the latest after this.
+const SYNC_EVERY: Duration = Duration::from_secs(2);
+/// How long the provider may take to read our ABORT.
+const LAST_WORD: Duration = Duration::from_secs(5);
+
+/// One attempt.
+pub(super) struct Fetch<'a> {
+    pub(super) transfers: &'a Transfers,
+    pub(super) transfer: Transfer,
+    pub(super) contract: Contract,
+    pub(super) credential: Credential,
+    pub(super) frames: mpsc::Receiver<Result<FromProvider, PeerError>>,
+    pub(super) out: mpsc::Sender<FromConsumer>,
+    pub(super) superseded: watch::Receiver<()>,
+}
+
+impl Fetch<'_> {
+    pub(super) async fn run(mut self) -> Result<(), Stop> {
+        self.opening().await?;
+        if let Some(last) = self.already_acknowledged().await? {
+            return self.finish(last).await;
+        }
+        let total = group_count(self.transfer.size);
+        let start = self.groups_on_disk().await;
+        self.accept(start, total).await?;
+        let tree = self.tree().await?;
+        self.receive(tree, start, total).await
+    }
+
+    /// Statements up to the OFFER: checked, and on record before anything is answered.
+    async fn opening(&mut self) -> Result<(), Stop> {
+        let (mut certificate, mut usage) = (None, Vec::new());
+        let offer = loop {
+            let statement = match self.next().await? {
+                FromProvider::Statement(bytes) => self.statement(bytes)?,
+                FromProvider::Leaves(_) | FromProvider::Chunk { .. } => {
+                    return Err(broken("bytes before the offer"));
+                }
+            };
+            match statement.kind() {
+                Kind::AssetCertificate if certificate.is_none() => certificate = Some(statement),
+                Kind::Usage if usage.len() < 16 => {
+                    UsageDetail::read(&statement)?;
+                    usage.push(statement);
+                }
+                Kind::Refusal => return Err(self.refused(statement).await?),
+                Kind::Abort => return Err(self.aborted(statement).await?),
+                Kind::Offer => break statement,
+                other => return Err(broken(&format!("a {} before the offer", other.name()))),
+            }
+        };
+        let detail = OfferDetail::read(&offer)?;
+        if let Err(refusal) = rules::check_offer(&detail, &self.contract.agreement) {
+            return Err(self.abort(&refusal, &offer).await?);
+        }
+        if detail.usage != usage.iter().map(Statement::digest).collect::<Vec<_>>() {
+            let refusal = Refusal::new(
+                "offer.usage",
+                "the offer names other usage statements than came with it",
+                "keep the statements as evidence",
+            );
+            return Err(self.abort(&refusal, &offer).await?);
+        }
+        let certificate = certificate.ok_or_else(|| broken("no asset certificate came with the offer"))?;
+        let registered =
+            AssetCertificate::from_statement(&certificate).map_err(|error| broken(&error.to_string()))?;
+        if registered.kind != AssetKind::Product
+            || registered.id != detail.product
+            || registered.root != detail.root
+            || registered.size != detail.size
+        {
+            let refusal = Refusal::new(
+                "offer.certificate",
+                "the asset certificate is about other content",
+                "keep the statements as evidence",
+            );
+            return Err(self.abort(&refusal, &offer).await?);
+        }
+        if self.transfer.statements.offer == Some(offer.digest()) {
+            return Ok(());
+        }
+        if self.transfer.statements.offer.is_some() {
+            let refusal = Refusal::new(
+                "offer.changed",
+                "the provider made another offer for a transfer that was under way",
+                "keep the statements as evidence",
+            );
+            return Err(self.abort(&refusal, &offer).await?);
+        }
+        let path = free_path(&self.transfer.directory, &detail.file_name, &self.transfer.id);
+        self.change("transfer.offered", move |tx, ledger, transfer, _| {
+            for statement in std::iter::once(&certificate).chain(&usage).chain(std::iter::once(&offer)) {
+                ledger.admit(tx, statement)?;
+            }
+            transfer.state = TransferState::Started;
+            transfer.size = detail.size;
+            transfer.root = Some(detail.root);
+            transfer.path = Some(path);
+            transfer.statements.certificate = Some(certificate.digest());
+            transfer.statements.usage = usage.iter().map(Statement::digest).collect();
+            transfer.statements.offer = Some(offer.digest());
+            Ok(())
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// After a crash behind the complete ACK: only the FINAL is missing. Sends the same ACK bytes again.
+    async fn already_acknowledged(&mut self) -> Result<Option<Statement>, Stop> {
+        let Some(digest) = self.transfer.statements.ack else { return Ok(None) };
+        let ledger = self.transfers.ledger();
+        let ack = ledger
+            .statement(&ledger.store().view(), &digest)
+            .map_err(ServiceError::from)?
+            .ok_or_else(|| Stop::Retry("our own acknowledgement is missing".to_owned()))?;
+        if AckDetail::read(&ack)?.status != AckStatus::Complete {
+            return Ok(None);
+        }
+        // The provider may know it already and have sent FINAL right behind its offer; either way FINAL comes.
+        let _ = self.out.send(FromConsumer::Statement(ack.bytes().clone())).await;
+        self.await_final().await.map(Some)
+    }
+
+    /// Where to go on: what is acknowledged, unless somebody has shortened or removed the unfinished file since.
+    async fn groups_on_disk(&self) -> u64 {
+        let acknowledged = self.transfer.acknowledged.div_ceil(GROUP_BYTES);
+        let Some(part) = part_path(&self.transfer) else { return 0 };
+        let length = tokio::task::spawn_blocking(move || fs::metadata(part).map(|found| found.len()));
+        match length.await {
+            Ok(Ok(length)) => acknowledged.min(length / GROUP_BYTES),
+            _ => 0,
+        }
+    }
+
+    async fn accept(&mut self, start: u64, end: u64) -> Result<(), Stop> {
+        // Our newest acknowledgement may have been lost with the connection: the same bytes once more, or the provider
+        // would count what they cover as still on its way.
+        if let Some(digest) = self.transfer.statements.ack {
+            let ledger = self.transfers.ledger();
+            let found = ledger.statement(&ledger.store().view(), &digest).map_err(ServiceError::from)?;
+            if let Some(ack) = found {
+                self.send(&ack).await?;
+            }
+        }
+        let statement = self
+            .change("transfer.accept", move |tx, ledger, transfer, contract| {
+                let offer = transfer.statements.offer.unwrap_or(Digest::ZERO);
+                let resume = transfer.statements.ack.unwrap_or(Digest::ZERO);
+                let detail = AcceptDetail { start, end, resume }.to_detail();
+                let statement = issue(tx, ledger, Kind::Accept, transfer, contract, offer, detail)?;
+                transfer.statements.accept = Some(statement.digest());
+                Ok(statement)
+            })
+            .await?;
+        self.send(&statement).await
+    }
+
+    /// The list of leaf values, checked against the agreed root.
+    async fn tree(&mut self) -> Result<ContentTree, Stop> {
+        let root = self.contract.agreement.root;
+        let expected = group_count(self.transfer.size).saturating_mul(32);
+        let mut leaves = BytesMut::new();
+        while (leaves.len() as u64) < expected {
+            match self.next().await? {
+                FromProvider::Leaves(part)
+                    if !part.is_empty()
+                        && (leaves.len() as u64).saturating_add(part.len() as u64) <= expected =>
+                {
+                    leaves.extend_from_slice(&part);
+                }
+                FromProvider::Statement(bytes) => return Err(self.unexpected(bytes).await?),
+                FromProvider::Leaves(_) => {
+                    return Err(broken("more leaf values than the content has groups"));
+                }
+                FromProvider::Chunk { .. } => return Err(broken("content before its leaf values")),
+            }
+        }
+        ContentTree::from_leaf_bytes(self.transfer.size, &leaves, &root)
+            .map_err(|error| broken(&format!("the leaf values do not make the agreed root: {error}")))
+    }
+
+    async fn receive(mut self, tree: ContentTree, start: u64, total: u64) -> Result<(), Stop> {
+        let path = self.part_path()?;
+        let mut group_in_hand: Option<Bytes> = None;
+        let sync_bytes = rules::DEFAULT_SYNC_BYTES.min(self.contract.agreement.window_bytes / 2).max(1);
+        let lengths = tree.clone();
+        let opened = tokio::task::spawn_blocking(move || Sink::open(&path, tree, start, sync_bytes))
+            .await
+            .map_err(|error| Stop::Retry(error.to_string()))?;
+        let mut sink =
+            opened.map_err(|error| Stop::Retry(format!("the destination cannot be written: {error}")))?;
+        let mut next = start;
+        if next == total {
+            // Nothing to move, but the file must be there and durable before it is acknowledged.
+            let _ = sink.work.send(Work::Sync).await;
+        }
+        let mut sync = interval(SYNC_EVERY);
+        sync.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        sync.reset();
+        loop {
+            tokio::select! {
+                biased;
+                _ = self.superseded.changed() => return Err(taken_over()),
+                event = sink.events.recv() => match event {
+                    Some(Event::Durable(groups)) => {
+                        if let Some(last) = self.durable(groups, total).await? {
+                            return self.finish(last).await;
+                        }
+                    }
+                    Some(Event::Wrong { group, reason }) => {
+                        let refusal = Refusal::new("group.wrong", format!("group {group} is not the agreed content: {reason}"), "keep the statements as evidence");
+                        let offer = self.stored_offer()?;
+                        return Err(self.abort(&refusal, &offer).await?);
+                    }
+                    Some(Event::Failed(reason)) => return Err(Stop::Retry(format!("the destination cannot be written: {reason}; make room, the transfer goes on by itself"))),
+                    None => return Err(Stop::Retry("the writer stopped".to_owned())),
+                },
+                _ = sync.tick() => {
+                    let _ = sink.work.try_send(Work::Sync);
+                }
+                // The writer is not waited for elsewhere: its events must be heard while it is busy.
+                place = sink.work.reserve(), if group_in_hand.is_some() => match (place, group_in_hand.take()) {
+                    (Ok(place), Some(data)) => place.send(Work::Group(data)),
+                    // The writer has stopped; its last event says why.
+                    _ => continue,
+                },
+                frame = timeout(IDLE, self.frames.recv()), if group_in_hand.is_none() => match self.frame(frame).await? {
+                    FromProvider::Chunk { group, data } => {
+                        let length = lengths.group_range(group).map(|range| range.end.saturating_sub(range.start));
+                        if group != next || length != Some(data.len() as u64) {
+                            return Err(broken(&format!("group {group} with {} bytes came where group {next} was due", data.len())));
+                        }
+                        next = next.saturating_add(1);
+                        self.transfers.add_moved(&self.transfer.id, data.len() as u64);
+                        group_in_hand = Some(data);
+                    }
+                    FromProvider::Statement(bytes) => return Err(self.unexpected(bytes).await?),
+                    FromProvider::Leaves(_) => return Err(broken("leaf values among the content")),
+                },
+            }
+        }
+    }
+
+    /// Signs for what is durable; after the last group waits for FINAL and gives it.
+    async fn durable(&mut self, groups: u64, total: u64) -> Result<Option<Statement>, Stop> {
+        let bytes = rules::prefix_bytes(groups, self.transfer.size);
+        let complete = groups == total;
+        if bytes <= self.transfer.acknowledged && !complete {
+            return Ok(None);
+        }
+        let root = self.contract.agreement.root;
+        let status = if complete { AckStatus::Complete } else { AckStatus::Partial };
+        let ack = self
+            .change("transfer.acknowledge", move |tx, ledger, transfer, contract| {
+                // Another run of this transfer may have come further: what is signed never goes backwards.
+                if bytes <= transfer.acknowledged && !complete {
+                    return Ok(None);
+                }
+                let reference = transfer.statements.accept.unwrap_or(Digest::ZERO);
+                let detail = AckDetail { root, groups, bytes, status }.to_detail();
+                let statement = issue(tx, ledger, Kind::Ack, transfer, contract, reference, detail)?;
+                transfer.acknowledged = bytes;
+                transfer.statements.ack = Some(statement.digest());
+                Ok(Some(statement))
+            })
+            .await?;
+        let Some(ack) = ack else { return Ok(None) };
+        self.send(&ack).await?;
+        if complete { self.await_final().await.map(Some) } else { Ok(None) }
+    }
+
+    async fn await_final(&mut self) -> Result<Statement, Stop> {
+        let FromProvider::Statement(bytes) = self.next().await? else {
+            return Err(broken("bytes where the final was due"));
+        };
+        let statement = self.statement(bytes.clone())?;
+        if statement.kind() != Kind::Final {
+            return Err(self.unexpected(bytes).await?);
+        }
+        let root = read_final(&statement)?;
+        if root != self.contract.agreement.root
+            || Some(statement.body().reference) != self.transfer.statements.ack
+        {
+            return Err(broken("the final does not answer our acknowledgement"));
+        }
+        Ok(statement)
+    }
+
+    /// Puts the file in its place, then records the end.
+    async fn finish(&mut self, last: Statement) -> Result<(), Stop> {
+        let (part, path) = (self.part_path()?, self.transfer.path.clone().unwrap_or_default());
+        let marked = marked_path(&path, &self.transfer.id);
+        let path = tokio::task::spawn_blocking(move || publish(&part, &path, marked))
+            .await
+            .map_err(|error| Stop::Retry(error.to_string()))?
+            .map_err(|error| Stop::Retry(format!("the received file cannot be put in its place: {error}")))?;
+        self.change("transfer.completed", move |tx, ledger, transfer, _| {
+            ledger.admit(tx, &last)?;
+            transfer.path = Some(path);
+            transfer.statements.last = Some(last.digest());
+            transfer.state = TransferState::Completed;
+            transfer.finished = Some(ledger.clock().now());
+            Ok(())
+        })
+        .await?;
+        Ok(())
+    }
+
+    async fn next(&mut self) -> Result<FromProvider, Stop> {
+        let frame = tokio::select! {
+            biased;
+            _ = self.superseded.changed() => return Err(taken_over()),
+            frame = timeout(IDLE, self.frames.recv()) => frame,
+        };
+        self.frame(frame).await
+    }
+
+    async fn frame(
+        &mut self,
+        frame: Result<Option<Result<FromProvider, PeerError>>, tokio::time::error::Elapsed>,
+    ) -> Result<FromProvider, Stop> {
+        match frame {
+            Ok(Some(Ok(frame))) => Ok(frame),
+            Ok(Some(Err(error))) => Err(self.transfers.peer_failed(&self.transfer, error).await),
+            Ok(None) => Err(Stop::Retry("the provider closed the exchange".to_owned())),
+            Err(_) => Err(Stop::Retry("nothing came from the provider for 60 seconds".to_owned())),
+        }
+    }
+
+    /// A statement of the provider about this transfer, or the registrar's certificate of the product.
+    fn statement(&self, bytes: Bytes) -> Result<Statement, ServiceError> {
+        let ledger = self.transfers.ledger();
+        let envelope = Envelope::decode(bytes.clone())?;
+        let roots = self.transfers.standing.directory.roots();
+        if let Some(root) = roots.entry(envelope.claimed_issuer()) {
+            let statement = envelope.verify(&root.statement_key, ledger.space())?;
+            // A registrar that is also the provider speaks about the transfer like any other provider.
+            if statement.kind() == Kind::AssetCertificate {
+                return Ok(statement);
+            }
+        }
+        let statement = statement_of(&self.credential, bytes, ledger)?;
+        if statement.kind() == Kind::Refusal {
+            if statement.body().subject != self.transfer.id {
+                return Err(ServiceError::invalid("statement.subject", "is another transfer"));
+            }
+        } else {
+            check_belongs(&statement, &self.transfer, &self.contract)?;
+        }
+        Ok(statement)
+    }
+
+    /// A statement where none was due: the end of the transfer, or a breach of the protocol.
+    async fn unexpected(&mut self, bytes: Bytes) -> Result<Stop, Stop> {
+        let statement = self.statement(bytes)?;
+        match statement.kind() {
+            Kind::Abort => self.aborted(statement).await,
+            Kind::Refusal => self.refused(statement).await,
+            other => Err(broken(&format!("an unexpected {}", other.name()))),
+        }
+    }
+
+    async fn refused(&mut self, statement: Statement) -> Result<Stop, Stop> {
+        let refusal = read_refusal(&statement)?;
+        self.ended_by(statement, refusal.code, refusal.reason).await
+    }
+
+    async fn aborted(&mut self, statement: Statement) -> Result<Stop, Stop> {
+        let (code, reason) = read_abort(&statement)?;
+        self.ended_by(statement, code, reason).await
+    }
+
+    async fn ended_by(&mut self, statement: Statement, code: String, reason: String) -> Result<Stop, Stop> {
+        let shown = format!("{code}: {reason}");
+        self.change("transfer.ended", move |tx, ledger, transfer, _| {
+            ledger.admit(tx, &statement)?;
+            terminate(transfer, &code, &reason, ledger.clock().now());
+            Ok(())
+        })
+        .await?;
+        remove_part(part_path(&self.transfer)).await;
+        Ok(Stop::Over(shown))
+    }
+
+    /// Ends the transfer for good with our own signed ABORT.
+    async fn abort(&mut self, refusal: &Refusal, answered: &Statement) -> Result<Stop, Stop> {
+        let (code, reason, answered) = (refusal.code.clone(), refusal.reason.clone(), answered.clone());
+        let shown = refusal.to_string();
+        let statement = self
+            .change("transfer.abort", move |tx, ledger, transfer, contract| {
+                // What made us stop is evidence: it is kept with our answer, and where it contradicts what the
+                // provider signed before, both are kept as a pair by this very call.
+                match ledger.admit(tx, &answered) {
+                    Ok(_) | Err(LedgerError::Fork { .. }) => {}
+                    Err(error) => return Err(error.into()),
+                }
+                let detail = abort_detail(&code, &reason);
+                let statement =
+                    issue(tx, ledger, Kind::Abort, transfer, contract, answered.digest(), detail)?;
+                terminate(transfer, &code, &reason, ledger.clock().now());
+                Ok(statement)
+            })
+            .await?;
+        // It is over and on record, whether or not the provider still listens.
+        let _ = self.send(&statement).await;
+        // Leaving at once could cut the connection under our last word: the provider hangs up when it has read it.
+        let hangs_up = async { while self.frames.recv().await.is_some() {} };
+        let _ = timeout(LAST_WORD, hangs_up).await;
+        remove_part(part_path(&self.transfer)).await;
+        Ok(Stop::Over(shown))
+    }
+
+    async fn send(&self, statement: &Statement) -> Result<(), Stop> {
+        let frame = FromConsumer::Statement(statement.bytes().clone());
+        match timeout(IDLE, self.out.send(frame)).await {
+            // Where the provider has hung up, what it said last is still to be read: it may be a signed end.
+            Ok(Ok(()) | Err(_)) => Ok(()),
+            Err(_) => Err(Stop::Retry("the provider took nothing for 60 seconds".to_owned())),
+        }
+    }
+
+    fn stored_offer(&self) -> Result<Statement, ServiceError> {
+        let ledger = self.transfers.ledger();
+        let digest = self.transfer.statements.offer.unwrap_or(Digest::ZERO);
+        ledger
+            .statement(&ledger.store().view(), &digest)?
+            .ok_or_else(|| ServiceError::Internal("the offer of a transfer is missing".to_owned()))
+    }
+
+    fn part_path(&self) -> Result<PathBuf, Stop> {
+        part_path(&self.transfer).ok_or_else(|| Stop::Retry("the destination is not known yet".to_owned()))
+    }
+
+    /// Changes the stored transfer in one commit and keeps our copy equal to it.
+    async fn change<T: Send + 'static>(
+        &mut self,
+        name: &'static str,
+        step: impl FnOnce(&mut Tx<'_>, &Ledger, &mut Transfer, &Contract) -> Result<T, Abort> + Send + 'static,
+    ) -> Result<T, ServiceError> {
+        let (transfer, value) = self.transfers.change(name, self.transfer.id, &self.contract, step).await?;
+        self.transfer = transfer;
+        Ok(value)
+    }
+}
+
+/// A peer that breaks the protocol may be restarting in the middle of a frame; what it signed is checked anew next time.
+fn broken(what: &str) -> Stop {
+    Stop::Retry(format!("the provider broke the protocol: {what}"))
+}
+
+fn taken_over() -> Stop {
+    Stop::Retry("another run of this transfer took over".to_owned())
+}
