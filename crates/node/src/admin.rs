@@ -10,6 +10,8 @@ use futures_util::{Stream, StreamExt as _};
 use tokio::net::{UnixListener, UnixStream};
 use tokio_stream::wrappers::UnixListenerStream;
 
+use crate::listener::ACCEPT_PAUSE;
+
 /// A bound socket; the file is removed when this is dropped.
 pub(crate) struct AdminSocket {
     listener: Option<UnixListener>,
@@ -23,8 +25,9 @@ impl AdminSocket {
         let directory = path.parent().unwrap_or(Path::new("/"));
         fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
         remove_stale(path)?;
-        // Bound in a private directory and then moved: at no moment can anybody else open it.
-        let private = directory.join(format!(".admin-{}", std::process::id()));
+        // Bound in a private directory and then moved: at no moment can anybody else open it. The draft's path is no
+        // longer than that of `admin.sock`, so that both fit into a socket address.
+        let private = directory.join(format!(".{}", std::process::id()));
         let _ = fs::remove_dir_all(&private);
         fs::DirBuilder::new().mode(0o700).create(&private)?;
         let draft = private.join("s");
@@ -37,17 +40,26 @@ impl AdminSocket {
         Ok(Self { listener: Some(bound?), path: path.to_owned() })
     }
 
-    /// The connections of operators; another user's is closed.
+    /// The connections of operators; another user's is closed. A connection that cannot be accepted is no end: the
+    /// operator who comes to see why nothing works must get in as soon as it works again.
     pub(crate) fn connections(&mut self) -> impl Stream<Item = io::Result<UnixStream>> + Send + use<> {
         let own = rustix::process::geteuid().as_raw();
         // The file's mode already says so; a node whose files were given away by mistake still answers nobody else.
         let is_operator = move |stream: &UnixStream| {
             stream.peer_cred().is_ok_and(|peer| peer.uid() == own || peer.uid() == 0)
         };
-        tokio_stream::iter(self.listener.take())
-            .map(UnixListenerStream::new)
-            .flatten()
-            .filter(move |accepted| std::future::ready(accepted.as_ref().map_or(true, is_operator)))
+        tokio_stream::iter(self.listener.take()).map(UnixListenerStream::new).flatten().filter_map(
+            move |accepted| async move {
+                match accepted {
+                    Ok(stream) => is_operator(&stream).then_some(Ok(stream)),
+                    Err(error) => {
+                        tracing::warn!(listener = "admin", %error, "cannot accept a connection");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                        None
+                    }
+                }
+            },
+        )
     }
 }
 
@@ -95,6 +107,15 @@ mod tests {
         assert!(!path.exists());
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         let _again = AdminSocket::bind(&path).unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_longest_path_that_can_be_connected_to_can_be_bound() {
+        let directory = tempfile::tempdir().unwrap();
+        let fill = 107 - "/admin.sock".len() - "/".len() - directory.path().as_os_str().len();
+        let path = directory.path().join("d".repeat(fill)).join("admin.sock");
+        let _socket = AdminSocket::bind(&path).unwrap();
+        UnixStream::connect(&path).await.unwrap();
     }
 
     #[tokio::test]

@@ -91,7 +91,7 @@ pub struct Listen {
 pub struct Limits {
     /// Open peer connections in all.
     pub max_connections: usize,
-    /// Open connections from one address.
+    /// Open connections from one address (IPv6: from one /64), and of one node.
     pub max_connections_per_address: usize,
     /// Time to prove who one is.
     pub handshake_timeout: Duration,

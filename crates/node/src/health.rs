@@ -1,5 +1,6 @@
 //! Whether the node takes work, and if not, why.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -8,7 +9,11 @@ use huitong_grpc::Peers;
 use huitong_identity::Standing;
 use huitong_store::Health as StoreHealth;
 
+use crate::config::Config;
 use crate::supervisor::Supervisor;
+
+/// Less room on the data directory's disk, and the journal may fail at any moment: better no new work before that.
+const LEAST_FREE_BYTES: u64 = 16 << 20;
 
 /// The state of one node. Clones share it.
 #[derive(Clone)]
@@ -17,17 +22,14 @@ pub(crate) struct Health {
     peers: Peers,
     supervisor: Supervisor,
     max_clock_skew: Duration,
+    data_dir: PathBuf,
     stopping: Arc<AtomicBool>,
 }
 
 impl Health {
-    pub(crate) fn new(
-        standing: Standing,
-        peers: Peers,
-        supervisor: Supervisor,
-        max_clock_skew: Duration,
-    ) -> Self {
-        Self { standing, peers, supervisor, max_clock_skew, stopping: Arc::default() }
+    pub(crate) fn new(standing: Standing, peers: Peers, supervisor: Supervisor, config: &Config) -> Self {
+        let (max_clock_skew, data_dir) = (config.max_clock_skew, config.data_dir.clone());
+        Self { standing, peers, supervisor, max_clock_skew, data_dir, stopping: Arc::default() }
     }
 
     pub(crate) fn begin_stopping(&self) {
@@ -48,6 +50,7 @@ impl Health {
             return Err("the node is stopping".to_owned());
         }
         self.alive()?;
+        check_room(&self.data_dir, LEAST_FREE_BYTES)?;
         let Standing { ledger, membership, directory } = &self.standing;
         let now = ledger.clock().now();
         let credential = membership.credential();
@@ -91,6 +94,20 @@ impl Health {
     }
 }
 
+fn check_room(directory: &Path, least: u64) -> Result<(), String> {
+    // A file system that does not tell how full it is gets the benefit of the doubt.
+    let Ok(stat) = rustix::fs::statvfs(directory) else { return Ok(()) };
+    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+    if free >= least {
+        return Ok(());
+    }
+    Err(format!(
+        "only {} KiB are free for node.data_dir {}; make room, or move it to a larger disk",
+        free >> 10,
+        directory.display()
+    ))
+}
+
 /// What speaks against this node's clock: what the registrar's clock showed when it was last heard, or a list that it
 /// signed later than it is now.
 pub(crate) fn clock_doubt(standing: &Standing, peers: &Peers, tolerated: Duration) -> Option<String> {
@@ -105,4 +122,18 @@ pub(crate) fn clock_doubt(standing: &Standing, peers: &Peers, tolerated: Duratio
     (apart > tolerated).then(|| {
         format!("the registrar's clock said {} when this node's said {}", clocks.registrar, clocks.own)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_without_room_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        check_room(directory.path(), 1).unwrap();
+        let why = check_room(directory.path(), u64::MAX).unwrap_err();
+        assert!(why.contains(&directory.path().display().to_string()) && why.contains("; "), "{why}");
+        check_room(&directory.path().join("missing"), u64::MAX).unwrap();
+    }
 }

@@ -1,7 +1,12 @@
 //! `/healthz`, `/readyz` and `/metrics` for supervisors and monitoring, in plain HTTP on loopback.
 
 use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
@@ -13,6 +18,10 @@ use huitong_identity::{ServiceError, Standing};
 use huitong_store::outbox;
 use huitong_transfer::Transfers;
 use metrics::gauge;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Sleep;
 
 use crate::health::Health;
 use crate::listener::Connections;
@@ -20,6 +29,8 @@ use crate::metrics::Metrics;
 
 /// Most rows that one reading of the metrics looks at in each table.
 const MOST_ROWS: usize = 1_000;
+const MOST_CONNECTIONS: usize = 64;
+const LIFETIME: Duration = Duration::from_secs(10);
 
 /// What the endpoints tell about.
 #[derive(Clone)]
@@ -37,6 +48,76 @@ pub(crate) fn router(observed: Observed) -> Router {
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics_text))
         .with_state(Arc::new(observed))
+}
+
+/// Accepts so many connections at the same time, each for so long: whoever reaches the port must not be able to take the
+/// file descriptors that the node needs.
+pub(crate) struct BoundedListener {
+    tcp: TcpListener,
+    places: Arc<Semaphore>,
+}
+
+impl BoundedListener {
+    pub(crate) fn new(tcp: TcpListener) -> Self {
+        Self { tcp, places: Arc::new(Semaphore::new(MOST_CONNECTIONS)) }
+    }
+}
+
+impl axum::serve::Listener for BoundedListener {
+    type Io = BoundedStream;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (BoundedStream, SocketAddr) {
+        let place = self.places.clone().acquire_owned().await.ok();
+        let (stream, remote) = axum::serve::Listener::accept(&mut self.tcp).await;
+        (BoundedStream { stream, over: Box::pin(tokio::time::sleep(LIFETIME)), _place: place }, remote)
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.tcp.local_addr()
+    }
+}
+
+pub(crate) struct BoundedStream {
+    stream: TcpStream,
+    over: Pin<Box<Sleep>>,
+    _place: Option<OwnedSemaphorePermit>,
+}
+
+impl BoundedStream {
+    fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        self.over.as_mut().poll(cx).map(|()| io::Error::new(io::ErrorKind::TimedOut, "open for too long"))
+    }
+}
+
+impl AsyncRead for BoundedStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if let Poll::Ready(error) = self.poll_over(cx) {
+            return Poll::Ready(Err(error));
+        }
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for BoundedStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(error) = self.poll_over(cx) {
+            return Poll::Ready(Err(error));
+        }
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
 }
 
 async fn healthz(State(observed): State<Arc<Observed>>) -> impl IntoResponse {

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use huitong_grpc::PeerConnection;
 use huitong_identity::{AuthenticationError, Caller, Standing};
@@ -16,6 +16,7 @@ use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
+use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
@@ -27,7 +28,15 @@ use crate::tls::{Tls, refusal_word};
 /// Connections that have shaken hands and wait for the server to take them.
 const READY_QUEUE: usize = 64;
 /// Pause after the operating system refused to accept, most often because no file descriptor is left.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A connection that has said nothing in HTTP/2 is not yet watched over by its keep-alive.
+const PREFACE_BYTES: usize = 24;
+/// How long a stranger's connection lasts at most: an enrolment is one call.
+const STRANGER_LIFETIME: Duration = Duration::from_secs(30);
+/// Lines about refused connections in each [`LOG_PERIOD`]: strangers must not be able to fill a log.
+const MOST_LINES: u32 = 20;
+const LOG_PERIOD: Duration = Duration::from_secs(10);
 
 /// How a listener behaves.
 #[derive(Debug, Clone, Copy)]
@@ -45,6 +54,8 @@ pub(crate) trait Admit: Clone + Send + Sync + 'static {
     fn admit(&self, remote: SocketAddr, chain: Option<&[CertificateDer<'_>]>) -> io::Result<Self::Info>;
     /// Called once for each connection that is handed to the server; `close` ends it.
     fn opened(&self, info: &Self::Info, close: &CancellationToken) -> Option<OpenConnection>;
+    /// The longest that any connection lasts; `None` sets no end to one that has begun to speak.
+    fn lifetime(&self) -> Option<Duration>;
     /// The word for metrics.
     fn name(&self) -> &'static str;
 }
@@ -67,6 +78,7 @@ pub(crate) fn listen<A: Admit>(
         metrics,
         ready,
         close_all,
+        lines: Arc::default(),
     };
     tokio::spawn(async move {
         tokio::select! {
@@ -82,11 +94,13 @@ pub(crate) fn listen<A: Admit>(
 pub(crate) struct AdmitPeers {
     tls: Tls,
     registry: Connections,
+    most_per_node: usize,
 }
 
 impl AdmitPeers {
-    pub(crate) fn new(tls: Tls, registry: Connections) -> Self {
-        Self { tls, registry }
+    /// `most_per_node`: open connections of one node, from whichever addresses.
+    pub(crate) fn new(tls: Tls, registry: Connections, most_per_node: usize) -> Self {
+        Self { tls, registry, most_per_node }
     }
 }
 
@@ -96,11 +110,20 @@ impl Admit for AdmitPeers {
     fn admit(&self, remote: SocketAddr, chain: Option<&[CertificateDer<'_>]>) -> io::Result<PeerConnection> {
         let caller =
             self.tls.caller(chain).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        if self.registry.count_of(caller.node()) >= self.most_per_node {
+            let reason =
+                format!("node {} has as many connections open as it may, see [limits]", caller.node());
+            return Err(io::Error::new(io::ErrorKind::QuotaExceeded, reason));
+        }
         Ok(PeerConnection { caller, remote })
     }
 
     fn opened(&self, info: &PeerConnection, close: &CancellationToken) -> Option<OpenConnection> {
         Some(self.registry.open(info, close.clone()))
+    }
+
+    fn lifetime(&self) -> Option<Duration> {
+        None
     }
 
     fn name(&self) -> &'static str {
@@ -125,6 +148,10 @@ impl Admit for AdmitStrangers {
 
     fn opened(&self, _info: &Stranger, _close: &CancellationToken) -> Option<OpenConnection> {
         None
+    }
+
+    fn lifetime(&self) -> Option<Duration> {
+        Some(STRANGER_LIFETIME)
     }
 
     fn name(&self) -> &'static str {
@@ -205,6 +232,10 @@ impl Connections {
         self.table().len()
     }
 
+    fn count_of(&self, node: &NodeId) -> usize {
+        self.table().values().filter(|open| open.caller.node() == node).count()
+    }
+
     /// Waits until no connection is left but those that would never end.
     pub(crate) async fn drained(&self) {
         let mut changed = self.changed.subscribe();
@@ -232,8 +263,26 @@ pub(crate) struct Secured<I> {
     stream: Counted<TlsStream<TcpStream>>,
     info: I,
     closed: Pin<Box<WaitForCancellationFutureOwned>>,
+    patience: Option<Patience>,
     _open: Option<OpenConnection>,
     _slot: Slot,
+}
+
+/// When a connection ends by itself.
+struct Patience {
+    over: Pin<Box<Sleep>>,
+    /// Bytes that make up for it; `None` when nothing does.
+    wanted: Option<usize>,
+}
+
+impl Patience {
+    fn new(lifetime: Option<Duration>, handshake_timeout: Duration) -> Self {
+        let (after, wanted) = match lifetime {
+            Some(lifetime) => (lifetime, None),
+            None => (handshake_timeout, Some(PREFACE_BYTES)),
+        };
+        Self { over: Box::pin(tokio::time::sleep(after)), wanted }
+    }
 }
 
 impl<I: Clone + Send + Sync + 'static> Connected for Secured<I> {
@@ -256,7 +305,22 @@ impl<I: Unpin> AsyncRead for Secured<I> {
                 "the node on the other side is no longer accepted, or this node is stopping",
             )));
         }
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        if self.patience.as_mut().is_some_and(|patience| patience.over.as_mut().poll(cx).is_ready()) {
+            return Poll::Ready(Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "the connection was open for as long as it may be",
+            )));
+        }
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
+        let read = buf.filled().len().saturating_sub(before);
+        if let Some(wanted) = self.patience.as_mut().and_then(|patience| patience.wanted.as_mut()) {
+            *wanted = wanted.saturating_sub(read);
+            if *wanted == 0 {
+                self.patience = None;
+            }
+        }
+        polled
     }
 }
 
@@ -294,6 +358,7 @@ struct Listening<A: Admit> {
     metrics: Metrics,
     ready: mpsc::Sender<io::Result<Secured<A::Info>>>,
     close_all: CancellationToken,
+    lines: Arc<Lines>,
 }
 
 impl<A: Admit> Listening<A> {
@@ -310,7 +375,9 @@ impl<A: Admit> Listening<A> {
             };
             let Some(slot) = Slots::take(&self.slots, remote.ip()) else {
                 self.metrics.handshake_refused(listener, "too_many");
-                tracing::warn!(listener, %remote, "connection closed: too many are open, see [limits]");
+                if self.lines.one_more() {
+                    tracing::warn!(listener, %remote, "connection closed: too many are open, see [limits]");
+                }
                 continue;
             };
             let this = self.clone();
@@ -332,12 +399,16 @@ impl<A: Admit> Listening<A> {
             Ok(Err(error)) => {
                 let reason = refusal_word(&error);
                 self.metrics.handshake_refused(listener, reason);
-                tracing::info!(listener, %remote, reason, %error, "connection refused in the handshake");
+                if self.lines.one_more() {
+                    tracing::info!(listener, %remote, reason, %error, "connection refused in the handshake");
+                }
                 return;
             }
             Err(_) => {
                 self.metrics.handshake_refused(listener, "timeout");
-                tracing::info!(listener, %remote, "connection closed: the handshake took too long");
+                if self.lines.one_more() {
+                    tracing::info!(listener, %remote, "connection closed: the handshake took too long");
+                }
                 return;
             }
         };
@@ -345,10 +416,37 @@ impl<A: Admit> Listening<A> {
         let close = self.close_all.child_token();
         let open = self.admit.opened(&info, &close);
         let stream = Counted::new(stream, &self.metrics);
-        let secured =
-            Secured { stream, info, closed: Box::pin(close.cancelled_owned()), _open: open, _slot: slot };
+        let patience = Patience::new(self.admit.lifetime(), self.slots.bounds.handshake_timeout);
+        let closed = Box::pin(close.cancelled_owned());
+        let secured = Secured { stream, info, closed, patience: Some(patience), _open: open, _slot: slot };
         // The server is gone when the node stops: then the connection ends here.
         let _ = self.ready.send(Ok(secured)).await;
+    }
+}
+
+/// Counts log lines about connections that were refused.
+#[derive(Default)]
+struct Lines {
+    /// When the present period began, and the lines in it.
+    period: Mutex<Option<(Instant, u32)>>,
+}
+
+impl Lines {
+    /// Whether there is room for one more line. The metrics count what is not written.
+    fn one_more(&self) -> bool {
+        self.one_more_at(Instant::now())
+    }
+
+    fn one_more_at(&self, now: Instant) -> bool {
+        let mut period = self.period.lock().unwrap_or_else(PoisonError::into_inner);
+        let (began, lines) = period.filter(|(began, _)| now < *began + LOG_PERIOD).unwrap_or((now, 0));
+        *period = Some((began, lines.saturating_add(1)));
+        if lines == MOST_LINES {
+            tracing::warn!(
+                "more connections are refused than are logged; see huitong_handshakes_refused_total"
+            );
+        }
+        lines < MOST_LINES
     }
 }
 
@@ -370,6 +468,7 @@ struct Slot {
 
 impl Slots {
     fn take(this: &Arc<Self>, address: IpAddr) -> Option<Slot> {
+        let address = site(address);
         let mut counts = this.counts();
         let here = counts.by_address.get(&address).copied().unwrap_or(0);
         if counts.total >= this.bounds.connections || here >= this.bounds.per_address {
@@ -382,6 +481,17 @@ impl Slots {
 
     fn counts(&self) -> std::sync::MutexGuard<'_, Counts> {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What counts as one address: whoever has one IPv6 address has the 2^64 around it (RFC 4291 section 2.5.1).
+fn site(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            IpAddr::from([a, b, c, d, 0, 0, 0, 0])
+        }
+        address => address,
     }
 }
 
@@ -417,5 +527,23 @@ mod tests {
         drop((two, three, four));
         assert_eq!(open.counts().total, 0);
         assert!(open.counts().by_address.is_empty(), "no address is remembered");
+    }
+
+    #[test]
+    fn an_ipv6_site_counts_as_one_address() {
+        let parse = |text: &str| site(text.parse().unwrap());
+        assert_eq!(parse("2001:db8:1:2:3::4"), parse("2001:db8:1:2::"));
+        assert_ne!(parse("2001:db8:1:2::1"), parse("2001:db8:1:3::1"));
+        assert_eq!(parse("::ffff:192.0.2.1"), parse("192.0.2.1"));
+        assert_ne!(parse("192.0.2.1"), parse("192.0.2.2"));
+    }
+
+    #[test]
+    fn refusals_do_not_fill_the_log() {
+        let (lines, now) = (Lines::default(), Instant::now());
+        let written = |at| (0..1_000).filter(|_| lines.one_more_at(at)).count();
+        assert_eq!(written(now), MOST_LINES as usize);
+        assert_eq!(written(now + LOG_PERIOD / 2), 0);
+        assert_eq!(written(now + LOG_PERIOD), MOST_LINES as usize);
     }
 }

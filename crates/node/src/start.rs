@@ -12,6 +12,7 @@ use huitong_identity::peer::RegistrarPeer as _;
 use huitong_identity::{Registrar, Sources, Standing};
 use huitong_ids::NodeId;
 use huitong_transfer::{TransferSettings, Transfers};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -24,7 +25,7 @@ use crate::admin::AdminSocket;
 use crate::config::{Config, NodeRole};
 use crate::error::StartError;
 use crate::health::{Health, clock_doubt};
-use crate::http::Observed;
+use crate::http::{BoundedListener, Observed};
 use crate::identity::{Home, peers, private_directory, tls, unusable_certificate};
 use crate::listener::{AdmitPeers, AdmitStrangers, Bounds, Connections, Secured, listen};
 use crate::metrics::{CountCalls, Metrics};
@@ -35,12 +36,15 @@ use crate::workers::{self, Work};
 const CLOCK_TIMEOUT: Duration = Duration::from_secs(2);
 const HEARTBEAT: Duration = Duration::from_secs(5);
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
-const MOST_STREAMS: u32 = 64;
-/// What a peer may send before it is read. A provider sends far more than it receives, and the windows in that
-/// direction are the client's; here they bound the memory that one connection can take.
-const STREAM_WINDOW: u32 = 1 << 20;
-const CONNECTION_WINDOW: u32 = 4 << 20;
-const MOST_HEADER_BYTES: u32 = 64 << 10;
+/// Until a response begins, the request's last byte included. Our own callers wait for 20 s.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// Requests are small: what other nodes may send before it is read, which bounds the memory of a connection. What a
+/// provider sends goes through its client's windows.
+const PEERS: Flow =
+    Flow { streams: 64, stream_window: 256 << 10, connection_window: 1 << 20, headers: 64 << 10 };
+/// An enrolment is one request of a few KiB from somebody unknown.
+const STRANGERS: Flow =
+    Flow { streams: 2, stream_window: 64 << 10, connection_window: 64 << 10, headers: 16 << 10 };
 /// Names of nodes that wait for a worker.
 const NAMED_NODES: usize = 256;
 /// After the drain everything is told to end; what does not is left behind.
@@ -103,6 +107,7 @@ impl std::fmt::Debug for RunningNode {
 /// # Errors
 /// [`StartError`]. Nothing is left running.
 pub async fn start(config: Config, sources: Sources) -> Result<RunningNode, StartError> {
+    raise_descriptor_limit(&config);
     let home = Home::open(&config, &sources).await?;
     let (standing, root) = match &config.role {
         NodeRole::Function(function) => {
@@ -139,7 +144,7 @@ pub async fn start(config: Config, sources: Sources) -> Result<RunningNode, Star
     };
 
     let supervisor = Supervisor::new(metrics.clone());
-    let health = Health::new(standing.clone(), peers.clone(), supervisor.clone(), config.max_clock_skew);
+    let health = Health::new(standing.clone(), peers.clone(), supervisor.clone(), &config);
     let services = match &root {
         Some((root, function)) => {
             Services::function(&standing, root.clone(), function.genesis.segment.clone())
@@ -168,13 +173,16 @@ pub async fn start(config: Config, sources: Sources) -> Result<RunningNode, Star
         calls: Vec::new(),
     };
     let server_config = tls.peer_server(refused).map_err(unusable_certificate)?;
-    let secured =
-        serving.listen(peer_listener, server_config, AdmitPeers::new(tls.clone(), connections.clone()));
-    serving.grpc("peers", peer_routes(services.peer(&standing)), secured, Some(connections.clone()));
+    let secured = serving.listen(
+        peer_listener,
+        server_config,
+        AdmitPeers::new(tls.clone(), connections.clone(), config.limits.max_connections_per_address),
+    );
+    serving.grpc("peers", PEERS, peer_routes(services.peer(&standing)), secured, Some(connections.clone()));
     if let (Some(listener), Some(registrar)) = (enrolment_listener, services.registrar.clone()) {
         let server_config = Tls::enrolment_server(&tls).map_err(unusable_certificate)?;
         let secured = serving.listen(listener, server_config, AdmitStrangers);
-        serving.grpc("enrolment", enrolment_routes(registrar), secured, None);
+        serving.grpc("enrolment", STRANGERS, enrolment_routes(registrar), secured, None);
     }
     let readiness = health.clone();
     let admin = admin_routes(AdminServices {
@@ -353,6 +361,17 @@ impl Services {
     }
 }
 
+/// What one connection may have under way.
+struct Flow {
+    streams: u32,
+    /// Bytes that are not read yet, of one stream.
+    stream_window: u32,
+    /// The same of all streams.
+    connection_window: u32,
+    /// Bytes of one request's header fields.
+    headers: u32,
+}
+
 /// Starts the servers of one node.
 struct Serving {
     servers: TaskTracker,
@@ -377,6 +396,7 @@ impl Serving {
     fn grpc<I: Clone + Send + Sync + Unpin + 'static>(
         &mut self,
         name: &'static str,
+        flow: Flow,
         routes: tonic::service::Routes,
         connections: mpsc::Receiver<std::io::Result<Secured<I>>>,
         registry: Option<Connections>,
@@ -387,10 +407,11 @@ impl Serving {
         let server = Server::builder()
             .http2_keepalive_interval(Some(KEEP_ALIVE))
             .http2_keepalive_timeout(Some(KEEP_ALIVE))
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_concurrent_streams(MOST_STREAMS)
-            .http2_max_header_list_size(MOST_HEADER_BYTES)
+            .initial_stream_window_size(flow.stream_window)
+            .initial_connection_window_size(flow.connection_window)
+            .max_concurrent_streams(flow.streams)
+            .http2_max_header_list_size(flow.headers)
+            .timeout(REQUEST_TIMEOUT)
             .layer(calls)
             .serve_with_incoming_shutdown(
                 routes.prepare(),
@@ -432,13 +453,34 @@ impl Serving {
         self.servers.spawn(async move {
             tokio::select! {
                 () = close.cancelled() => {}
-                ended = axum::serve(listener, crate::http::router(observed)).into_future() => {
+                ended = axum::serve(BoundedListener::new(listener), crate::http::router(observed)).into_future() => {
                     if let Err(error) = ended {
                         tracing::error!(listener = "http", %error, "the server ended");
                     }
                 }
             }
         });
+    }
+}
+
+/// Services start with 1,024 file descriptors by default, however many they may have. A node that runs out of them can
+/// open no further segment of its journal, and then takes no changes any more.
+fn raise_descriptor_limit(config: &Config) {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, ..limit };
+    let current = match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum,
+        Err(_) => limit.current,
+    };
+    let connections = u64::try_from(config.limits.max_connections).unwrap_or(u64::MAX);
+    // Two listeners, and as much again as a small node has open besides.
+    let wanted = connections.saturating_mul(2).saturating_add(512);
+    if current.is_some_and(|current| current < wanted) {
+        tracing::warn!(
+            ?current,
+            wanted,
+            "too few file descriptors for limits.max_connections; raise the service's limit (LimitNOFILE)"
+        );
     }
 }
 

@@ -195,6 +195,9 @@ impl Dial for PinnedDial {
 
 /// Why a handshake was refused, as a word for metrics and logs.
 pub(crate) fn refusal_word(error: &io::Error) -> &'static str {
+    if error.kind() == io::ErrorKind::QuotaExceeded {
+        return "too_many";
+    }
     match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
         Some(rustls::Error::NoCertificatesPresented) => "no_certificate",
         Some(rustls::Error::InvalidCertificate(CertificateError::Revoked)) => "revoked",

@@ -175,6 +175,27 @@ async fn strangers_fail_in_the_handshake() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_says_nothing_ends() {
+    let mut space = Space::new().await;
+    let consumer = space.connector("consumer", "91330100799655058B").await;
+    let certificate = consumer.node.standing().membership.certificate().to_vec();
+    let key = std::fs::read_to_string(consumer.directory.join("data/keys/tls.key")).unwrap();
+    let key = rcgen::KeyPair::from_pem(&key).unwrap();
+    let mut config = function_config(&space.directory.path().join("registrar"));
+    space.registrar.node.shutdown().await;
+    config.limits.handshake_timeout = Duration::from_secs(1);
+    space.registrar.node = start(config, sources()).await.unwrap();
+
+    let address = space.registrar.node.peers_address;
+    let mut silent = sandbox::connect(address, Some((vec![certificate], key.serialize_der()))).await.unwrap();
+    let mut sink = tokio::io::sink();
+    let ended = tokio::io::copy(&mut silent, &mut sink);
+    let ended = tokio::time::timeout(Duration::from_secs(5), ended).await;
+    assert!(ended.is_ok(), "a silent connection keeps its place for ever");
+    space.shutdown([consumer]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_revoked_node_is_cut_off_and_its_knocking_is_recorded() {
     let mut space = Space::new().await;
     let provider = space.connector("provider", "91110000802100433B").await;
@@ -349,4 +370,31 @@ async fn every_reason_not_to_start_has_its_exit_code() {
 
     let again = start(config, sources()).await.unwrap();
     again.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_node_cannot_take_all_connections_by_coming_from_many_addresses() {
+    let mut space = Space::new().await;
+    let consumer = space.connector("consumer", "91330100799655058B").await;
+    let certificate = consumer.node.standing().membership.certificate().to_vec();
+    let key = std::fs::read_to_string(consumer.directory.join("data/keys/tls.key")).unwrap();
+    let key = rcgen::KeyPair::from_pem(&key).unwrap().serialize_der();
+    let most = consumer.config.limits.max_connections_per_address;
+    let address = space.registrar.node.peers_address;
+    let mut open = Vec::new();
+    for number in 0..=most {
+        let from = std::net::IpAddr::from([127, 0, 1, if number % 2 == 0 { 1 } else { 2 }]);
+        let identity = Some((vec![certificate.clone()], key.clone()));
+        match sandbox::connect_from(from, address, identity).await {
+            Ok(stream) => open.push(stream),
+            // Its own connection for the trust stream is among them.
+            Err(_) => break,
+        }
+    }
+    assert!((most - 2..=most).contains(&open.len()), "{} connections", open.len());
+    let http = space.registrar.node.http_address.unwrap();
+    let wanted = "huitong_handshakes_refused_total{listener=\"peers\",reason=\"too_many\"} 1";
+    until_async(async || http_get(http, "/metrics").await.1.contains(wanted)).await;
+    drop(open);
+    space.shutdown([consumer]).await;
 }

@@ -209,7 +209,10 @@ fn found(constraint: &Constraint, truth: Truth, rule: &ClauseId, request: &Reque
         Test::Time { .. } | Test::Interval { .. } | Test::Daily { .. } => {
             format!("it is {}", show_instant(request.now))
         }
-        Test::Count { .. } => format!("it was used {} times already", (request.used)(rule)),
+        Test::Count { .. } => match (request.used)(rule) {
+            1 => "it has already been used once".to_owned(),
+            uses => format!("it has already been used {uses} times"),
+        },
         Test::Address(_) => match request.address {
             Some(address) => format!("the call comes from {}", address.to_canonical()),
             None => "the address of the caller is not known".to_owned(),

@@ -1,6 +1,6 @@
 //! A function node and connectors that enrol with it, and clients that are up to no good.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +20,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::{TcpSocket, TcpStream, UnixStream};
 use tonic::transport::{Channel, Endpoint};
 
 /// A node that runs, and what it was made of.
@@ -204,6 +204,23 @@ pub(crate) async fn knock(
     address: SocketAddr,
     identity: Option<(Vec<Vec<u8>>, Vec<u8>)>,
 ) -> std::io::Result<()> {
+    connect(address, identity).await.map(drop)
+}
+
+/// The same, and keeps the connection without having said anything in HTTP/2.
+pub(crate) async fn connect(
+    address: SocketAddr,
+    identity: Option<(Vec<Vec<u8>>, Vec<u8>)>,
+) -> std::io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
+    connect_from([127, 0, 0, 1].into(), address, identity).await
+}
+
+/// The same from one of this machine's addresses.
+pub(crate) async fn connect_from(
+    from: IpAddr,
+    address: SocketAddr,
+    identity: Option<(Vec<Vec<u8>>, Vec<u8>)>,
+) -> std::io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(&[&rustls::version::TLS13])
@@ -224,13 +241,15 @@ pub(crate) async fn knock(
         }
     };
     config.alpn_protocols = vec![b"h2".to_vec()];
-    let tcp = TcpStream::connect(address).await?;
+    let socket = TcpSocket::new_v4()?;
+    socket.bind(SocketAddr::new(from, 0))?;
+    let tcp = socket.connect(address).await?;
     let name = ServerName::IpAddress(address.ip().into());
     let mut stream = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, tcp).await?;
     let mut first = [0; 9];
     stream.read_exact(&mut first).await?;
     assert_eq!(first[3], 4, "an HTTP/2 SETTINGS frame");
-    Ok(())
+    Ok(stream)
 }
 
 #[derive(Debug)]

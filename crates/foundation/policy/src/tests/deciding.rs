@@ -353,10 +353,10 @@ fn reasons_are_plain_words() {
         lines,
         [
             "prohibition[0].action true: covers read",
-            "prohibition[0].region false: forbidden only for callers registered in region 44, but the caller is \
+            "prohibition[0].region false: forbidden only for callers registered in region 44 (Guangdong), but the caller is \
              registered in 4301",
             "permission[0].action true: covers read",
-            "permission[0].count false: allowed only up to 3 times in all, but it was used 3 times already",
+            "permission[0].count false: allowed only up to 3 times in all, but it has already been used 3 times",
             "permission[0].time false: allowed only not after 2026-01-01 00:00:00 UTC, but it is 2026-06-15 00:00:00 \
              UTC",
         ]
@@ -365,7 +365,7 @@ fn reasons_are_plain_words() {
         decision.verdict,
         Verdict::Deny {
             clause: "permission[0].count".to_owned(),
-            reason: "allowed only up to 3 times in all, but it was used 3 times already".to_owned(),
+            reason: "allowed only up to 3 times in all, but it has already been used 3 times".to_owned(),
         }
     );
 }

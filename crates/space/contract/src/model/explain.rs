@@ -19,7 +19,7 @@ pub fn explain(agreement: &Agreement, language: Language) -> Vec<String> {
             Language::English => {
                 format!("Nothing is permitted: this node cannot enforce the policy ({error}).")
             }
-            Language::Chinese => format!("不允许任何使用:本节点无法执行该策略({error})。"),
+            Language::Chinese => format!("不允许任何使用：本节点无法执行该策略（{error}）。"),
         }),
     }
     lines
@@ -27,7 +27,7 @@ pub fn explain(agreement: &Agreement, language: Language) -> Vec<String> {
 
 fn english(agreement: &Agreement) -> Vec<String> {
     let party = |party: &Party| format!("{} (entity {}, node {})", party.name, party.entity, party.node);
-    let price = if agreement.price.is_empty() { "none" } else { &agreement.price };
+    let price = if agreement.price.is_empty() { "free of charge" } else { &agreement.price };
     vec![
         format!(
             "Contract {} \"{}\", signed by the provider at {}.",
@@ -36,29 +36,52 @@ fn english(agreement: &Agreement) -> Vec<String> {
         format!("Provider: {}.", party(&agreement.provider)),
         format!("Consumer: {}.", party(&agreement.consumer)),
         format!(
-            "Product: \"{}\" ({}), {} bytes, content root (BLAKE3) {}.",
-            agreement.product_name, agreement.product, agreement.size, agreement.root
+            "Product: \"{}\" ({}), {} bytes; fingerprint of the content (BLAKE3) {}.",
+            agreement.product_name,
+            agreement.product,
+            grouped(agreement.size),
+            agreement.root
         ),
         format!(
-            "Delivery: as a file, at most {} bytes ahead of the consumer's signed acknowledgements.",
-            agreement.window_bytes
+            "Delivery: as a file; at most {} bytes are sent before the consumer has acknowledged them with its \
+             signature.",
+            grouped(agreement.window_bytes)
         ),
         format!("Price: {price}."),
     ]
 }
 
 fn chinese(agreement: &Agreement) -> Vec<String> {
-    let party = |party: &Party| format!("{}(主体 {},节点 {})", party.name, party.entity, party.node);
-    let price = if agreement.price.is_empty() { "无" } else { &agreement.price };
+    let party = |party: &Party| format!("{}（主体 {}，节点 {}）", party.name, party.entity, party.node);
+    let price = if agreement.price.is_empty() { "免费" } else { &agreement.price };
     vec![
-        format!("合约 {}「{}」,提供方签署于 {}。", agreement.contract, agreement.name, agreement.signed),
-        format!("提供方:{}。", party(&agreement.provider)),
-        format!("使用方:{}。", party(&agreement.consumer)),
+        format!("合约 {}“{}”，提供方于 {} 签署。", agreement.contract, agreement.name, agreement.signed),
+        format!("提供方：{}。", party(&agreement.provider)),
+        format!("使用方：{}。", party(&agreement.consumer)),
         format!(
-            "数据产品:「{}」({}),{} 字节,内容根(BLAKE3){}。",
-            agreement.product_name, agreement.product, agreement.size, agreement.root
+            "数据产品：“{}”（{}），{} 字节；内容摘要（BLAKE3）为 {}。",
+            agreement.product_name,
+            agreement.product,
+            grouped(agreement.size),
+            agreement.root
         ),
-        format!("交付:文件方式,最多领先使用方签名确认 {} 字节。", agreement.window_bytes),
-        format!("价格:{price}。"),
+        format!(
+            "交付：以文件方式；使用方尚未签名确认的数据最多发送 {} 字节。",
+            grouped(agreement.window_bytes)
+        ),
+        format!("价格：{price}。"),
     ]
+}
+
+/// `121,417`: long numbers are read aloud from this text.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && digits.len().saturating_sub(index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
 }

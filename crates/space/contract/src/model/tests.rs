@@ -190,7 +190,15 @@ fn a_contract_is_explained_in_two_languages() {
     assert_eq!(english[6..], policy.explain(Language::English), "each clause follows");
     assert!(english.len() > 6);
     let chinese = explain(&agreement(), Language::Chinese);
-    assert_eq!(chinese[5], "价格:100 CNY。");
+    assert_eq!(chinese[5], "价格：100 CNY。");
+    for line in &chinese {
+        let characters: Vec<char> = line.chars().collect();
+        let half_width = |pair: &[char]| {
+            let [left, right] = [pair[0], pair[1]];
+            ",:;()".contains(left) && !right.is_ascii() || ",:;()".contains(right) && !left.is_ascii()
+        };
+        assert!(!characters.windows(2).any(half_width), "half-width punctuation beside Chinese: {line}");
+    }
     assert_eq!(chinese[6..], policy.explain(Language::Chinese));
 }
 
@@ -200,7 +208,7 @@ fn a_policy_that_cannot_be_enforced_permits_nothing() {
     agreement.policy = b"{}".to_vec();
     agreement.price = String::new();
     let lines = explain(&agreement, Language::English);
-    assert_eq!(lines[5], "Price: none.");
+    assert_eq!(lines[5], "Price: free of charge.");
     assert!(lines[6].starts_with("Nothing is permitted"), "{lines:?}");
     assert_eq!(lines.len(), 7);
 }
