@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
+use huitong_ids::{ContractId, DataId, EntityCode, NodeId};
+use uuid::Uuid;
 
 use crate::exit::EXIT_CODES;
 use crate::output::Format;
@@ -22,16 +24,24 @@ pub(crate) struct Cli {
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Global {
     /// The node's configuration [default: ./node.toml, else /etc/huitong/node.toml].
-    #[arg(short, long, global = true, value_name = "FILE")]
+    #[arg(short, long, global = true, value_name = "FILE", help_heading = "Options of every command")]
     pub(crate) config: Option<PathBuf>,
     /// The node's admin socket, instead of the one its configuration names.
-    #[arg(long, global = true, value_name = "SOCKET")]
+    #[arg(long, global = true, value_name = "SOCKET", help_heading = "Options of every command")]
     pub(crate) admin: Option<PathBuf>,
     /// Form of the result on stdout.
-    #[arg(short, long, global = true, value_enum, default_value_t, value_name = "FORM")]
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        value_name = "FORM",
+        help_heading = "Options of every command"
+    )]
     pub(crate) output: Format,
     /// No notes and no progress on stderr.
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, help_heading = "Options of every command")]
     pub(crate) quiet: bool,
 }
 
@@ -41,10 +51,11 @@ pub(crate) enum Command {
     /// Run a node until SIGTERM or SIGINT.
     Serve(Serve),
     /// Tell the whole story on this machine: three nodes, one dataset, one receipt, five refusals.
+    #[command(after_help = "Example:\n  huitong demo --dir story --data table.csv")]
     Demo(Demo),
     /// Check a node's configuration, files, clock and connections.
     Doctor,
-    /// Configuration files.
+    /// Configuration files: the documented default, and a check.
     #[command(subcommand)]
     Config(Config),
     /// Who is who: invites, enrolment, nodes, revocation, trust.
@@ -56,7 +67,7 @@ pub(crate) enum Command {
     /// Digital contracts: negotiate, read, decide.
     #[command(subcommand)]
     Contract(Contract),
-    /// Fetch data under a contract.
+    /// Transfers: fetch data under a contract, list, show.
     #[command(subcommand)]
     Transfer(Transfer),
     /// Receipts: export, verify offline, read.
@@ -75,6 +86,7 @@ pub(crate) enum Command {
         wait: bool,
     },
     /// Print the completion script of a shell.
+    #[command(after_help = "Example:\n  source <(huitong completion bash)")]
     Completion {
         /// The shell.
         shell: CompletionShell,
@@ -107,6 +119,7 @@ pub(crate) struct Demo {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Config {
     /// Print a configuration with every key, its default and what it means.
+    #[command(after_help = "Example:\n  huitong config show-default > node.toml")]
     ShowDefault,
     /// Check a configuration file without starting anything.
     Check,
@@ -125,6 +138,10 @@ pub(crate) enum RoleName {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Identity {
     /// Function node: invite one node of an organisation.
+    #[command(
+        after_help = "Example:\n  huitong identity invite --entity 91440300MA5DEMA08P --name \"Example \
+                            Weather Service\" --out invite"
+    )]
     Invite {
         /// The organisation's unified social credit code (统一社会信用代码), 18 characters.
         #[arg(long, value_name = "CODE")]
@@ -136,7 +153,7 @@ pub(crate) enum Identity {
         #[arg(long, value_enum)]
         role: Vec<RoleName>,
         /// How long the invite holds, such as 30m, 12h or 7d; at most 30d.
-        #[arg(long, default_value = "1d", value_parser = duration)]
+        #[arg(long, default_value = "1d", value_parser = lifetime)]
         lifetime: Duration,
         /// Write the invite to this new file, readable by its owner only, instead of stdout.
         #[arg(long, value_name = "FILE")]
@@ -154,13 +171,14 @@ pub(crate) enum Identity {
     List,
     /// Function node: revoke a node for good.
     Revoke {
-        /// Node id.
+        /// Node id, as in `huitong identity list`.
+        #[arg(value_parser = node_id)]
         node: String,
         /// Why; every node of the space can read it.
         #[arg(long, value_name = "TEXT")]
         reason: String,
     },
-    /// The trust file: with it, anybody can verify receipts offline.
+    /// Print the trust file: with it, anybody can verify receipts offline.
     Trust {
         /// Write it to this file instead of stdout.
         #[arg(long, value_name = "FILE")]
@@ -182,36 +200,47 @@ pub(crate) enum Lang {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Catalog {
     /// Register and list a file as a data product.
+    #[command(
+        after_help = "Example:\n  huitong catalog publish table.csv --policy policy.json --name \"Daily \
+                            observations\"\n\nA policy that allows one delivery, before 2040:\n  \
+                            {\"contractPolicies\": {\"permissionPolicies\": [{\n    \
+                            \"actions\": [\"delivery\", \"read\"],\n    \"constraints\": [\n      \
+                            {\"constraintName\": \"count\", \"constraintOperator\": \"lteq\", \
+                            \"constraintValue\": \"1\"},\n      \
+                            {\"constraintName\": \"time\", \"constraintOperator\": \"lteq\", \
+                            \"constraintValue\": \"2040-01-01T00:00:00Z\"}]}]}}"
+    )]
     Publish {
         /// The file. It is published in place: keep it where it is, unchanged.
         file: PathBuf,
         /// Usage policy, JSON in the national dictionary's names; - for stdin.
         #[arg(long, value_name = "FILE")]
         policy: PathBuf,
-        /// Product name [default: the file's name].
-        #[arg(long, default_value = "")]
+        /// Product name, at most 128 characters [default: the file's name].
+        #[arg(long, default_value = "", hide_default_value = true)]
         name: String,
-        /// Introduction for those who search.
-        #[arg(long, default_value = "")]
+        /// Introduction for those who search, at most 1024 characters.
+        #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
         intro: String,
         /// Price, in words [default: free of charge].
-        #[arg(long, default_value = "")]
+        #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
         price: String,
-        /// Bytes that may travel before the consumer has acknowledged them; 0 means 64 MiB.
-        #[arg(long, value_name = "BYTES", default_value_t = 0)]
-        window: u64,
+        /// Bytes that may travel before the consumer has acknowledged them, 1 MiB to 1 GiB [default: 64 MiB].
+        #[arg(long, value_name = "BYTES", value_parser = value_parser!(u64).range(1 << 20..=1 << 30))]
+        window: Option<u64>,
         /// Operation id; repeat a command with the id it printed to continue it.
-        #[arg(long, value_name = "UUID")]
-        id: Option<uuid::Uuid>,
+        #[arg(long, value_name = "UUID", value_parser = operation_id)]
+        id: Option<Uuid>,
     },
     /// What this node has published.
     List,
     /// Search the data space's catalog; without words, the newest products.
+    #[command(after_help = "Example:\n  huitong catalog search weather daily")]
     Search {
         /// Words that all must occur in name or introduction.
         words: Vec<String>,
-        /// Most hits.
-        #[arg(long, default_value_t = 20)]
+        /// Most hits, up to 100.
+        #[arg(long, default_value_t = 20, value_parser = value_parser!(u64).range(1..=100))]
         limit: u64,
         /// Hits to skip.
         #[arg(long, default_value_t = 0)]
@@ -219,7 +248,8 @@ pub(crate) enum Catalog {
     },
     /// One product: provider, size, price and policy in plain words.
     Show {
-        /// Product id.
+        /// Product id, as in `huitong catalog search`.
+        #[arg(value_parser = product_id)]
         product: String,
         /// Language of the policy's explanation.
         #[arg(long, value_enum, default_value_t)]
@@ -232,7 +262,8 @@ pub(crate) enum Catalog {
 pub(crate) enum Contract {
     /// Negotiate a contract for a product and wait for its end, or for a decision that is yours.
     Negotiate {
-        /// Product id.
+        /// Product id, as in `huitong catalog search`.
+        #[arg(value_parser = product_id)]
         product: String,
         /// The policy to ask for; - for stdin [default: what the provider offers].
         #[arg(long, value_name = "FILE")]
@@ -241,15 +272,17 @@ pub(crate) enum Contract {
         #[arg(long)]
         accept_counter: bool,
         /// Operation id; repeat a command with the id it printed to continue it.
-        #[arg(long, value_name = "UUID")]
-        id: Option<uuid::Uuid>,
+        #[arg(long, value_name = "UUID", value_parser = operation_id)]
+        id: Option<Uuid>,
         /// How long to wait.
         #[arg(long, default_value = "30s", value_parser = duration)]
         timeout: Duration,
     },
     /// A contract, or the terms on the table, in plain words.
+    #[command(after_help = "Example:\n  huitong contract show CONTRACT --lang zh")]
     Show {
         /// Negotiation id or contract id.
+        #[arg(value_parser = negotiation_id)]
         id: String,
         /// Language of the explanation.
         #[arg(long, value_enum, default_value_t)]
@@ -259,7 +292,8 @@ pub(crate) enum Contract {
     List,
     /// Consumer: accept the provider's offer, and wait for the signatures.
     Accept {
-        /// Negotiation id.
+        /// Negotiation id or contract id.
+        #[arg(value_parser = negotiation_id)]
         id: String,
         /// How long to wait.
         #[arg(long, default_value = "30s", value_parser = duration)]
@@ -267,12 +301,14 @@ pub(crate) enum Contract {
     },
     /// Provider: approve a request that waits.
     Approve {
-        /// Negotiation id.
+        /// Negotiation id or contract id.
+        #[arg(value_parser = negotiation_id)]
         id: String,
     },
     /// End a negotiation or a contract.
     Terminate {
-        /// Negotiation id.
+        /// Negotiation id or contract id.
+        #[arg(value_parser = negotiation_id)]
         id: String,
         /// Why; the other side reads it.
         #[arg(long, default_value = "ended by the operator", value_name = "TEXT")]
@@ -283,26 +319,32 @@ pub(crate) enum Contract {
 /// `huitong transfer ...`
 #[derive(Debug, Subcommand)]
 pub(crate) enum Transfer {
-    /// Fetch a contract's product and wait until it is here.
+    /// Fetch a contract's product and wait until it is here. Ctrl-C ends the waiting, not the transfer.
+    #[command(
+        after_help = "Example:\n  huitong transfer fetch CONTRACT --to received\n\nA file that exists \
+                            already is never overwritten: the new one gets the transfer's id in its name."
+    )]
     Fetch {
-        /// Contract id, 47 characters.
+        /// Contract id, 47 characters, as in `huitong contract list`.
+        #[arg(value_parser = contract_id)]
         contract: String,
         /// Product id [default: the contract's].
-        #[arg(long, value_name = "ID", default_value = "")]
-        product: String,
-        /// Directory to deliver into, as the node can write it [default: the node's own].
+        #[arg(long, value_name = "ID", value_parser = product_id)]
+        product: Option<String>,
+        /// Directory to deliver into; the node makes and writes it [default: `received` in its data directory].
         #[arg(long, value_name = "DIR")]
         to: Option<PathBuf>,
         /// Operation id; repeat a command with the id it printed to continue it.
-        #[arg(long, value_name = "UUID")]
-        id: Option<uuid::Uuid>,
+        #[arg(long, value_name = "UUID", value_parser = operation_id)]
+        id: Option<Uuid>,
     },
     /// The transfers of this node, newest first.
     List,
     /// One transfer.
     Show {
         /// Transfer id.
-        id: uuid::Uuid,
+        #[arg(value_parser = transfer_id)]
+        id: Uuid,
     },
 }
 
@@ -310,17 +352,23 @@ pub(crate) enum Transfer {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Receipt {
     /// Write out the receipt of a completed transfer.
+    #[command(after_help = "Example:\n  huitong receipt export TRANSFER --out table.receipt")]
     Export {
-        /// Transfer id.
-        transfer: uuid::Uuid,
-        /// File to write.
+        /// Transfer id, as in `huitong transfer list`.
+        #[arg(value_parser = transfer_id)]
+        transfer: Uuid,
+        /// File to write; one that exists is replaced.
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
         /// How long to wait for the other node's proofs.
         #[arg(long, default_value = "15s", value_parser = duration)]
         timeout: Duration,
     },
-    /// Verify a receipt with nothing but itself and a trust file.
+    /// Verify a receipt with nothing but itself and a trust file: no node, no network.
+    #[command(
+        after_help = "Example:\n  huitong receipt verify table.receipt --trust trust.json\n\nExit codes: 0 \
+                            valid, 3 invalid, 4 incomplete, 5 unreadable."
+    )]
     Verify {
         /// The receipt.
         file: PathBuf,
@@ -342,8 +390,8 @@ pub(crate) enum Ledger {
     Checkpoint,
     /// The newest statements.
     List {
-        /// Most statements; at most 1000.
-        #[arg(long, default_value_t = 50)]
+        /// Most statements, up to 1000.
+        #[arg(long, default_value_t = 50, value_parser = value_parser!(u64).range(1..=1000))]
         limit: u64,
     },
 }
@@ -380,6 +428,72 @@ fn duration(text: &str) -> Result<Duration, String> {
     let number: u64 =
         number.parse().map_err(|_| "is not a duration; write one like 45s, 30m, 12h or 7d".to_owned())?;
     number.checked_mul(seconds).map(Duration::from_secs).ok_or_else(|| "is too long".to_owned())
+}
+
+/// How long an invite may hold.
+fn lifetime(text: &str) -> Result<Duration, String> {
+    const LONGEST: Duration = Duration::from_secs(30 * 86_400);
+    match duration(text)? {
+        Duration::ZERO => Err("an invite must hold for some time".to_owned()),
+        long if long > LONGEST => Err("an invite holds for 30d at most".to_owned()),
+        good => Ok(good),
+    }
+}
+
+const NO_UUID: &str = "not an id like 01a2094b-5ea5-7011-8bb2-bc9b5a055d63";
+
+fn product_id(text: &str) -> Result<String, String> {
+    DataId::parse(text)
+        .map(|id| id.to_string())
+        .map_err(|error| misplaced(text, &error, "`huitong catalog search` lists product ids"))
+}
+
+fn contract_id(text: &str) -> Result<String, String> {
+    ContractId::parse(text)
+        .map(|id| id.to_string())
+        .map_err(|error| misplaced(text, &error, "`huitong contract list` lists contract ids"))
+}
+
+fn node_id(text: &str) -> Result<String, String> {
+    NodeId::parse(text)
+        .map(|id| id.to_string())
+        .map_err(|error| misplaced(text, &error, "`huitong identity list` lists node ids"))
+}
+
+/// A negotiation is named by its own id or by its contract's.
+fn negotiation_id(text: &str) -> Result<String, String> {
+    match Uuid::parse_str(text) {
+        Ok(id) => Ok(id.to_string()),
+        Err(_) => contract_id(text),
+    }
+}
+
+fn transfer_id(text: &str) -> Result<Uuid, String> {
+    Uuid::parse_str(text)
+        .map_err(|error| misplaced(text, &error, "`huitong transfer list` lists transfer ids"))
+}
+
+fn operation_id(text: &str) -> Result<Uuid, String> {
+    Uuid::parse_str(text).map_err(|_| misplaced(text, &NO_UUID, "leave --id out to start something new"))
+}
+
+/// What is wrong with an id, and where to find the right one. Ids of many kinds are on one screen: the kind of a
+/// misplaced one is named.
+fn misplaced(text: &str, error: &dyn std::fmt::Display, next: &str) -> String {
+    let kind = if Uuid::parse_str(text).is_ok() {
+        "the id of a negotiation, transfer or publication"
+    } else if ContractId::parse(text).is_ok() {
+        "a contract id"
+    } else if NodeId::parse(text).is_ok() {
+        "a node id"
+    } else if DataId::parse(text).is_ok() {
+        "a product id"
+    } else if EntityCode::parse(text).is_ok() {
+        "the code of an organisation"
+    } else {
+        return format!("{error}; {next}");
+    };
+    format!("this is {kind}; {next}")
 }
 
 #[cfg(test)]
@@ -428,12 +542,39 @@ mod tests {
     }
 
     #[test]
+    fn an_id_of_another_kind_is_named() {
+        let check = |parsed: Result<String, String>, words: &str| {
+            let refused = parsed.unwrap_err();
+            assert!(refused.contains(words), "{refused}");
+        };
+        let operation = "01a2094b-5ea5-7011-8bb2-bc9b5a055d63";
+        let contract = "8591440300MA5DEMA08P440320261123164424ASDDJAI8X";
+        let (node, product) = ("591440300MA5DEMA08P44036VT4NXU34", "691440300MA5DEMA08P44037XO8O9EXR");
+        check(product_id(contract), "a contract id; `huitong catalog search`");
+        check(product_id(node), "a node id;");
+        check(product_id(operation), "negotiation, transfer or publication");
+        check(product_id("691440300MA5DEMA08P44037XO8O9EXX"), "expected R");
+        check(contract_id(product), "a product id; `huitong contract list`");
+        check(node_id("91440300MA5DEMA08P"), "the code of an organisation");
+        check(negotiation_id(node), "a node id");
+        check(transfer_id(contract).map(|id| id.to_string()), "a contract id; `huitong transfer list`");
+        check(operation_id("x").map(|id| id.to_string()), "leave --id out");
+        assert_eq!(product_id(product).as_deref(), Ok(product));
+        assert_eq!(negotiation_id(operation).as_deref(), Ok(operation));
+        assert_eq!(negotiation_id(contract).as_deref(), Ok(contract));
+    }
+
+    #[test]
     fn durations() {
         for (text, seconds) in [("45", 45), ("45s", 45), ("2m", 120), ("12h", 43_200), ("30d", 2_592_000)] {
             assert_eq!(duration(text), Ok(Duration::from_secs(seconds)));
         }
         for text in ["", "s", "-1s", "1w", "1.5h", "99999999999999999999s", "999999999999999999d"] {
             assert!(duration(text).is_err(), "{text:?}");
+        }
+        assert_eq!(lifetime("30d"), Ok(Duration::from_secs(2_592_000)));
+        for text in ["0", "31d", "2592001s"] {
+            assert!(lifetime(text).is_err(), "{text:?}");
         }
     }
 }

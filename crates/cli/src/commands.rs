@@ -23,7 +23,7 @@ use uuid::Uuid;
 use crate::admin::Admin;
 use crate::cli::{Cli, Command, CompletionShell, Global};
 use crate::exit::{Exit, Failure};
-use crate::output::{Output, moment};
+use crate::output::{Format, Output, moment};
 use crate::{demo, operations, views};
 
 /// How long `status --wait` waits.
@@ -31,7 +31,10 @@ const READY_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Reads the command line, runs the command, and gives the exit code.
 pub(crate) fn run() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return wrong_usage(&error),
+    };
     let output = Output { format: cli.global.output, quiet: cli.global.quiet };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -44,13 +47,39 @@ pub(crate) fn run() -> ExitCode {
     let outcome = runtime.block_on(dispatch(cli, output));
     // A thread that still reads stdin must not hold the process back.
     runtime.shutdown_background();
-    match outcome {
+    let told = match crate::output::lost() {
+        Some(reason) => Err(Failure::failed(
+            "stdout",
+            format!("stdout took only a part of the result: {reason}"),
+            "make room where it goes, and repeat the command",
+        )),
+        None => Ok(()),
+    };
+    match outcome.and_then(|code| told.map(|()| code)) {
         Ok(code) => code,
         Err(failure) => {
             output.error(&failure);
             ExitCode::from(failure.exit.code())
         }
     }
+}
+
+/// What the argument parser has to say: help and version on stdout, a mistake on stderr in the form that was asked for.
+fn wrong_usage(error: &clap::Error) -> ExitCode {
+    let mut arguments = std::env::args().skip_while(|one| !matches!(one.as_str(), "-o" | "--output"));
+    let json = arguments.nth(1).is_some_and(|form| form == "json")
+        || std::env::args().any(|one| matches!(one.as_str(), "-ojson" | "-o=json" | "--output=json"));
+    if !error.use_stderr() || !json {
+        // Nothing can be done about a stream that is gone.
+        let _ = error.print();
+        return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(Exit::Usage.code()));
+    }
+    let rendered = error.render().to_string();
+    let said = rendered.split("\n\n").next().unwrap_or_default();
+    let message = said.strip_prefix("error: ").unwrap_or(said).to_owned();
+    let failure = Failure::new(Exit::Usage, "usage", message, "see the command's --help");
+    Output { format: Format::Json, quiet: false }.error(&failure);
+    ExitCode::from(failure.exit.code())
 }
 
 async fn dispatch(cli: Cli, output: Output) -> Result<ExitCode, Failure> {
@@ -68,7 +97,7 @@ async fn dispatch(cli: Cli, output: Output) -> Result<ExitCode, Failure> {
         Command::Ledger(command) => ledger::run(&command, &global, output).await?,
         Command::Outbox(_) => ledger::outbox(&global, output).await?,
         Command::Status { wait } => status(wait, &global, output).await?,
-        Command::Completion { shell } => completion(shell),
+        Command::Completion { shell } => completion(shell, output),
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -83,7 +112,7 @@ async fn status(wait: bool, global: &Global, output: Output) -> Result<(), Failu
         let ready = if status.ready { "yes".to_owned() } else { format!("no: {}", status.not_ready_reason) };
         format!(
             "node          {}\norganisation  {} {}\nroles         {}\naddress       {}\nregistrar     {}\n\
-             ready         {ready}\nlists         version {}, confirmed {} s ago\nledger        {} statements, {}\n\
+             ready         {ready}\nrevocations   list version {}, confirmed {} s ago\nledger        {} statements, {}\n\
              outbox        {} waiting\ncredential    until {}\nversion       {}",
             status.node,
             status.entity,
@@ -103,7 +132,7 @@ async fn status(wait: bool, global: &Global, output: Output) -> Result<(), Failu
     Ok(())
 }
 
-fn completion(shell: CompletionShell) {
+fn completion(shell: CompletionShell, output: Output) {
     let shell = match shell {
         CompletionShell::Bash => clap_complete::Shell::Bash,
         CompletionShell::Zsh => clap_complete::Shell::Zsh,
@@ -111,7 +140,8 @@ fn completion(shell: CompletionShell) {
     };
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "huitong", &mut script);
-    crate::output::print(&String::from_utf8_lossy(&script));
+    let script = String::from_utf8_lossy(&script);
+    output.result(&json!({ "script": script }), || script.clone().into_owned());
 }
 
 /// The configuration file that applies: `--config`, else ./node.toml, else /etc/huitong/node.toml.
@@ -147,12 +177,15 @@ pub(crate) fn read_input(path: &Path, limit: u64) -> Result<Vec<u8>, Failure> {
     } else {
         std::fs::File::open(path).and_then(|file| file.take(limit.saturating_add(1)).read_to_end(&mut bytes))
     };
-    let unreadable = |message: String| {
-        Failure::new(Exit::Unreadable, "file.unreadable", message, "check the path and its permissions")
-    };
-    read.map_err(|error| unreadable(format!("cannot read {}: {error}", path.display())))?;
+    let unreadable = |message: String, next| Failure::new(Exit::Unreadable, "file.unreadable", message, next);
+    read.map_err(|error| {
+        let message = format!("cannot read {}: {error}", path.display());
+        unreadable(message, "check the path and its permissions")
+    })?;
     if u64::try_from(bytes.len()).is_ok_and(|length| length > limit) {
-        return Err(unreadable(format!("{} is larger than {limit} bytes", path.display())));
+        let limit = crate::output::bytes(limit);
+        let message = format!("{} is larger than {limit}, too large for what it should be", path.display());
+        return Err(unreadable(message, "check that it is the right file"));
     }
     Ok(bytes)
 }

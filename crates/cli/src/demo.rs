@@ -55,6 +55,11 @@ pub(crate) async fn run(arguments: &Demo, output: Output) -> Result<(), Failure>
             told.trust.display()
         ));
     }
+    if kept.is_none() {
+        narrator.say(
+            "The temporary directory is removed; --keep keeps it, and --dir DIR tells the story in DIR.",
+        );
+    }
     if output.format == Format::Json {
         print(&summary(&told, kept.is_some()).to_string());
     }

@@ -18,11 +18,13 @@ pub(crate) const EXIT_CODES: &str = "Exit codes:
   7  the node is not running       17  enrolment was refused
                                    18  another start error";
 
-/// The exit codes a command chooses from. 2, wrong usage, is the argument parser's own.
+/// The exit codes a command chooses from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Exit {
     /// Something went wrong that has no code of its own.
     Failed,
+    /// The command line is not one of ours.
+    Usage,
     /// A receipt is proven wrong.
     ReceiptInvalid,
     /// A receipt lacks something.
@@ -42,6 +44,7 @@ impl Exit {
     pub(crate) fn code(self) -> u8 {
         match self {
             Self::Failed => 1,
+            Self::Usage => 2,
             Self::ReceiptInvalid => 3,
             Self::ReceiptIncomplete => 4,
             Self::Unreadable => 5,
@@ -88,6 +91,19 @@ impl Failure {
     pub(crate) fn from_sentence(exit: Exit, code: impl Into<String>, sentence: &str) -> Self {
         let (message, next) = sentence.rsplit_once("; ").unwrap_or((sentence, ""));
         Self::new(exit, code, message, next)
+    }
+
+    /// The same failure with this next step, if it has none yet.
+    pub(crate) fn or_next(mut self, next: &str) -> Self {
+        if self.next.is_empty() {
+            next.clone_into(&mut self.next);
+        }
+        self
+    }
+
+    /// Whether a node said that it does not know the thing asked for.
+    pub(crate) fn is_unknown(&self) -> bool {
+        self.code == "request.unknown"
     }
 
     /// A file that could not be read or written.

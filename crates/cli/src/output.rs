@@ -1,6 +1,7 @@
 //! What a command prints: text for people or JSON for programs on stdout, notes on stderr.
 
-use std::io::IsTerminal as _;
+use std::io::{ErrorKind, IsTerminal as _};
+use std::sync::OnceLock;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::Value;
@@ -13,7 +14,7 @@ pub(crate) enum Format {
     /// For people.
     #[default]
     Text,
-    /// One JSON value.
+    /// One JSON value; notes and errors are JSON lines on stderr.
     Json,
 }
 
@@ -37,8 +38,10 @@ impl Output {
 
     /// Says something beside the result, on stderr.
     pub(crate) fn note(&self, text: &str) {
-        if !self.quiet {
-            print_error(text);
+        match self.format {
+            _ if self.quiet => {}
+            Format::Text => print_error(text),
+            Format::Json => print_error(&serde_json::json!({ "note": text }).to_string()),
         }
     }
 
@@ -65,9 +68,24 @@ impl Output {
     }
 }
 
-/// Writes one text and a line end to stdout. A reader that went away is not an error of ours.
+/// Why stdout did not take everything, if it did not.
+static LOST: OnceLock<String> = OnceLock::new();
+
+/// Writes one text and a line end to stdout. A reader that went away is not an error of ours; anything else is told by
+/// [`lost`].
 pub(crate) fn print(text: &str) {
-    let _ = write_line(&mut std::io::stdout().lock(), text);
+    match write_line(&mut std::io::stdout().lock(), text) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            // The first reason is the one that matters.
+            let _ = LOST.set(error.to_string());
+        }
+        _ => {}
+    }
+}
+
+/// Why something printed is not where stdout leads, such as a full disk.
+pub(crate) fn lost() -> Option<&'static str> {
+    LOST.get().map(String::as_str)
 }
 
 /// Writes one text and a line end to stderr.
@@ -109,7 +127,7 @@ pub(crate) fn table(heading: &[&str], rows: &[Vec<String>], empty: &str) -> Stri
 }
 
 /// Columns on a terminal: Chinese characters take two.
-fn columns(text: &str) -> usize {
+pub(crate) fn columns(text: &str) -> usize {
     text.chars().map(|character| if is_wide(character) { 2 } else { 1 }).sum()
 }
 

@@ -3,12 +3,13 @@
 use std::path::Path;
 
 use huitong_grpc::proto::admin as api;
+use huitong_policy::{Policy, PolicyError};
 use serde_json::json;
 
 use crate::admin::{Admin, Client};
 use crate::cli::{Catalog, Global, Lang};
 use crate::commands::{list, operation_id, read_input};
-use crate::exit::Failure;
+use crate::exit::{Exit, Failure};
 use crate::output::{Output, bytes, table};
 use crate::{operations, views};
 
@@ -25,7 +26,7 @@ pub(crate) async fn run(command: Catalog, global: &Global, output: Output) -> Re
                 introduction: intro,
                 policy: read_policy(&policy)?.into(),
                 price,
-                window_bytes: window,
+                window_bytes: window.unwrap_or_default(),
                 id: operations::id_bytes(operation_id(id, output)).into(),
                 ..Default::default()
             };
@@ -77,9 +78,50 @@ pub(crate) async fn product_of(admin: &Admin, product: &str) -> Result<api::GetP
     admin.call(async |mut client: Client| client.get_product(request.clone()).await).await
 }
 
-/// A policy document from a file or stdin. The node checks it; its size is checked here, to fail before the network.
+/// A policy document from a file or stdin. The node checks it again; here every mistake is told before anything starts.
 pub(crate) fn read_policy(path: &Path) -> Result<Vec<u8>, Failure> {
-    read_input(path, MAX_POLICY_BYTES)
+    let document = read_input(path, MAX_POLICY_BYTES)?;
+    match Policy::parse(&document) {
+        Ok(_) => Ok(document),
+        Err(error) => Err(policy_failure(path, &error)),
+    }
+}
+
+fn policy_failure(path: &Path, error: &PolicyError) -> Failure {
+    let (exit, code, path) = (Exit::Unreadable, "policy.invalid", path.display());
+    match error {
+        PolicyError::Invalid { problems, omitted } if problems.len() > 1 => {
+            let mut message = format!("the policy {path} cannot be enforced:");
+            for problem in problems {
+                message.push_str(&format!("\n  - {problem}"));
+            }
+            if *omitted > 0 {
+                message.push_str(&format!("\n  - and {omitted} more"));
+            }
+            Failure::new(exit, code, message, "correct each of them")
+        }
+        PolicyError::Invalid { problems, .. } => {
+            let problem = problems.first().map(ToString::to_string).unwrap_or_default();
+            let sentence = format!("the policy {path} cannot be enforced: {problem}");
+            Failure::from_sentence(exit, code, &sentence)
+        }
+        PolicyError::TooLarge { .. } | PolicyError::NotJson { .. } => {
+            Failure::from_sentence(exit, code, &format!("{path}: {error}"))
+        }
+    }
+    .or_next("`huitong catalog publish --help` shows a policy to start from")
+}
+
+/// What to do about a publication that the node does not take: its fields are options here.
+fn publish_advice(message: &str) -> &'static str {
+    match message.split(':').next().unwrap_or_default() {
+        "resource.name" | "product.name" => "set another name with --name",
+        "resource.abstract" | "product.abstract" => "set another introduction with --intro",
+        "listing.price" => "set another price with --price",
+        "product.file_name" => "rename the file",
+        "file" => "name a regular file that the node can read",
+        _ => "correct what the message names and publish again",
+    }
 }
 
 async fn publish(admin: &Admin, request: api::PublishRequest, output: Output) -> Result<(), Failure> {
@@ -87,7 +129,10 @@ async fn publish(admin: &Admin, request: api::PublishRequest, output: Output) ->
     bar.set_length(std::fs::metadata(&request.path).map_or(0, |file| file.len()));
     let publication = operations::publish(admin, request, |hashed| bar.set_position(hashed)).await;
     bar.finish_and_clear();
-    let publication = publication?;
+    let publication = publication.map_err(|failure| {
+        let advice = publish_advice(&failure.message);
+        failure.or_next(advice)
+    })?;
     output.result(&views::publication(&publication), || {
         format!(
             "listed {}\n  product  {}\n  size     {}\n  blake3   {}\nkeep the file {} where it is, unchanged",
@@ -107,10 +152,17 @@ fn describe(product: &api::GetProductResponse, lang: Lang) -> String {
         Lang::En => (or(&product.price, "free of charge"), &product.english),
         Lang::Zh => (or(&product.price, "免费"), &product.chinese),
     };
-    let mut text = format!(
-        "{}\n{}\n  product   {}\n  provider  {} {}\n  address   {}\n  file      {}, {}\n  blake3    {}\n  price     {price}\n",
-        hit.name,
-        hit.introduction,
+    let [product_label, provider, address, file, blake3, price_label] = match lang {
+        Lang::En => ["product ", "provider", "address ", "file    ", "blake3  ", "price   "],
+        Lang::Zh => ["产品标识", "提供方  ", "节点地址", "文件    ", "BLAKE3  ", "价格    "],
+    };
+    let mut text = format!("{}\n", hit.name);
+    if !hit.introduction.is_empty() {
+        text.push_str(&format!("{}\n", hit.introduction));
+    }
+    text.push_str(&format!(
+        "  {product_label}  {}\n  {provider}  {} {}\n  {address}  {}\n  {file}  {}, {}\n  {blake3}  {}\n  \
+         {price_label}  {price}\n",
         hit.product,
         hit.provider_name,
         hit.provider,
@@ -118,7 +170,7 @@ fn describe(product: &api::GetProductResponse, lang: Lang) -> String {
         product.file_name,
         bytes(hit.size),
         product.blake3
-    );
+    ));
     for line in policy {
         text.push_str("  - ");
         text.push_str(line);

@@ -5,11 +5,14 @@ use serde_json::json;
 use crate::cli::{Config, Global};
 use crate::commands::{config_path, load_config};
 use crate::exit::Failure;
-use crate::output::{Output, print};
+use crate::output::Output;
 
 pub(crate) fn run(command: &Config, global: &Global, output: Output) -> Result<(), Failure> {
     match command {
-        Config::ShowDefault => print(huitong_node::config::DOCUMENTED),
+        Config::ShowDefault => {
+            let documented = huitong_node::config::DOCUMENTED;
+            output.result(&json!({ "config": documented }), || documented.to_owned());
+        }
         Config::Check => {
             let path = config_path(global)?;
             let config = load_config(global)?;

@@ -9,7 +9,7 @@ use crate::commands::catalog::read_policy;
 use crate::commands::{list, operation_id};
 use crate::exit::{Exit, Failure};
 use crate::operations::{self, Until};
-use crate::output::{Output, moment, table};
+use crate::output::{Output, columns, moment, table};
 use crate::views;
 
 pub(crate) async fn run(command: Contract, global: &Global, output: Output) -> Result<(), Failure> {
@@ -98,54 +98,96 @@ async fn negotiations(admin: &Admin) -> Result<Vec<api::Negotiation>, Failure> {
 /// Finds a negotiation by its own id or by its contract's.
 async fn find(admin: &Admin, text: &str) -> Result<api::Negotiation, Failure> {
     let found = match Uuid::parse_str(text) {
-        Ok(id) => Some(operations::negotiation(admin, id).await?),
+        Ok(id) => match operations::negotiation(admin, id).await {
+            Err(failure) if failure.is_unknown() => None,
+            found => Some(found?),
+        },
         Err(_) => negotiations(admin).await?.into_iter().find(|one| one.contract == text),
     };
     found.ok_or_else(|| unknown(text))
 }
 
 async fn negotiation_id(admin: &Admin, text: &str) -> Result<Vec<u8>, Failure> {
-    match Uuid::parse_str(text) {
-        Ok(id) => Ok(operations::id_bytes(id)),
-        Err(_) => Ok(find(admin, text).await?.id.to_vec()),
-    }
+    Ok(find(admin, text).await?.id.to_vec())
 }
 
 fn unknown(text: &str) -> Failure {
     Failure::failed(
         "contract.unknown",
-        format!("this node has no negotiation and no contract {text}"),
+        format!("this node has no negotiation and no contract with the id {text}"),
         "see `huitong contract list`",
     )
 }
 
 fn describe(negotiation: &api::Negotiation, lang: Lang) -> String {
-    let mut text = format!(
-        "negotiation  {}\nstate        {} (national {})\n",
-        operations::id_text(&negotiation.id),
-        negotiation.state,
-        negotiation.national_state
-    );
-    for (name, value) in [
-        ("contract    ", &negotiation.contract),
-        ("agreement   ", &negotiation.agreement_hash),
-        ("product     ", &negotiation.product),
-        ("other node  ", &negotiation.peer),
-        ("reason      ", &negotiation.reason),
-    ] {
-        if !value.is_empty() {
-            text.push_str(&format!("{name} {value}\n"));
-        }
-    }
-    text.push_str(&format!("last change  {}\n", moment(negotiation.updated_milliseconds)));
-    let lines = match lang {
-        Lang::En => &negotiation.english,
-        Lang::Zh => &negotiation.chinese,
+    let (labels, national, lines) = match lang {
+        Lang::En => (
+            [
+                "negotiation",
+                "state",
+                "contract",
+                "agreement",
+                "product",
+                "other node",
+                "reason",
+                "last change",
+            ],
+            "national code",
+            &negotiation.english,
+        ),
+        Lang::Zh => (
+            ["协商标识", "状态", "合约标识", "合约摘要", "产品标识", "对方节点", "原因", "最近变更"],
+            "国家标准状态码",
+            &negotiation.chinese,
+        ),
     };
+    let state = &negotiation.state;
+    let state = match lang {
+        Lang::En => {
+            format!("{state}, {} ({national} {})", state_words(state, lang), negotiation.national_state)
+        }
+        Lang::Zh => {
+            format!("{}，{state}（{national} {}）", state_words(state, lang), negotiation.national_state)
+        }
+    };
+    let values = [
+        operations::id_text(&negotiation.id),
+        state,
+        negotiation.contract.clone(),
+        negotiation.agreement_hash.clone(),
+        negotiation.product.clone(),
+        negotiation.peer.clone(),
+        negotiation.reason.clone(),
+        moment(negotiation.updated_milliseconds),
+    ];
+    let width = labels.iter().map(|label| columns(label)).max().unwrap_or_default();
+    let mut text = String::new();
+    for (label, value) in labels.iter().zip(values).filter(|(_, value)| !value.is_empty()) {
+        let padding = " ".repeat(width.saturating_sub(columns(label)));
+        text.push_str(&format!("{label}{padding}  {value}\n"));
+    }
     for line in lines {
         text.push_str(&format!("  - {line}\n"));
     }
     text
+}
+
+/// A state of the Dataspace Protocol in words.
+fn state_words(state: &str, lang: Lang) -> &'static str {
+    let (english, chinese) = match state {
+        "REQUESTED" => ("the consumer has asked", "使用方已提出请求"),
+        "OFFERED" => ("the provider has made an offer", "提供方已给出要约"),
+        "ACCEPTED" => ("the consumer has accepted the offer", "使用方已接受要约"),
+        "AGREED" => ("the provider has signed", "提供方已签名"),
+        "VERIFIED" => ("both sides have signed", "双方均已签名"),
+        "FINALIZED" => ("the contract is concluded", "合约已订立"),
+        "TERMINATED" => ("ended", "已终止"),
+        _ => ("unknown to this program", "本程序未知的状态"),
+    };
+    match lang {
+        Lang::En => english,
+        Lang::Zh => chinese,
+    }
 }
 
 fn row(negotiation: &api::Negotiation) -> Vec<String> {

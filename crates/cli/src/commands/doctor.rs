@@ -1,14 +1,15 @@
 //! `huitong doctor`: what keeps a node from running, or will soon.
 
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use huitong_grpc::proto::admin::GetStatusResponse;
 use huitong_identity::NodeKeys;
-use huitong_node::Config;
 use huitong_node::config::NodeRole;
+use huitong_node::{Config, StartError};
 use huitong_proof::{Clock as _, SystemClock};
 use serde_json::json;
 use tokio::net::TcpStream;
@@ -16,8 +17,9 @@ use tokio::time::timeout;
 
 use crate::admin::Admin;
 use crate::cli::Global;
+use crate::commands::serve::{sources, start_failure};
 use crate::commands::{config_path, load_config};
-use crate::exit::Failure;
+use crate::exit::{Exit, Failure};
 use crate::output::{Output, moment};
 
 const CONNECT_PATIENCE: Duration = Duration::from_secs(3);
@@ -43,12 +45,15 @@ pub(crate) async fn run(global: &Global, output: Output) -> Result<ExitCode, Fai
     };
     if let Some(config) = &config {
         check_keys(config, &mut findings);
-        check_data_directory(config, &mut findings);
         let admin = Admin::at(global.admin.clone().unwrap_or_else(|| config.listen.admin.clone()), output);
         let status = check_admin(&admin.impatient(), &mut findings).await;
+        if status.is_none() && !findings.any_failed() {
+            check_stopped(config, &mut findings).await;
+        }
+        check_data_directory(config, &mut findings);
         check_listeners(config, status.is_some(), &mut findings).await;
         check_registrar(config, &mut findings).await;
-        check_clock(config, &mut findings);
+        check_clock(&mut findings);
         if let Some(status) = &status {
             check_running(config, status, &mut findings);
         }
@@ -137,11 +142,11 @@ fn check_keys(config: &Config, findings: &mut Findings) {
         Ok(()) => {
             findings.ok("keys", &format!("in {} are readable by their owner only", directory.display()))
         }
-        Err(error) => findings.fail(
-            "keys",
-            &error.to_string(),
-            &format!("chmod 0600 {}/*.key, or restore them from a backup", directory.display()),
-        ),
+        Err(error) => {
+            let failure = Failure::from_sentence(Exit::Failed, "", &error.to_string());
+            let next = failure.or_next("restore them from a backup");
+            findings.fail("keys", &next.message, &next.next);
+        }
     }
 }
 
@@ -192,6 +197,53 @@ async fn check_admin(admin: &Admin, findings: &mut Findings) -> Option<GetStatus
             let found = format!("does not answer on {}", admin.socket().display());
             findings.warn("node", &found, &failure.next);
             None
+        }
+    }
+}
+
+/// What a stopped node would find at its next start: its own store, enrolment, keys, and clock.
+async fn check_stopped(config: &Config, findings: &mut Findings) {
+    let store = config.store_dir();
+    let is_ours = match std::fs::metadata(&store) {
+        Ok(metadata) => metadata.uid() == rustix::process::geteuid().as_raw(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return check_invite(config, findings),
+        Err(_) => false,
+    };
+    if !is_ours {
+        // Opening it may write files that the node's user could not read afterwards.
+        let found = format!("{} belongs to another user and is not looked into", store.display());
+        return findings.warn("store", &found, "run this as the user that runs the node");
+    }
+    match huitong_node::client(config, &sources()).await {
+        Ok((standing, _)) => {
+            findings.ok("store", &format!("is whole; this is node {}", standing.membership.node()));
+        }
+        Err(StartError::NotEnrolled { .. }) => check_invite(config, findings),
+        Err(error) => {
+            let failure = start_failure(&error).or_next("restore it from a backup");
+            findings.fail("store", &failure.message, &failure.next);
+        }
+    }
+}
+
+/// A node without an identity needs an invite, unless it founds the data space.
+fn check_invite(config: &Config, findings: &mut Findings) {
+    let NodeRole::Connector(connector) = &config.role else {
+        return findings.ok("identity", "none yet; the node founds a data space at its first start");
+    };
+    let next = "ask the registrar's operator for an invite; set identity.invite_file, or use `huitong identity enrol`";
+    match connector.invite_file.as_ref().map(|path| (path, std::fs::metadata(path))) {
+        None => {
+            findings.fail("identity", "the node is not enrolled, and identity.invite_file is not set", next)
+        }
+        Some((path, Ok(file))) if file.is_file() => {
+            findings
+                .ok("identity", &format!("none yet; the node enrols with {} at its start", path.display()));
+        }
+        Some((path, found)) => {
+            let why = found.err().map_or_else(|| "it is not a file".to_owned(), |error| error.to_string());
+            let found = format!("the node is not enrolled, and there is no invite {}: {why}", path.display());
+            findings.fail("identity", &found, next);
         }
     }
 }
@@ -257,30 +309,13 @@ async fn check_registrar(config: &Config, findings: &mut Findings) {
     }
 }
 
-fn check_clock(config: &Config, findings: &mut Findings) {
+fn check_clock(findings: &mut Findings) {
     let now = SystemClock.now().millis();
-    let newest = newest_file(&config.store_dir());
-    let skew = u64::try_from(config.max_clock_skew.as_millis()).unwrap_or(u64::MAX);
-    let next = "set the clock, and keep it with NTP";
     if now < EARLIEST_MILLISECONDS {
-        findings.fail("clock", &format!("stands at {}", moment(now)), next);
-    } else if newest > now.saturating_add(skew) {
-        let found =
-            format!("stands at {}, before the node's newest record of {}", moment(now), moment(newest));
-        findings.fail("clock", &found, next);
+        findings.fail("clock", &format!("stands at {}", moment(now)), "set the clock, and keep it with NTP");
     } else {
         findings.ok("clock", &moment(now));
     }
-}
-
-/// When the newest file of the directory was written, in milliseconds; 0 for none.
-fn newest_file(directory: &Path) -> u64 {
-    let Ok(entries) = std::fs::read_dir(directory) else { return 0 };
-    entries
-        .filter_map(|entry| entry.ok()?.metadata().ok()?.modified().ok()?.duration_since(UNIX_EPOCH).ok())
-        .filter_map(|since| u64::try_from(since.as_millis()).ok())
-        .max()
-        .unwrap_or(0)
 }
 
 fn check_running(config: &Config, status: &GetStatusResponse, findings: &mut Findings) {

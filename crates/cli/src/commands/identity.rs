@@ -22,6 +22,10 @@ pub(crate) async fn run(command: Identity, global: &Global, output: Output) -> R
     match command {
         Identity::Invite { entity, name, role, lifetime, out } => {
             let admin = Admin::open(global, output).await?;
+            // Looked at first: an invite that cannot be written down would still hold.
+            if let Some(path) = &out {
+                check_absent(path)?;
+            }
             let invite = invite(&admin, &entity, &name, &role, lifetime).await?;
             match out {
                 Some(path) => {
@@ -98,6 +102,19 @@ pub(crate) async fn revoke(admin: &Admin, node: &str, reason: &str) -> Result<u6
     let request = api::RevokeNodeRequest { node: node.to_owned(), reason: reason.to_owned() };
     let answer = admin.call(async |mut client: Client| client.revoke_node(request.clone()).await).await?;
     Ok(answer.status_version)
+}
+
+/// Whether a new file can be made here.
+fn check_absent(path: &Path) -> Result<(), Failure> {
+    if path.symlink_metadata().is_ok() {
+        let message = format!("{} exists already, and an invite replaces no file", path.display());
+        return Err(Failure::failed("file", message, "remove it, or name another file with --out"));
+    }
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    tempfile::tempfile_in(directory).map(drop).map_err(|error| Failure::file("write", path, &error))
 }
 
 /// Writes a new file that only its owner can read.

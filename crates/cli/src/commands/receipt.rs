@@ -14,6 +14,7 @@ use serde_json::json;
 use crate::admin::Admin;
 use crate::cli::{Global, Receipt};
 use crate::commands::read_input;
+use crate::commands::transfer::unknown;
 use crate::exit::{Exit, Failure};
 use crate::operations;
 use crate::output::{Output, bytes};
@@ -25,7 +26,9 @@ pub(crate) async fn run(command: Receipt, global: &Global, output: Output) -> Re
     match command {
         Receipt::Export { transfer, out, timeout } => {
             let admin = Admin::open(global, output).await?;
-            let known = operations::proven(&admin, transfer, timeout).await?;
+            let known = operations::proven(&admin, transfer, timeout)
+                .await
+                .map_err(|failure| unknown(failure, transfer))?;
             if known.state == "COMPLETED" && !known.proven {
                 return Err(Failure::failed(
                     "receipt.unproven",
@@ -47,7 +50,7 @@ pub(crate) async fn run(command: Receipt, global: &Global, output: Output) -> Re
         }
         Receipt::Show { file } => {
             let shown = contents(&read_input(&file, MAX_FILE_BYTES)?).map_err(|reason| {
-                Failure::new(Exit::Unreadable, "receipt.unreadable", reason, "export it again")
+                Failure::new(Exit::Unreadable, "receipt.unreadable", reason, "get the file again")
             })?;
             output.result(&json!({ "contents": shown }), || {
                 format!("{}\nNothing of this is proven: use `huitong receipt verify`.", shown.join("\n"))
@@ -61,7 +64,7 @@ pub(crate) async fn run(command: Receipt, global: &Global, output: Output) -> Re
 /// The layout is that of `docs/receipt-format.md`.
 fn contents(receipt: &[u8]) -> Result<Vec<String>, String> {
     let limits = Limits { bytes: receipt.len(), depth: 8 };
-    let mut fields = Fields::decode(receipt, limits, "receipt").map_err(|error| error.to_string())?;
+    let mut fields = Fields::decode(receipt, limits, "receipt").map_err(|error| with_causes(&error))?;
     let format = fields.text(1, "format").map_err(|error| error.to_string())?;
     let agreement = fields.bytes(2, "agreement").map_err(|error| error.to_string())?;
     let statements = fields.array(3, "statements").map_err(|error| error.to_string())?;
@@ -79,10 +82,15 @@ fn contents(receipt: &[u8]) -> Result<Vec<String>, String> {
     Ok(lines)
 }
 
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |&cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
 fn read_trust(path: &Path) -> Result<Trust, Failure> {
     let text = read_input(path, MAX_FILE_BYTES)?;
     Trust::from_json(&String::from_utf8_lossy(&text))
-        .map_err(|error| Failure::new(Exit::Unreadable, "trust.unreadable", error.to_string(), ""))
+        .map_err(|error| Failure::from_sentence(Exit::Unreadable, "trust.unreadable", &error.to_string()))
 }
 
 fn exit_of(report: &Report) -> u8 {
@@ -112,9 +120,19 @@ pub(crate) fn report_text(report: &Report) -> Vec<String> {
             facts.offered,
             facts.closed
         ),
-        (_, outcome) => outcome_name(outcome).to_uppercase(),
+        (_, outcome) => format!("{}  {}", outcome_name(outcome).to_uppercase(), verdict(outcome)),
     });
     lines
+}
+
+/// What an outcome means for who holds the receipt.
+fn verdict(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Valid => "everything in it is proven",
+        Outcome::Incomplete => "nothing in it is false, but something is missing: export it again",
+        Outcome::Invalid => "something in it is false: do not rely on it",
+        Outcome::Unreadable => "this is not a whole receipt: get the file again",
+    }
 }
 
 fn report_json(report: &Report) -> serde_json::Value {

@@ -24,6 +24,7 @@ pub(crate) async fn run(command: Transfer, global: &Global, output: Output) -> R
                 None => String::new(),
             };
             let id = operations::id_bytes(id).into();
+            let product = product.unwrap_or_default();
             let request = api::StartTransferRequest { id, contract, product, directory };
             fetch(&admin, request, output).await?;
         }
@@ -37,7 +38,7 @@ pub(crate) async fn run(command: Transfer, global: &Global, output: Output) -> R
             });
         }
         Transfer::Show { id } => {
-            let transfer = operations::transfer(&admin, id).await?;
+            let transfer = operations::transfer(&admin, id).await.map_err(|failure| unknown(failure, id))?;
             output.result(&views::transfer(&transfer), || describe(&transfer));
         }
     }
@@ -46,13 +47,30 @@ pub(crate) async fn run(command: Transfer, global: &Global, output: Output) -> R
 
 async fn fetch(admin: &Admin, request: api::StartTransferRequest, output: Output) -> Result<(), Failure> {
     let bar = output.progress("receiving");
-    let transfer = operations::fetch(admin, request, |transfer| {
+    let id = operations::id_text(&request.id);
+    let mut obstacle = String::new();
+    let moving = operations::fetch(admin, request, |transfer| {
         bar.set_length(transfer.size);
         bar.set_position(transfer.bytes_acknowledged);
-    })
-    .await;
+        let reason = &transfer.reason;
+        if transfer.state != "TERMINATED" && !reason.is_empty() && *reason != obstacle {
+            obstacle.clone_from(reason);
+            bar.suspend(|| output.note(&format!("held up: {obstacle}")));
+        }
+    });
+    let transfer = tokio::select! {
+        transfer = moving => transfer,
+        _ = tokio::signal::ctrl_c() => Err(Failure::failed(
+            "interrupted",
+            "not waiting any longer; the node goes on with the transfer",
+            format!("look with `huitong transfer show {id}`, or wait again by repeating the command with --id {id}"),
+        )),
+    };
     bar.finish_and_clear();
-    let mut transfer = transfer?;
+    let mut transfer = transfer.map_err(|failure| match failure.message.starts_with("directory: ") {
+        true => failure.or_next("name with --to a directory that the node can make or write"),
+        false => failure,
+    })?;
     if transfer.state == "TERMINATED" {
         return Err(Failure::new(
             Exit::Refused,
@@ -68,15 +86,26 @@ async fn fetch(admin: &Admin, request: api::StartTransferRequest, output: Output
     Ok(())
 }
 
+/// A transfer that the node does not know, by the id as it is printed elsewhere.
+pub(crate) fn unknown(failure: Failure, id: uuid::Uuid) -> Failure {
+    if !failure.is_unknown() {
+        return failure;
+    }
+    let message = format!("this node has no transfer with the id {id}");
+    Failure::failed("transfer.unknown", message, "see `huitong transfer list`")
+}
+
 fn describe(transfer: &api::Transfer) -> String {
     let mut text = format!(
-        "transfer   {}\nstate      {}\ncontract   {}\nproduct    {}\nbytes      {} of {}\n",
+        "transfer   {}\nstate      {}\ncontract   {}\nproduct    {}\nbytes      {}\n",
         operations::id_text(&transfer.id),
         transfer.state,
         transfer.contract,
         transfer.product,
-        transfer.bytes_acknowledged,
-        bytes(transfer.size)
+        match transfer.bytes_acknowledged == transfer.size {
+            true => bytes(transfer.size),
+            false => format!("{} of {}", bytes(transfer.bytes_acknowledged), bytes(transfer.size)),
+        }
     );
     for (name, value) in [
         ("blake3    ", &transfer.blake3),

@@ -5,6 +5,7 @@
 mod demo;
 #[cfg(test)]
 mod killing;
+mod mistakes;
 #[cfg(test)]
 mod quickstart;
 #[cfg(test)]

@@ -64,7 +64,12 @@ pub(crate) fn condition(test: &Test, operator: Operator, language: Language) -> 
         }
         (Test::Region(membership), Language::English) => {
             let named = named_regions(membership, language);
-            member(&named, "for callers registered in region ", "for callers registered outside region ", " or ")
+            member(
+                &named,
+                "for callers registered in region ",
+                "for callers registered outside region ",
+                " or ",
+            )
         }
         (Test::Region(membership), Language::Chinese) => {
             member(&named_regions(membership, language), "登记地域属于 ", "登记地域不属于 ", "、")
@@ -122,10 +127,10 @@ fn sentence(constraint: &Constraint, language: Language) -> String {
 fn time(operator: Operator, instant: &str, language: Language) -> String {
     let (english, chinese) = match operator {
         Operator::Greater => ("after", "晚于"),
-        Operator::GreaterOrEqual => ("not before", "不早于"),
+        Operator::GreaterOrEqual => ("from", "不早于"),
         Operator::Less => ("before", "早于"),
         // Reading refuses every other operator for an instant.
-        _ => ("not after", "不晚于"),
+        _ => ("until", "不晚于"),
     };
     match language {
         Language::English => format!("{english} {instant}"),
@@ -144,7 +149,7 @@ fn interval_words(interval: &Interval, language: Language) -> String {
 
 fn window(operator: Operator, words: &[String], language: Language) -> String {
     match (operator, language) {
-        (Operator::IsNoneOf, Language::English) => format!("at no time {}", words.join(" or ")),
+        (Operator::IsNoneOf, Language::English) => format!("outside the time {}", words.join(" or ")),
         (Operator::IsNoneOf, Language::Chinese) => format!("不在以下时段：{}", words.join("；")),
         (_, Language::English) => words.join(" or "),
         (_, Language::Chinese) => words.join(" 或 "),

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use huitong_ids::{EntityCode, NodeId, NodeType, Segment};
+use huitong_ledger::{Admission, LedgerError};
 use huitong_proof::cbor::Map;
 use huitong_proof::{Digest, Draft, Kind, random};
 use huitong_store::{Read, Tx};
@@ -297,14 +298,19 @@ impl Registrar {
         ledger
             .clone()
             .store()
-            .transact("identity.report_address", move |tx| -> Result<(), ServiceError> {
-                if ledger.admit(tx, &statement)? == huitong_ledger::Admission::Known {
-                    return Ok(());
-                }
-                put_address(tx, &ledger, &node, address)
-            })
-            .await?;
-        Ok(())
+            .transact(
+                "identity.report_address",
+                move |tx| -> Result<Result<(), ServiceError>, ServiceError> {
+                    match ledger.admit(tx, &statement) {
+                        Ok(Admission::Known) => Ok(Ok(())),
+                        Ok(Admission::New) => put_address(tx, &ledger, &node, address).map(Ok),
+                        // Committed all the same: the evidence of the contradiction is in this transaction.
+                        Err(fork @ LedgerError::Fork { .. }) => Ok(Err(fork.into())),
+                        Err(error) => Err(error.into()),
+                    }
+                },
+            )
+            .await?
     }
 
     /// Where a node is reached: its reported address and its credential. Revoked nodes are not found.

@@ -293,7 +293,7 @@ fn copied(statement: &Statement) -> Map {
         .bytes(2, &detail.bytes(2, "statement_key").unwrap())
         .bytes(3, &detail.bytes(3, "log_key").unwrap())
         .bytes(4, &detail.bytes(4, "log_key_proof").unwrap())
-        .text(5, &detail.text(5, "domain").unwrap())
+        .text(5, detail.text(5, "domain").unwrap())
         .digest(6, &detail.digest(6, "token").unwrap())
 }
 
@@ -341,4 +341,40 @@ async fn a_revocation_list_never_grows_beyond_what_can_be_read() {
     registrar.directory.replace_status(revoked(longest));
     let error = net.registry.revoke(net.consumer.membership.node(), "key lost").await.unwrap_err();
     assert!(matches!(error, ServiceError::Conflict { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_node_with_two_addresses_under_one_number_is_on_record() {
+    let (dir, net) = space().await;
+    let ledger = &net.registrar.ledger;
+    let keys = dir.path().join("provider/keys");
+    let keys = NodeKeys::load_or_create(&keys, &**ledger.entropy()).unwrap();
+    let report = |address: &str| {
+        let draft = Draft {
+            kind: Kind::Address,
+            audience: ledger.node().to_owned(),
+            subject: [1; 16],
+            agreement: Digest::ZERO,
+            reference: Digest::ZERO,
+            detail: Map::new().text(1, address),
+        };
+        let signing = Signing {
+            key: keys.statement(),
+            space: ledger.space(),
+            issuer: net.provider.membership.node().as_str(),
+            channel: ChannelHead { seq: 9, prev: Digest::sha256(b"the one before") },
+            anchor: Anchor::none(),
+            time: net.clock.now(),
+            salt: [0; 16],
+        };
+        Statement::sign(draft, signing).unwrap().bytes().clone()
+    };
+    let caller = &net.provider.caller;
+    net.registry.report_address(caller, report("one.example:1")).await.unwrap();
+    net.registry.report_address(caller, report("one.example:1")).await.unwrap();
+    assert_eq!(ledger.evidence(&ledger.store().view(), 10).unwrap().len(), 0);
+    let error = net.registry.report_address(caller, report("two.example:1")).await.unwrap_err();
+    assert!(matches!(error, ServiceError::Conflict { .. }), "{error}");
+    assert_eq!(ledger.evidence(&ledger.store().view(), 10).unwrap().len(), 1);
+    assert_eq!(net.registry.locate(net.provider.membership.node()).unwrap().address, "one.example:1");
 }

@@ -36,7 +36,7 @@ fn english() {
         [
             "permission[0]: allowed to read and take delivery, if all of this holds:",
             "permission[0].count: up to 3 times in all",
-            "permission[0].time: not before 2026-01-01 00:00:00 UTC",
+            "permission[0].time: from 2026-01-01 00:00:00 UTC",
             "permission[0].time[1]: before 2027-01-01 00:00:00 UTC",
             "permission[0].timeWindow: every day 08:00-18:00 UTC+08:00",
             "permission[0].networkAddress: from network address 10.0.0.0/8 or 2001:db8::1",
@@ -48,7 +48,7 @@ fn english() {
             "permission[2]: allowed to raise alerts",
             "prohibition[0]: forbidden to sell",
             "prohibition[1]: forbidden to read, where all of this holds or is not known:",
-            "prohibition[1].timeWindow: at no time from 2026-02-01 00:00:00 UTC until before 2026-03-01 00:00:00.5 UTC",
+            "prohibition[1].timeWindow: outside the time from 2026-02-01 00:00:00 UTC until before 2026-03-01 00:00:00.5 UTC",
             "prohibition[1].region: for callers registered outside region 43 (Hunan) or 4401 (in Guangdong)",
             "default: whatever is not allowed above is forbidden; a prohibition beats a permission",
         ]
