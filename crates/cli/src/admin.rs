@@ -191,6 +191,9 @@ fn is_from_node(status: &Status) -> bool {
 
 fn short_reason(status: &Status) -> String {
     match huitong_grpc::error_detail(status) {
+        Some(detail) if detail.code == "peer.unavailable" => {
+            format!("the other node cannot be reached: {}", detail.reason)
+        }
         Some(detail) => detail.reason,
         None => "the node does not answer on its admin socket".to_owned(),
     }

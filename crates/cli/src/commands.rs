@@ -104,7 +104,11 @@ async fn dispatch(cli: Cli, output: Output) -> Result<ExitCode, Failure> {
 
 async fn status(wait: bool, global: &Global, output: Output) -> Result<(), Failure> {
     let status = if wait {
-        operations::ready(&Admin::of(global, output)?, READY_PATIENCE).await?
+        let admin = Admin::of(global, output)?;
+        if !admin.clone().impatient().status().await.is_ok_and(|status| status.ready) {
+            output.note(&format!("waiting up to {} s for the node", READY_PATIENCE.as_secs()));
+        }
+        operations::ready(&admin, READY_PATIENCE).await?
     } else {
         Admin::open(global, output).await?.impatient().status().await?
     };

@@ -124,6 +124,12 @@ impl Failure {
             _ => Exit::Failed,
         };
         match huitong_grpc::error_detail(status) {
+            Some(ErrorDetail { code, reason, .. }) if code == "peer.unavailable" => Self::new(
+                exit,
+                code,
+                format!("the other node cannot be reached: {reason}"),
+                "try again later; `huitong doctor` checks the way to the registrar",
+            ),
             Some(ErrorDetail { code, reason, next_step, .. }) if next_step.is_empty() => {
                 Self::from_sentence(exit, code, &reason)
             }

@@ -24,7 +24,15 @@ pub(crate) async fn run(command: Contract, global: &Global, output: Output) -> R
                 policy: policy.into(),
                 accept_counter_offer: accept_counter,
             };
-            operations::negotiate(&admin, request).await?;
+            let asked = tokio::time::timeout(timeout, operations::negotiate(&admin, request)).await;
+            asked.map_err(|_| {
+                let id = operations::id_text(&id);
+                Failure::failed(
+                    "timeout",
+                    format!("the provider or the registrar did not answer within {} s", timeout.as_secs()),
+                    format!("repeat the command with --id {id}, or wait longer with --timeout"),
+                )
+            })??;
             conclude(&operations::settle(&admin, &id, Until::Decision, timeout).await?, output)
         }
         Contract::Show { id, lang } => {

@@ -130,7 +130,7 @@ fn time(operator: Operator, instant: &str, language: Language) -> String {
         Operator::GreaterOrEqual => ("from", "不早于"),
         Operator::Less => ("before", "早于"),
         // Reading refuses every other operator for an instant.
-        _ => ("until", "不晚于"),
+        _ => ("up to and including", "不晚于"),
     };
     match language {
         Language::English => format!("{english} {instant}"),

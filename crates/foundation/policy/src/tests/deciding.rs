@@ -357,7 +357,7 @@ fn reasons_are_plain_words() {
              registered in 4301",
             "permission[0].action true: covers read",
             "permission[0].count false: allowed only up to 3 times in all, but it has already been used 3 times",
-            "permission[0].time false: allowed only until 2026-01-01 00:00:00 UTC, but it is 2026-06-15 00:00:00 \
+            "permission[0].time false: allowed only up to and including 2026-01-01 00:00:00 UTC, but it is 2026-06-15 00:00:00 \
              UTC",
         ]
     );
