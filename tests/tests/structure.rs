@@ -1,5 +1,7 @@
 //! The shape of the house: arrows between crates, and what only some rooms may use.
 
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail loudly")]
+
 use std::process::Command;
 
 use huitong_tests::{Arrows, misplaced, wrong_arrows};
