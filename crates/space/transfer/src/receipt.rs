@@ -1,7 +1,7 @@
 //! The receipt (交易凭证): both sides' statements about one transfer with the proofs of both ledgers.
 //!
-//! A receipt is one strict CBOR map: {1 "huitong-receipt/1", 2 agreement document, 3 [statement bytes], 4 [log]}, a log
-//! being {1 checkpoint text, 2 [[index, [hash]]]}: one entry for each shared statement, in the order of key 3. Statements
+//! A receipt is one strict CBOR map: `{1 "huitong-receipt/1", 2 agreement document, 3 [statement bytes], 4 [log]}`, a log
+//! being `{1 checkpoint text, 2 [[index, [hash]]]}`: one entry for each shared statement, in the order of key 3. Statements
 //! come in a fixed order: the provider's credential, the consumer's credential, the product's asset certificate (these
 //! three signed by the registrar), then the shared ones: agreement, verification, finalisation, usage (any number),
 //! offer, accept, acknowledgement, final. The provider's log comes first. Everything in the file is signed or leads to
