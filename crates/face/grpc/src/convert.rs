@@ -44,11 +44,6 @@ pub(crate) fn broken(error: ServiceError) -> PeerError {
     PeerError::Broken(error.to_string())
 }
 
-/// Bytes as people read them.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 fn identifier<T>(field: &str, parsed: Result<T, IdError>) -> Result<T, ServiceError> {
     parsed.map_err(|error| ServiceError::invalid(field, error))
 }

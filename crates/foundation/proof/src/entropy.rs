@@ -74,6 +74,16 @@ pub fn time_ordered_id(clock: &dyn Clock, entropy: &dyn Entropy) -> [u8; 16] {
     ((time | noise) & !VERSION_MASK & !VARIANT_MASK | VERSION_7 | VARIANT).to_be_bytes()
 }
 
+/// An id as people read and type it: the hyphenated form of a UUID (RFC 9562 section 4).
+#[must_use]
+pub fn id_text(id: &[u8; 16]) -> String {
+    let mut text = hex::encode(id);
+    for position in [20, 16, 12, 8] {
+        text.insert(position, '-');
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -92,6 +102,12 @@ mod tests {
     #[test]
     fn system_bytes_differ() {
         assert_ne!(random::<32>(&SystemEntropy), random::<32>(&SystemEntropy));
+    }
+
+    #[test]
+    fn ids_read_as_uuids() {
+        let id = *b"\x01\xa2\x09\x42\x9c\x93\x73\x8c\xa3\x44\x22\x9f\xff\xbc\xeb\xc5";
+        assert_eq!(id_text(&id), "01a20942-9c93-738c-a344-229fffbcebc5");
     }
 
     #[test]

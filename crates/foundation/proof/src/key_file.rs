@@ -85,7 +85,7 @@ pub fn write_private(path: &Path, bytes: &[u8]) -> Result<(), KeyFileError> {
 #[non_exhaustive]
 pub enum KeyFileError {
     /// There is no such file.
-    #[error("{}: no such key file; restore it from a backup or create a new key", path.display())]
+    #[error("{}: no such key file; restore it from the backup that the data directory belongs to", path.display())]
     Missing {
         /// The file.
         path: PathBuf,
@@ -99,7 +99,7 @@ pub enum KeyFileError {
         mode: u32,
     },
     /// The content is not that of a key file.
-    #[error("{}: not a key file: expected one line `huitong-ed25519-seed` and 64 lower-case hexadecimal digits", path.display())]
+    #[error("{}: not a key file: expected one line `huitong-ed25519-seed` and 64 lower-case hexadecimal digits; restore it from a backup", path.display())]
     Malformed {
         /// The file.
         path: PathBuf,

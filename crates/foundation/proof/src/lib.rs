@@ -18,7 +18,7 @@ pub mod time;
 pub use cbor::{CborError, FieldError, Fields, Limits, Map, Value};
 pub use content::{ContentError, ContentRoot, ContentTree, GROUP_BYTES, GROUP_LOG2, LeafValue, group_count};
 pub use digest::{Digest, HexError};
-pub use entropy::{Entropy, SeededEntropy, SystemEntropy, random, time_ordered_id};
+pub use entropy::{Entropy, SeededEntropy, SystemEntropy, id_text, random, time_ordered_id};
 pub use key::{KeyError, SigningKey, Suite, VerifyingKey};
 pub use key_file::KeyFileError;
 pub use statement::{

@@ -13,7 +13,7 @@ use huitong_identity::{
 use huitong_ids::{ContractId, DataId, NodeId};
 use huitong_ledger::Ledger;
 use huitong_proof::cbor::Map;
-use huitong_proof::{Digest, Statement};
+use huitong_proof::{Digest, Statement, id_text};
 use huitong_store::{Read, Tx};
 use tokio::sync::watch;
 
@@ -383,7 +383,7 @@ fn party(credential: &Credential) -> Party {
 }
 
 fn not_found(id: &[u8; 16]) -> ServiceError {
-    ServiceError::NotFound { what: format!("negotiation {}", hex(id)) }
+    ServiceError::NotFound { what: format!("negotiation {}", id_text(id)) }
 }
 
 fn too_many_open(peer: &NodeId) -> ServiceError {
@@ -394,10 +394,6 @@ fn too_many_open(peer: &NodeId) -> ServiceError {
 /// A rule's "not now", said to our own operator: nothing is recorded, because nothing was asked by a peer.
 fn conflict(refusal: huitong_identity::Refusal) -> ServiceError {
     ServiceError::Conflict { reason: refusal.reason }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The detail of request, offer and acceptance.

@@ -314,7 +314,7 @@ impl Attempt {
 }
 
 pub(crate) fn part_of(transfer: &Transfer) -> PathBuf {
-    let id: String = transfer.id.iter().map(|byte| format!("{byte:02x}")).collect();
+    let id = huitong_proof::id_text(&transfer.id);
     transfer.path.as_ref().unwrap().with_file_name(format!(".huitong-{id}.part"))
 }
 

@@ -10,6 +10,7 @@ use huitong_contract::{ContractPeer, Terms};
 use huitong_identity::{PeerError, ServiceError};
 use huitong_ids::DataId;
 use huitong_policy::Language;
+use huitong_proof::id_text;
 use tokio::sync::{mpsc, watch as progress};
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
@@ -17,7 +18,7 @@ use tonic::Status;
 
 use super::watch::{Look, progress as next_progress, watch};
 use super::{AdminServices, MAX_LISTED, Watch};
-use crate::convert::{broken, data_id, fixed, hex};
+use crate::convert::{broken, data_id, fixed};
 use crate::peer::failed;
 use crate::proto::admin as wire;
 
@@ -199,7 +200,7 @@ fn unknown_code(field: &str, codes: &str, found: &str) -> ServiceError {
 fn look(shelf: &Shelf, id: &[u8; 16]) -> Result<Look<Publication>, ServiceError> {
     let seen = shelf
         .publication(id)?
-        .ok_or_else(|| ServiceError::NotFound { what: format!("publication {}", hex(id)) })?;
+        .ok_or_else(|| ServiceError::NotFound { what: format!("publication {}", id_text(id)) })?;
     Ok(Look { over: seen.state.is_final(), seen })
 }
 

@@ -3,13 +3,14 @@
 use huitong_contract::{AcceptCounter, Agreement, Contracts, Negotiation, explain};
 use huitong_identity::ServiceError;
 use huitong_policy::Language;
+use huitong_proof::id_text;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::watch::{Look, watch};
 use super::{AdminServices, MAX_LISTED, Watch};
-use crate::convert::{data_id, fixed, hex};
+use crate::convert::{data_id, fixed};
 use crate::peer::failed;
 use crate::proto::admin as wire;
 use crate::proto::admin::NegotiationDecision;
@@ -109,7 +110,7 @@ async fn decide(
 fn look(contracts: &Contracts, id: &[u8; 16]) -> Result<Look<Negotiation>, ServiceError> {
     let seen = contracts
         .negotiation(id)?
-        .ok_or_else(|| ServiceError::NotFound { what: format!("negotiation {}", hex(id)) })?;
+        .ok_or_else(|| ServiceError::NotFound { what: format!("negotiation {}", id_text(id)) })?;
     Ok(Look { over: seen.state.is_terminal(), seen })
 }
 

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use huitong_identity::ServiceError;
+use huitong_proof::id_text;
 use huitong_transfer::{StartTransfer, Transfer, TransferState, Transfers};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -10,7 +11,7 @@ use tonic::Status;
 
 use super::watch::{Look, watch};
 use super::{AdminServices, MAX_LISTED, Watch};
-use crate::convert::{contract_id, data_id, fixed, hex};
+use crate::convert::{contract_id, data_id, fixed};
 use crate::peer::failed;
 use crate::proto::admin as wire;
 
@@ -96,7 +97,7 @@ fn command(request: wire::StartTransferRequest) -> Result<StartTransfer, Service
 fn look(transfers: &Transfers, id: &[u8; 16]) -> Result<Look<(Transfer, u64)>, ServiceError> {
     let seen = transfers
         .transfer(id)?
-        .ok_or_else(|| ServiceError::NotFound { what: format!("transfer {}", hex(id)) })?;
+        .ok_or_else(|| ServiceError::NotFound { what: format!("transfer {}", id_text(id)) })?;
     let over = match seen.state {
         TransferState::Terminated => true,
         TransferState::Completed => seen.proven,

@@ -4,14 +4,12 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
+use huitong_proof::id_text;
+
 use crate::model::Transfer;
 
 /// Bytes of a file name that every file system takes.
 const LONGEST_NAME: usize = 255;
-
-fn uuid_text(id: &[u8; 16]) -> String {
-    id.iter().map(|byte| format!("{byte:02x}")).collect()
-}
 
 /// The name itself if it is free, else the name with the transfer's id in it.
 pub(super) fn free_path(directory: &Path, name: &str, id: &[u8; 16]) -> PathBuf {
@@ -24,7 +22,7 @@ pub(super) fn free_path(directory: &Path, name: &str, id: &[u8; 16]) -> PathBuf 
 
 /// The same name with the transfer's id in it, which no other file has.
 pub(super) fn marked_path(path: &Path, id: &[u8; 16]) -> PathBuf {
-    let mark = uuid_text(id);
+    let mark = id_text(id);
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     if name.contains(&mark) {
         return path.to_owned();
@@ -44,7 +42,7 @@ pub(super) fn marked_path(path: &Path, id: &[u8; 16]) -> PathBuf {
 /// The unfinished file lies in the destination directory, so that putting it in its place moves no bytes.
 pub(super) fn part_path(transfer: &Transfer) -> Option<PathBuf> {
     let directory = transfer.path.as_ref()?.parent()?;
-    Some(directory.join(format!(".huitong-{}.part", uuid_text(&transfer.id))))
+    Some(directory.join(format!(".huitong-{}.part", id_text(&transfer.id))))
 }
 
 /// Removes what arrived of a transfer that is over; nothing to remove is fine.
