@@ -206,6 +206,8 @@ impl Connections {
         if let Some(open) = self.table().get_mut(remote) {
             open.endless = true;
         }
+        // Whoever waits for the others to end has one less to wait for.
+        self.touch();
     }
 
     /// Ends the connections of nodes that no longer count; returns how many.
@@ -527,6 +529,25 @@ mod tests {
         drop((two, three, four));
         assert_eq!(open.counts().total, 0);
         assert!(open.counts().by_address.is_empty(), "no address is remembered");
+    }
+
+    #[tokio::test]
+    async fn a_drain_notices_that_a_connection_became_endless() {
+        let directory = tempfile::tempdir().unwrap();
+        let network = huitong_identity::testing::network(directory.path()).await;
+        let (arrivals, _named) = mpsc::channel(1);
+        let connections = Connections::new(arrivals);
+        let remote = SocketAddr::from(([127, 0, 0, 1], 1));
+        let peer = PeerConnection { caller: network.provider.caller.clone(), remote };
+        let _open = connections.open(&peer, CancellationToken::new());
+        let waiting = tokio::spawn({
+            let connections = connections.clone();
+            async move { connections.drained().await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished(), "an ordinary connection is waited for");
+        connections.mark_endless(&remote);
+        tokio::time::timeout(Duration::from_secs(10), waiting).await.unwrap().unwrap();
     }
 
     #[test]
