@@ -20,6 +20,11 @@ async fn space() -> (tempfile::TempDir, TestNetwork) {
     (dir, network)
 }
 
+fn sources(net: &TestNetwork) -> Sources {
+    let ledger = &net.registrar.ledger;
+    Sources { clock: ledger.clock().clone(), entropy: ledger.entropy().clone() }
+}
+
 fn invite_request(entity: &str) -> InviteRequest {
     InviteRequest {
         entity: entity.to_owned(),
@@ -68,10 +73,7 @@ async fn an_organisation_with_a_wrong_check_digit_is_not_invited() {
 #[tokio::test]
 async fn the_same_enrolment_gives_the_same_node_and_another_key_is_refused() {
     let (dir, net) = space().await;
-    let sources = Sources {
-        clock: net.registrar.ledger.clock().clone(),
-        entropy: net.registrar.ledger.entropy().clone(),
-    };
+    let sources = sources(&net);
     let invite = net.registry.invite(invite_request("91350100M000100Y43")).await.unwrap();
     let request = JoinRequest { invite, domain: "mill.example".to_owned() };
     let keys = NodeKeys::load_or_create(&dir.path().join("mill"), &*sources.entropy).unwrap();
@@ -101,10 +103,7 @@ async fn an_expired_invite_admits_nobody() {
     let (dir, net) = space().await;
     let invite = net.registry.invite(invite_request("91350100M000100Y43")).await.unwrap();
     net.clock.advance(Duration::from_secs(61));
-    let sources = Sources {
-        clock: net.registrar.ledger.clock().clone(),
-        entropy: net.registrar.ledger.entropy().clone(),
-    };
+    let sources = sources(&net);
     let keys = NodeKeys::load_or_create(&dir.path().join("mill"), &*sources.entropy).unwrap();
     let request = JoinRequest { invite, domain: "mill.example".to_owned() };
     let error = net.registry.enrol(enrolment_request(&keys, &request, &sources).unwrap()).await.unwrap_err();
@@ -116,10 +115,7 @@ async fn an_expired_invite_admits_nobody() {
 #[tokio::test]
 async fn parts_of_an_enrolment_cannot_be_exchanged() {
     let (dir, net) = space().await;
-    let sources = Sources {
-        clock: net.registrar.ledger.clock().clone(),
-        entropy: net.registrar.ledger.entropy().clone(),
-    };
+    let sources = sources(&net);
     let invite = net.registry.invite(invite_request("91350100M000100Y43")).await.unwrap();
     let request = JoinRequest { invite, domain: "mill.example".to_owned() };
     let one = NodeKeys::load_or_create(&dir.path().join("one"), &*sources.entropy).unwrap();
@@ -245,10 +241,7 @@ async fn every_byte_of_a_certificate_counts() {
 #[tokio::test]
 async fn an_enrolment_cannot_speak_in_the_name_of_another_node() {
     let (dir, net) = space().await;
-    let sources = Sources {
-        clock: net.registrar.ledger.clock().clone(),
-        entropy: net.registrar.ledger.entropy().clone(),
-    };
+    let sources = sources(&net);
     let invite = net.registry.invite(invite_request("91350100M000100Y43")).await.unwrap();
     let keys = NodeKeys::load_or_create(&dir.path().join("mill"), &*sources.entropy).unwrap();
     let request = JoinRequest { invite, domain: "mill.example".to_owned() };
