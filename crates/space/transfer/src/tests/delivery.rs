@@ -86,8 +86,8 @@ async fn no_delivered_file_is_ever_replaced() {
         space.assert_delivered(id);
     }
     assert_eq!(std::fs::read(space.received().join("rain.csv")).unwrap(), b"somebody else's");
-    let marked = |byte: &str| format!("rain-{}.csv", byte.repeat(16));
-    assert_eq!(space.files(), [marked("02"), marked("03"), "rain.csv".to_owned()]);
+    let marked = |byte| format!("rain-{}.csv", huitong_proof::id_text(&[byte; 16]));
+    assert_eq!(space.files(), [marked(2), marked(3), "rain.csv".to_owned()]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
