@@ -102,12 +102,6 @@ impl Directory {
                     envelope.claimed_issuer()
                 ))
             })?;
-            if now > inner.roots.expires {
-                return Err(AuthenticationError::Untrusted(format!(
-                    "the root list expired at {}",
-                    inner.roots.expires
-                )));
-            }
             envelope
                 .verify(&root.statement_key, &inner.roots.space)
                 .map_err(|e| AuthenticationError::Untrusted(e.to_string()))?
@@ -128,7 +122,7 @@ impl Directory {
         Ok(caller)
     }
 
-    /// Whether a caller that was authenticated earlier still counts: validity, revocation, freshness.
+    /// Whether a caller that was authenticated earlier still counts: validity, root list, revocation, freshness.
     pub fn recheck(&self, caller: &Caller, now: Timestamp) -> Result<(), AuthenticationError> {
         let credential = caller.credential();
         if !credential.is_valid_at(now) {
@@ -138,6 +132,12 @@ impl Directory {
             });
         }
         let inner = self.read();
+        if now > inner.roots.expires {
+            return Err(AuthenticationError::Untrusted(format!(
+                "the root list expired at {}",
+                inner.roots.expires
+            )));
+        }
         if let Some(revocation) = inner.revoked.get(credential.node.as_str()) {
             return Err(AuthenticationError::Revoked {
                 node: credential.node.to_string(),

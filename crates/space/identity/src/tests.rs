@@ -3,15 +3,17 @@
 use std::time::Duration;
 
 use huitong_proof::cbor::Map;
-use huitong_proof::{Anchor, ChannelHead, Clock as _, Digest, Draft, Envelope, Kind, Signing, Statement};
+use huitong_proof::{
+    Anchor, ChannelHead, Clock as _, Digest, Draft, Envelope, Kind, Signing, Statement, Timestamp,
+};
 use rcgen::KeyPair;
 
 use crate::documents::{Invite, Revocation, StatusList};
 use crate::peer::{SignedDocument, TrustUpdate};
 use crate::testing::{TestNetwork, network};
 use crate::{
-    AuthenticationError, InviteRequest, JoinRequest, NodeKeys, Role, ServiceError, Sources, certificate,
-    enrolment_request, workers,
+    AuthenticationError, Directory, InviteRequest, JoinRequest, NodeKeys, Role, ServiceError, Sources,
+    certificate, enrolment_request, workers,
 };
 
 async fn space() -> (tempfile::TempDir, TestNetwork) {
@@ -220,6 +222,25 @@ async fn a_credential_ends() {
         matches!(error, AuthenticationError::NotValidNow { .. } | AuthenticationError::Untrusted(_)),
         "{error}"
     );
+}
+
+#[tokio::test]
+async fn an_expired_root_list_admits_nobody() {
+    let (_dir, net) = space().await;
+    let now = net.registrar.ledger.clock().now();
+    let standing = &net.consumer.standing;
+    let mut roots = standing.directory.roots();
+    roots.expires = Timestamp::from_millis(now.millis() - 1);
+    let expired = Directory::new(roots, standing.directory.status(), now, None);
+    for error in [
+        expired.authenticate(net.provider.membership.certificate(), now).unwrap_err(),
+        expired.recheck(&net.provider.caller, now).unwrap_err(),
+    ] {
+        assert!(
+            matches!(error, AuthenticationError::Untrusted(ref why) if why.contains("expired")),
+            "{error}"
+        );
+    }
 }
 
 #[tokio::test]
