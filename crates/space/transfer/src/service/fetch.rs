@@ -134,7 +134,8 @@ impl Fetch<'_> {
         Ok(())
     }
 
-    /// After a crash behind the complete ACK: only the FINAL is missing. Sends the same ACK bytes again.
+    /// After a crash behind the complete ACK: only the FINAL is missing. Says again, in the same bytes, what the
+    /// provider may not have heard.
     async fn already_acknowledged(&mut self) -> Result<Option<Statement>, Stop> {
         let Some(digest) = self.transfer.statements.ack else { return Ok(None) };
         let ledger = self.transfers.ledger();
@@ -145,8 +146,17 @@ impl Fetch<'_> {
         if AckDetail::read(&ack)?.status != AckStatus::Complete {
             return Ok(None);
         }
-        // The provider may know it already and have sent FINAL right behind its offer; either way FINAL comes.
-        let _ = self.out.send(FromConsumer::Statement(ack.bytes().clone())).await;
+        let mut again = vec![ack.bytes().clone()];
+        // Bytes came only after the provider had the acceptance. Where there were none to come, it may have been lost.
+        if self.transfer.size == 0 {
+            let accept = ledger.statement(&ledger.store().view(), &ack.body().reference);
+            again.extend(accept.map_err(ServiceError::from)?.map(|accept| accept.bytes().clone()));
+            again.reverse();
+        }
+        // The provider may know it all already, have sent FINAL right behind its offer and have left; FINAL still comes.
+        for bytes in again {
+            let _ = self.out.send(FromConsumer::Statement(bytes)).await;
+        }
         self.await_final().await.map(Some)
     }
 

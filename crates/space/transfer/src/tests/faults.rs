@@ -1,3 +1,4 @@
+use huitong_identity::Delivery;
 use huitong_proof::Kind;
 
 use super::{MIB, Space, Who, Wire, count, policy};
@@ -33,7 +34,8 @@ async fn cut_everywhere(size: usize, window: usize, between: Between) {
             attempt.assert_retry("");
             // A second cut a little further on, so that what was repeated is cut off too.
             if cut % 2 == 0 {
-                space.attempt(id, Wire::cut(6)).await;
+                let again = space.attempt(id, Wire::cut(6)).await;
+                assert!(!matches!(again.consumer, Err(Delivery::Dead(_))), "{again:?}");
                 space.assert_acknowledged_is_durable(id);
             }
             let resumed = space.run(id).await;
