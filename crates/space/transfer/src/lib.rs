@@ -19,5 +19,4 @@ mod tests;
 pub use details::{AckDetail, AckStatus, OfferDetail};
 pub use model::{FromConsumer, FromProvider, StartTransfer, Transfer, TransferSettings, TransferState, Want};
 pub use peer::{EvidencePeer, TransferPeer};
-pub use rules::DEFAULT_SYNC_BYTES;
 pub use service::Transfers;

@@ -11,7 +11,7 @@ use crate::details::{AckDetail, AckStatus, OfferDetail};
 use crate::model::{Transfer, Want};
 
 /// A consumer makes data durable and acknowledges it at the latest after this many bytes.
-pub const DEFAULT_SYNC_BYTES: u64 = 32 << 20;
+pub(crate) const SYNC_BYTES: u64 = 32 << 20;
 
 /// Whether this caller may fetch this product under this contract at all; the policy is asked afterwards.
 pub(crate) fn may_open<'a>(

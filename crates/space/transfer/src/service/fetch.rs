@@ -221,7 +221,7 @@ impl Fetch<'_> {
     async fn receive(mut self, tree: ContentTree, start: u64, total: u64) -> Result<(), Stop> {
         let path = self.part_path()?;
         let mut group_in_hand: Option<Bytes> = None;
-        let sync_bytes = rules::DEFAULT_SYNC_BYTES.min(self.contract.agreement.window_bytes / 2).max(1);
+        let sync_bytes = rules::SYNC_BYTES.min(self.contract.agreement.window_bytes / 2).max(1);
         let lengths = tree.clone();
         let opened = tokio::task::spawn_blocking(move || Sink::open(&path, tree, start, sync_bytes))
             .await
