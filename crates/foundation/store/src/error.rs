@@ -48,6 +48,12 @@ pub enum StoreError {
         /// The largest transaction allowed, in bytes.
         limit: usize,
     },
+    /// [`crate::Store::compact`] did not finish. Nothing is lost; what was to be removed may still be there.
+    #[error("the store was not compacted: {reason}; see to that, then compact it again")]
+    Compaction {
+        /// The cause.
+        reason: String,
+    },
     /// The field of a message cannot be stored.
     #[error("message field {field} {why}; correct it before sending")]
     Message {
@@ -101,6 +107,34 @@ pub enum OpenError {
         offset: u64,
         /// What does not check.
         why: String,
+    },
+    /// A snapshot does not check. The store opens all the same if an older one and the journal behind it do.
+    #[error(
+        "the snapshot {} is damaged at byte {offset}: {why}; \
+         nothing was changed: copy the directory aside, then restore it from a backup",
+        snapshot.display()
+    )]
+    Snapshot {
+        /// The snapshot file.
+        snapshot: PathBuf,
+        /// Where in it, in bytes from its start.
+        offset: u64,
+        /// What does not check.
+        why: String,
+    },
+    /// A file is whole, but in a format that this program does not know.
+    #[error(
+        "{} has format version {found}, this program reads up to {newest}; use the program that wrote it, or a \
+         newer one",
+        path.display()
+    )]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// The version it says it has.
+        found: u32,
+        /// The newest version that is known.
+        newest: u32,
     },
     /// A file or directory could not be used.
     #[error("cannot {action} {}; check that it exists, its owner and mode, and the free space", path.display())]

@@ -30,7 +30,7 @@ pub fn history(
     key: &[u8],
     limit: usize,
 ) -> Result<Vec<History>, StoreError> {
-    if table.keeping() == Keeping::Latest {
+    if table.keeping() != Keeping::History {
         return Ok(Vec::new());
     }
     let prefix = history_prefix(table.name().as_bytes(), key);

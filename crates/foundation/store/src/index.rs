@@ -1,7 +1,8 @@
-//! The index: every row, in sled, together with how far it has followed the journal.
+//! The index: every row that is not resident, in sled, together with how far it has followed the journal.
 //!
 //! sled is never trusted for durability. All rows lie in one tree, so that one batch moves the index from one
-//! commit to the next.
+//! commit to the next. Each index has a directory `index/<generation>` of its own: a new one can be built beside
+//! the one in use. Where there are several, the lowest is the one that was in use.
 
 use std::borrow::Cow;
 use std::fmt::Display;
@@ -9,22 +10,37 @@ use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-use crate::overlay::{Change, Entry, Overlay, Span};
+use crate::blocks::StoredRow;
+use crate::disk::Disk;
+use crate::merge::Interrupted;
+use crate::overlay::{Change, Entry, Origin, Overlay, Span};
 use crate::record::{Cursor, Group};
-use crate::segment::{self, Survey};
-use crate::{OpenError, StoreError, files, table};
+use crate::segment::{self, Segment, Survey};
+use crate::snapshot::Snapshot;
+use crate::{OpenError, StoreError, table};
 
 /// A handle; clones share the index.
 #[derive(Debug, Clone)]
 pub(crate) struct Index {
     rows: sled::Db,
+    generation: u64,
 }
 
-/// Where the index lies, beside the journal.
+/// Where the indexes lie, beside the journal.
 #[derive(Debug, Clone)]
 pub(crate) struct IndexPlace {
+    disk: Disk,
+    store: PathBuf,
     directory: PathBuf,
     marker: PathBuf,
+}
+
+/// An index that is open only to be looked at.
+#[derive(Debug)]
+pub(crate) struct Looked {
+    pub(crate) index: Index,
+    /// The process that had it open last was killed.
+    was_open: bool,
 }
 
 /// How the index came to match the journal.
@@ -46,40 +62,125 @@ const STANDING_KEY: &[u8] = b"\0standing";
 /// Raised when the layout of row keys or derived rows changes; an index of another layout is rebuilt.
 const LAYOUT: u8 = 1;
 const CACHE_BYTES: u64 = 32 * 1024 * 1024;
+const MARKER: &str = "index.open";
 const BROKEN: &str = "broken";
-/// Rows applied at once while catching up.
-const CATCH_UP_ROWS: usize = 10_000;
+/// Rows applied at once while catching up or building, and their bytes.
+const BATCH_ROWS: usize = 10_000;
+const BATCH_BYTES: usize = 16 * 1024 * 1024;
 
 impl IndexPlace {
-    pub(crate) fn new(store: &Path) -> Self {
-        Self { directory: store.join("index"), marker: store.join("index.open") }
+    pub(crate) fn new(store: &Path, disk: &Disk) -> Self {
+        Self {
+            disk: disk.clone(),
+            store: store.to_owned(),
+            directory: store.join("index"),
+            marker: store.join(MARKER),
+        }
     }
 
-    /// Opens the index and brings it to the end of the journal, rebuilding it if it cannot be trusted.
-    pub(crate) fn open(&self, identity: [u8; 16], survey: &Survey) -> Result<(Index, CaughtUp), OpenError> {
+    /// Opens the index and brings it to the end of the surveyed journal, rebuilding it from `base` and the journal
+    /// behind if it cannot be trusted.
+    pub(crate) fn open(
+        &self,
+        identity: [u8; 16],
+        survey: &Survey,
+        base: Option<&Snapshot>,
+    ) -> Result<(Index, CaughtUp), OpenError> {
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let boot = boot.trim();
-        let doubt = self.distrust(boot);
-        if doubt.is_none() {
-            // sled writes as soon as it is opened, so the marker comes first.
-            self.mark(boot).map_err(OpenError::io("write", &self.marker))?;
-        }
-        let opened = doubt.map_or_else(|| self.open_trusted(identity, survey), Err);
-        let (index, after, rebuilt) = match opened {
-            Ok((index, standing)) => (index, standing.applied, None),
-            Err(why) => {
-                self.mark(BROKEN).map_err(OpenError::io("write", &self.marker))?;
-                if self.directory.exists() {
-                    fs::remove_dir_all(&self.directory).map_err(OpenError::io("remove", &self.directory))?;
-                }
-                let index = Index::open(&self.directory).map_err(|why| self.unusable(why))?;
-                // A store without a journal has nothing to rebuild.
-                (index, 0, (survey.last_sequence > 0).then_some(why))
+        let opened = match self.distrust(boot) {
+            Some(doubt) => Err(doubt),
+            None => {
+                // sled writes as soon as it is opened, so the marker comes first.
+                self.mark(boot).map_err(OpenError::io("write", &self.marker))?;
+                self.open_trusted(identity, survey, base)?
             }
         };
-        let applied = self.catch_up(&index, identity, survey, after)?;
+        let (index, applied, rebuilt) = match opened {
+            Ok((index, applied)) => (index, applied, None),
+            Err(why) => {
+                let (index, applied) = self.rebuild(identity, survey, base)?;
+                // A store without a journal has nothing to rebuild.
+                (index, applied, (survey.last_sequence > 0).then_some(why))
+            }
+        };
+        // A process killed soon after this must not cost the index once more.
+        index.flush().map_err(|error| self.unusable(error))?;
         self.mark(boot).map_err(OpenError::io("write", &self.marker))?;
         Ok((index, CaughtUp { applied, rebuilt }))
+    }
+
+    /// Builds an index beside `current` that holds the rows of a snapshot.
+    pub(crate) fn build_beside(
+        &self,
+        current: &Index,
+        base: &Snapshot,
+        go_on: &dyn Fn() -> bool,
+    ) -> Result<Index, Interrupted> {
+        let generation = current.generation.saturating_add(1);
+        self.remove(generation)?;
+        let index = self.open_generation(generation)?;
+        self.load(&index, base, go_on)?;
+        let standing = Standing { identity: base.header.identity, applied: base.header.sequence };
+        index.apply(std::iter::empty(), standing).map_err(|error| self.unusable(error))?;
+        Ok(index)
+    }
+
+    /// Applies what the segments hold after sequence `after`; says how many transactions that was.
+    pub(crate) fn catch_up(
+        &self,
+        index: &Index,
+        identity: [u8; 16],
+        segments: &[Segment],
+        after: u64,
+    ) -> Result<u64, OpenError> {
+        let mut pending = Overlay::default();
+        let mut bytes = 0;
+        let mut reached = after;
+        let apply = |pending: &mut Overlay, applied: u64| {
+            let changes = std::mem::take(pending);
+            let rows = changes.into_changes().map(|(row_key, change)| (row_key, change.value));
+            index.apply(rows, Standing { identity, applied }).map_err(|error| self.unusable(error))
+        };
+        segment::replay(segments, after, |group| {
+            bytes = collect(&mut pending, group, &mut reached).saturating_add(bytes);
+            if pending.len() < BATCH_ROWS && bytes < BATCH_BYTES {
+                return Ok(());
+            }
+            bytes = 0;
+            apply(&mut pending, reached)
+        })?;
+        apply(&mut pending, reached)?;
+        Ok(reached.saturating_sub(after))
+    }
+
+    /// Removes an index that is no longer open.
+    pub(crate) fn remove(&self, generation: u64) -> Result<(), OpenError> {
+        let path = self.path(generation);
+        if path.exists() {
+            // Were it there again after a power failure, it would pass for the one in use.
+            self.disk
+                .directory(&self.directory)
+                .and_then(|held| {
+                    self.disk.remove_directory(&path)?;
+                    held.sync()
+                })
+                .map_err(OpenError::io("remove", &path))?;
+        }
+        Ok(())
+    }
+
+    /// Removes all indexes but the one given.
+    pub(crate) fn remove_others(&self, kept: u64) -> Result<(), OpenError> {
+        self.generations()
+            .into_iter()
+            .filter(|generation| *generation != kept)
+            .try_for_each(|generation| self.remove(generation))
+    }
+
+    /// Whether there is anything of an index.
+    pub(crate) fn exists(&self) -> bool {
+        self.directory.exists()
     }
 
     /// Notes that the index went wrong, so that the next start rebuilds it.
@@ -91,8 +192,56 @@ impl IndexPlace {
 
     /// Makes the closed index durable, so that the next start may trust it whatever happens in between.
     pub(crate) fn seal(&self) -> std::io::Result<()> {
-        files::sync_tree(&self.directory)?;
-        fs::remove_file(&self.marker)
+        self.disk.sync_tree(&self.directory)?;
+        self.unmark()
+    }
+
+    /// Opens the index in use to look at it; says why not if it cannot be trusted or does not open.
+    pub(crate) fn open_as_it_is(&self) -> std::io::Result<Result<Looked, String>> {
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let boot = boot.trim();
+        if let Some(doubt) = self.distrust(boot) {
+            return Ok(Err(doubt));
+        }
+        let Some(generation) = self.generations().first().copied() else {
+            return Ok(Err("the index was missing".to_owned()));
+        };
+        let was_open = self.marker.exists();
+        if !was_open {
+            self.mark(boot)?;
+        }
+        match Index::open(&self.path(generation), generation) {
+            Ok(index) => Ok(Ok(Looked { index, was_open })),
+            Err(why) => {
+                if !was_open {
+                    self.unmark()?;
+                }
+                Ok(Err(format!("the index does not open: {why}")))
+            }
+        }
+    }
+
+    /// Closes an index that was looked at. It may be trusted as before.
+    pub(crate) fn close_as_it_was(&self, looked: Looked) -> std::io::Result<()> {
+        let Looked { index, was_open } = looked;
+        index.flush().map_err(std::io::Error::other)?;
+        drop(index);
+        if was_open { Ok(()) } else { self.seal() }
+    }
+
+    /// The generations there are, lowest first.
+    pub(crate) fn generations(&self) -> Vec<u64> {
+        let Ok(entries) = fs::read_dir(&self.directory) else { return Vec::new() };
+        let mut generations: Vec<u64> = entries
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+            .filter(|generation| self.path(*generation).is_dir())
+            .collect();
+        generations.sort_unstable();
+        generations
+    }
+
+    pub(crate) fn path(&self, generation: u64) -> PathBuf {
+        self.directory.join(format!("{generation:06}"))
     }
 
     /// Why the index on disk must not even be opened.
@@ -101,7 +250,7 @@ impl IndexPlace {
     /// kernel still has all that sled wrote; if the machine went down, sled's files may be any mixture of old and
     /// new.
     fn distrust(&self, boot: &str) -> Option<String> {
-        if !self.directory.exists() {
+        if self.generations().is_empty() {
             return Some("the index was missing".to_owned());
         }
         match fs::read_to_string(&self.marker) {
@@ -113,54 +262,132 @@ impl IndexPlace {
         }
     }
 
-    fn open_trusted(&self, identity: [u8; 16], survey: &Survey) -> Result<(Index, Standing), String> {
-        let index = Index::open(&self.directory).map_err(|why| format!("the index does not open: {why}"))?;
-        let standing = match guarded(|| index.standing()) {
-            Ok(Some(standing)) => standing,
-            Ok(None) => return Err("the index does not say what it holds".to_owned()),
-            Err(why) => return Err(format!("the index does not read: {why}")),
-        };
-        if standing.identity != identity {
-            return Err("the index belongs to another journal".to_owned());
-        }
-        if standing.applied > survey.last_sequence {
-            return Err(format!(
-                "the index was ahead of the journal: it had applied sequence {}, the journal ends at {}; \
-                 acknowledged changes may be missing from the journal",
-                standing.applied, survey.last_sequence
-            ));
-        }
-        Ok((index, standing))
-    }
-
-    /// Applies what the journal holds after `after`; says how many transactions that was.
-    fn catch_up(
+    /// The index in use, brought to the end of the journal; says how many transactions it lacked, or why it
+    /// must be rebuilt.
+    fn open_trusted(
         &self,
-        index: &Index,
         identity: [u8; 16],
         survey: &Survey,
-        after: u64,
-    ) -> Result<u64, OpenError> {
-        let mut pending = Overlay::default();
-        let mut reached = after;
-        let apply = |pending: &mut Overlay, applied: u64| {
-            let changes = std::mem::take(pending);
-            index.apply(changes, Standing { identity, applied }).map_err(|error| self.unusable(error))
-        };
-        if after < survey.last_sequence {
-            segment::replay(&survey.segments, after, |group| {
-                collect(&mut pending, group, &mut reached);
-                if pending.len() >= CATCH_UP_ROWS { apply(&mut pending, reached) } else { Ok(()) }
-            })?;
+        base: Option<&Snapshot>,
+    ) -> Result<Result<(Index, u64), String>, OpenError> {
+        let mut generations = self.generations().into_iter();
+        let Some(generation) = generations.next() else { return Ok(Err("the index was missing".to_owned())) };
+        for unfinished in generations {
+            self.remove(unfinished)?;
         }
-        apply(&mut pending, reached)?;
-        // A process killed soon after this must not cost the index once more.
-        index.flush().map_err(|error| self.unusable(error))?;
-        Ok(reached.saturating_sub(after))
+        let index = match Index::open(&self.path(generation), generation) {
+            Ok(index) => index,
+            Err(why) => return Ok(Err(format!("the index does not open: {why}"))),
+        };
+        let standing = match guarded(|| index.standing()) {
+            Ok(Some(standing)) => standing,
+            Ok(None) => return Ok(Err("the index does not say what it holds".to_owned())),
+            Err(why) => return Ok(Err(format!("the index does not read: {why}"))),
+        };
+        if let Some(why) = Self::unfit(standing, identity, survey) {
+            return Ok(Err(why));
+        }
+        match self.catch_up(&index, identity, &survey.segments, standing.applied) {
+            Ok(applied) => Ok(Ok((index, applied))),
+            // The journal before the snapshot is not needed otherwise, and was not surveyed.
+            Err(OpenError::Damaged { why, .. })
+                if base.is_some_and(|base| standing.applied < base.header.sequence) =>
+            {
+                Ok(Err(format!("the index was behind the snapshot, and the journal there is damaged: {why}")))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Why an index that stands there cannot be brought to the end of the journal.
+    fn unfit(standing: Standing, identity: [u8; 16], survey: &Survey) -> Option<String> {
+        let applied = standing.applied;
+        if standing.identity != identity {
+            return Some("the index belongs to another journal".to_owned());
+        }
+        if applied > survey.last_sequence {
+            return Some(format!(
+                "the index was ahead of the journal: it had applied sequence {applied}, the journal ends at {}; \
+                 acknowledged changes may be missing from the journal",
+                survey.last_sequence
+            ));
+        }
+        let first = survey.segments.first().map_or(1, |first| first.header.first_sequence);
+        (applied.saturating_add(1) < first).then(|| {
+            format!(
+                "the index was behind: it had applied sequence {applied}, the journal now starts at {first}"
+            )
+        })
+    }
+
+    fn rebuild(
+        &self,
+        identity: [u8; 16],
+        survey: &Survey,
+        base: Option<&Snapshot>,
+    ) -> Result<(Index, u64), OpenError> {
+        self.mark(BROKEN).map_err(OpenError::io("write", &self.marker))?;
+        if self.directory.exists() {
+            self.disk.remove_directory(&self.directory).map_err(OpenError::io("remove", &self.directory))?;
+        }
+        let index = self.open_generation(1)?;
+        let mut after = 0;
+        if let Some(base) = base {
+            match self.load(&index, base, &|| true) {
+                Ok(()) => {}
+                Err(Interrupted::Failed(error)) => return Err(error),
+                Err(other) => return Err(self.unusable(other)),
+            }
+            after = base.header.sequence;
+        }
+        let applied = self.catch_up(&index, identity, &survey.segments, after)?;
+        Ok((index, applied))
+    }
+
+    /// Takes over all rows of a snapshot but the resident ones. The index does not yet say what it holds.
+    fn load(&self, index: &Index, base: &Snapshot, go_on: &dyn Fn() -> bool) -> Result<(), Interrupted> {
+        let mut batch = sled::Batch::default();
+        let (mut count, mut bytes) = (0_usize, 0_usize);
+        let mut rows = base.all_rows()?;
+        loop {
+            let row = rows.next()?;
+            let is_end = row.is_none();
+            if let Some(row) = row.filter(|row| !row.is_resident)
+                && let Some(value) = row.value
+            {
+                count = count.saturating_add(1);
+                bytes = bytes.saturating_add(row.row_key.len()).saturating_add(value.len());
+                batch.insert(row.row_key, value);
+            }
+            if is_end || count >= BATCH_ROWS || bytes >= BATCH_BYTES {
+                if !go_on() {
+                    return Err(Interrupted::Stopped);
+                }
+                let full = std::mem::take(&mut batch);
+                guarded(|| index.rows.apply_batch(full)).map_err(|why| self.unusable(why))?;
+                (count, bytes) = (0, 0);
+            }
+            if is_end {
+                return Ok(());
+            }
+        }
+    }
+
+    fn open_generation(&self, generation: u64) -> Result<Index, OpenError> {
+        let path = self.path(generation);
+        self.disk.create_directory(&path).map_err(OpenError::io("create directory", &path))?;
+        Index::open(&path, generation).map_err(|why| self.unusable(why))
     }
 
     fn mark(&self, state: &str) -> std::io::Result<()> {
-        files::write_durably(&self.marker, state.as_bytes())
+        let held = self.disk.directory(&self.store)?;
+        self.disk.write_atomically(&held, MARKER, state.as_bytes())
+    }
+
+    fn unmark(&self) -> std::io::Result<()> {
+        let held = self.disk.directory(&self.store)?;
+        self.disk.remove(&self.marker)?;
+        held.sync()
     }
 
     fn unusable(&self, why: impl Display) -> OpenError {
@@ -170,16 +397,17 @@ impl IndexPlace {
 
 impl Index {
     /// sled panics on some damaged files, so a panic counts as a file that does not open.
-    fn open(directory: &Path) -> Result<Self, String> {
+    pub(crate) fn open(directory: &Path, generation: u64) -> Result<Self, String> {
         let config = sled::Config::new()
             .path(directory)
             .mode(sled::Mode::HighThroughput)
             .cache_capacity(CACHE_BYTES)
             .flush_every_ms(None);
-        guarded(|| config.open().map(|rows| Self { rows }))
+        guarded(|| config.open().map(|rows| Self { rows, generation }))
     }
 
-    fn standing(&self) -> Result<Option<Standing>, StoreError> {
+    /// Nothing if the index was never finished, or has another layout.
+    pub(crate) fn standing(&self) -> Result<Option<Standing>, StoreError> {
         let Some(bytes) = self.rows.get(STANDING_KEY).map_err(broken)? else { return Ok(None) };
         let mut cursor = Cursor::new(&bytes);
         let read = |cursor: &mut Cursor<'_>| {
@@ -188,6 +416,10 @@ impl Index {
             (layout == LAYOUT).then_some(standing)
         };
         Ok(read(&mut cursor))
+    }
+
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
     }
 
     pub(crate) fn get(&self, row_key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
@@ -201,10 +433,22 @@ impl Index {
         })
     }
 
+    /// Every row, in order.
+    pub(crate) fn all(&self) -> impl Iterator<Item = Result<StoredRow, StoreError>> + use<> {
+        self.rows.iter().filter(|row| !matches!(row, Ok((key, _)) if key == STANDING_KEY)).map(|row| {
+            let (row_key, value) = row.map_err(broken)?;
+            Ok(StoredRow { row_key: row_key.to_vec(), value: Some(value.to_vec()), is_resident: false })
+        })
+    }
+
     /// Moves the index on, all at once.
-    pub(crate) fn apply(&self, changes: Overlay, standing: Standing) -> Result<(), StoreError> {
+    pub(crate) fn apply(
+        &self,
+        changes: impl Iterator<Item = (Vec<u8>, Option<Vec<u8>>)>,
+        standing: Standing,
+    ) -> Result<(), StoreError> {
         let mut batch = sled::Batch::default();
-        for (row_key, value) in changes.into_changes() {
+        for (row_key, value) in changes {
             match value {
                 Some(value) => batch.insert(row_key, value),
                 None => batch.remove(row_key),
@@ -223,19 +467,22 @@ impl Index {
     }
 }
 
-/// Adds a group's changes after sequence `reached`, and moves `reached` on.
-fn collect(pending: &mut Overlay, group: &Group<'_>, reached: &mut u64) {
+/// Adds a group's changes after sequence `reached`, and moves `reached` on. Says how many bytes they have.
+fn collect(pending: &mut Overlay, group: &Group<'_>, reached: &mut u64) -> usize {
+    let mut bytes = 0_usize;
     for (entry, sequence) in group.entries.iter().zip(group.first_sequence..) {
         if sequence <= *reached {
             continue;
         }
-        for change in &entry.changes {
+        for change in entry.changes.iter().filter(|change| change.origin != Origin::Resident) {
             let row_key = table::row_key(change.table, change.key);
-            let written = Change { value: change.value.map(<[u8]>::to_vec), origin: change.origin };
-            pending.write(row_key, written, sequence, entry.time);
+            let value = change.value.map(<[u8]>::to_vec);
+            bytes = bytes.saturating_add(row_key.len()).saturating_add(value.as_ref().map_or(0, Vec::len));
+            pending.write(row_key, Change { value, origin: change.origin }, sequence, entry.time);
         }
         *reached = sequence;
     }
+    bytes
 }
 
 fn broken(error: sled::Error) -> StoreError {
@@ -243,7 +490,7 @@ fn broken(error: sled::Error) -> StoreError {
 }
 
 /// Runs a call into sled; an error or a panic becomes its text.
-fn guarded<T, E: Display>(call: impl FnOnce() -> Result<T, E>) -> Result<T, String> {
+pub(crate) fn guarded<T, E: Display>(call: impl FnOnce() -> Result<T, E>) -> Result<T, String> {
     match catch_unwind(AssertUnwindSafe(call)) {
         Ok(result) => result.map_err(|error| error.to_string()),
         Err(_) => Err("it panicked".to_owned()),

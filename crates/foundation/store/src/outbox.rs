@@ -51,8 +51,8 @@ const MESSAGE: Table = Table::own("store.outbox.message");
 const QUEUE: Table = Table::own("store.outbox.queue");
 /// `id u64` to its delivery.
 const DEAD: Table = Table::own("store.outbox.dead");
-/// `outbox` to the last id used.
-const COUNTER: Table = Table::own("store.counter");
+/// `outbox` to the last id used, `compactions` to how often the store was compacted; both u64.
+pub(crate) const COUNTER: Table = Table::own("store.counter");
 
 const COUNTER_KEY: &[u8] = b"outbox";
 const MESSAGE_VERSION: u8 = 1;

@@ -31,6 +31,8 @@ pub(crate) enum Origin {
     WrittenWithHistory,
     /// The history row of such a change: follows from the journal, is not in it.
     Derived,
+    /// Written by a transaction to a resident table.
+    Resident,
 }
 
 impl Overlay {
@@ -68,8 +70,8 @@ impl Overlay {
             .map(|(row_key, change)| (row_key.as_slice(), change))
     }
 
-    pub(crate) fn into_changes(self) -> impl Iterator<Item = (Vec<u8>, Option<Vec<u8>>)> {
-        self.changes.into_iter().map(|(row_key, change)| (row_key, change.value))
+    pub(crate) fn into_changes(self) -> impl Iterator<Item = (Vec<u8>, Change)> {
+        self.changes.into_iter()
     }
 
     pub(crate) fn range(&self, span: &Span) -> impl DoubleEndedIterator<Item = Entry<'_>> {

@@ -2,12 +2,13 @@
 //!
 //! ```text
 //! length u32 | checksum u32 | payload (length bytes)
-//! payload = version u8 = 1 | first sequence u64 | mark u32 | entries u32 | entry ...
+//! payload = version u8 = 2 | first sequence u64 | mark u32 | entries u32 | entry ...
 //! entry   = time u64 | changes u32 | change ...         one per transaction; sequences count up from the first
 //! change  = operation u8 | table length u8 | table | key length u16 | key | [value length u32 | value]
-//! operation: 1 put, 2 delete, 3 put with history, 4 delete with history; a value follows 1 and 3
+//! operation: 1 put, 2 delete, 3 put with history, 4 delete with history, 5 put resident, 6 delete resident;
+//!            a value follows 1, 3 and 5
 //! ```
-//! Integers are big-endian. A group is what one `fdatasync` makes durable, so it is whole or it never was: were
+//! Version 1, which is still read, knows only operations 1 to 4. Integers are big-endian. A group is what one `fdatasync` makes durable, so it is whole or it never was: were
 //! every transaction checked by itself, a crash could leave the later half of a group without the earlier.
 //!
 //! Checksum (over length and payload) and mark (over length, version and first sequence) are CRC-32C continued
@@ -23,11 +24,16 @@ pub(crate) const FRAME_BYTES: usize = 8;
 /// What a payload holds before its entries.
 pub(crate) const PREAMBLE_BYTES: usize = 17;
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// The first version that knows resident rows.
+const RESIDENT_VERSION: u8 = 2;
+const OLDEST_VERSION: u8 = 1;
 const PUT: u8 = 1;
 const DELETE: u8 = 2;
 const PUT_WITH_HISTORY: u8 = 3;
 const DELETE_WITH_HISTORY: u8 = 4;
+const PUT_RESIDENT: u8 = 5;
+const DELETE_RESIDENT: u8 = 6;
 
 /// What a group's checksums continue from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,13 +130,13 @@ pub(crate) struct GroupChange<'a> {
 }
 
 /// Decodes a payload whose checksum was found right. What it says about itself is bounded by what is there.
-pub(crate) fn decode(payload: &[u8]) -> Result<Group<'_>, String> {
+pub(crate) fn decode(payload: &[u8]) -> Result<Group<'_>, Unreadable> {
     let mut cursor = Cursor::new(payload);
     let cut = || "the group is shorter than it says".to_owned();
 
     let version = cursor.u8().ok_or_else(cut)?;
-    if version != VERSION {
-        return Err(format!("the group has format version {version}, this program reads {VERSION}"));
+    if !(OLDEST_VERSION..=VERSION).contains(&version) {
+        return Err(Unreadable::Version { found: version.into(), newest: VERSION.into() });
     }
     let first_sequence = cursor.u64().ok_or_else(cut)?;
     let _mark = cursor.u32().ok_or_else(cut)?;
@@ -141,17 +147,32 @@ pub(crate) fn decode(payload: &[u8]) -> Result<Group<'_>, String> {
         let changed = cursor.u32().ok_or_else(cut)?;
         let mut changes = Vec::new();
         for _ in 0..changed {
-            changes.push(decode_change(&mut cursor)?);
+            changes.push(decode_change(&mut cursor, version)?);
         }
         entries.push(GroupEntry { time, changes });
     }
     if !cursor.rest().is_empty() {
-        return Err("the group is longer than it says".to_owned());
+        return Err(Unreadable::Damaged("the group is longer than it says".to_owned()));
     }
     if entries.is_empty() {
-        return Err("the group holds no transaction".to_owned());
+        return Err(Unreadable::Damaged("the group holds no transaction".to_owned()));
     }
     Ok(Group { first_sequence, entries })
+}
+
+/// Why bytes whose checksum is right cannot be used.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Unreadable {
+    #[error("{0}")]
+    Damaged(String),
+    #[error("it has format version {found}, this program reads up to {newest}")]
+    Version { found: u32, newest: u32 },
+}
+
+impl From<String> for Unreadable {
+    fn from(why: String) -> Self {
+        Self::Damaged(why)
+    }
 }
 
 /// Whether these bytes can be the start of a group of this journal: its payload length and first sequence.
@@ -222,6 +243,8 @@ fn encode_change(out: &mut Vec<u8>, row_key: &[u8], change: &Change) {
     let operation = match (change.origin, &change.value) {
         (Origin::WrittenWithHistory, Some(_)) => PUT_WITH_HISTORY,
         (Origin::WrittenWithHistory, None) => DELETE_WITH_HISTORY,
+        (Origin::Resident, Some(_)) => PUT_RESIDENT,
+        (Origin::Resident, None) => DELETE_RESIDENT,
         (_, Some(_)) => PUT,
         (_, None) => DELETE,
     };
@@ -236,12 +259,13 @@ fn encode_change(out: &mut Vec<u8>, row_key: &[u8], change: &Change) {
     }
 }
 
-fn decode_change<'a>(cursor: &mut Cursor<'a>) -> Result<GroupChange<'a>, String> {
+fn decode_change<'a>(cursor: &mut Cursor<'a>, version: u8) -> Result<GroupChange<'a>, String> {
     let cut = || "a change is shorter than it says".to_owned();
     let operation = cursor.u8().ok_or_else(cut)?;
     let origin = match operation {
         PUT | DELETE => Origin::Written,
         PUT_WITH_HISTORY | DELETE_WITH_HISTORY => Origin::WrittenWithHistory,
+        PUT_RESIDENT | DELETE_RESIDENT if version >= RESIDENT_VERSION => Origin::Resident,
         other => return Err(format!("a change has the unknown operation {other}")),
     };
     let table_length = cursor.u8().ok_or_else(cut)?;
@@ -252,7 +276,7 @@ fn decode_change<'a>(cursor: &mut Cursor<'a>) -> Result<GroupChange<'a>, String>
     let key_length = cursor.u16().ok_or_else(cut)?;
     let key = cursor.take(usize::from(key_length)).ok_or_else(cut)?;
     let value = match operation {
-        PUT | PUT_WITH_HISTORY => {
+        PUT | PUT_WITH_HISTORY | PUT_RESIDENT => {
             let value_length = cursor.u32().ok_or_else(cut)?;
             let value_length = usize::try_from(value_length).map_err(|_| cut())?;
             Some(cursor.take(value_length).ok_or_else(cut)?)

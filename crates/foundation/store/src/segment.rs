@@ -1,15 +1,15 @@
 //! Reading the journal: which segments there are, whether they check, and what they hold.
 //!
-//! Reading never writes. [`survey`] walks the whole journal and decides; only after it has succeeded does
-//! anything get truncated, deleted or applied.
+//! Reading never writes. [`survey`] walks the journal behind a snapshot and decides; only after it has succeeded
+//! does anything get truncated, deleted or applied.
 
 use std::fs::{self, File};
-use std::io::{BufReader, Read};
+use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use crate::OpenError;
-use crate::record::{self, Cursor, FRAME_BYTES, Group, MAX_PAYLOAD_BYTES, PREAMBLE_BYTES, Seed};
+use crate::record::{self, Cursor, FRAME_BYTES, Group, MAX_PAYLOAD_BYTES, PREAMBLE_BYTES, Seed, Unreadable};
 
 /// What a segment file starts with.
 ///
@@ -48,8 +48,9 @@ pub(crate) struct Segment {
 
 /// The size of an encoded [`Header`].
 pub(crate) const HEADER_BYTES: usize = 48;
+/// The same, as a length of files.
+pub(crate) const HEADER_LENGTH: u64 = 48;
 
-const HEADER_LENGTH: u64 = 48;
 const MAGIC: &[u8; 8] = b"HTJOURNL";
 const FORMAT: u32 = 1;
 const EXTENSION: &str = "seg";
@@ -67,11 +68,11 @@ impl Header {
         bytes
     }
 
-    fn decode(bytes: &[u8; HEADER_BYTES]) -> Result<Self, String> {
+    fn decode(bytes: &[u8; HEADER_BYTES]) -> Result<Self, Unreadable> {
         let cut = || "the segment header is cut short".to_owned();
         let mut cursor = Cursor::new(bytes);
         if cursor.array::<8>().as_ref() != Some(MAGIC) {
-            return Err("this is not a journal segment".to_owned());
+            return Err(Unreadable::Damaged("this is not a journal segment".to_owned()));
         }
         let format = cursor.u32().ok_or_else(cut)?;
         let identity = cursor.array().ok_or_else(cut)?;
@@ -80,10 +81,10 @@ impl Header {
         let checksum = cursor.u32().ok_or_else(cut)?;
         let (covered, _) = bytes.split_last_chunk::<4>().ok_or_else(cut)?;
         if crc32c::crc32c(covered) != checksum {
-            return Err("the segment header does not match its checksum".to_owned());
+            return Err(Unreadable::Damaged("the segment header does not match its checksum".to_owned()));
         }
         if format != FORMAT {
-            return Err(format!("the segment has format version {format}, this program reads {FORMAT}"));
+            return Err(Unreadable::Version { found: format, newest: FORMAT });
         }
         Ok(Self { identity, number, first_sequence })
     }
@@ -95,79 +96,167 @@ impl Segment {
         directory.join(format!("{number:012}.{EXTENSION}"))
     }
 
+    /// A segment that holds only its header.
+    pub(crate) fn empty(directory: &Path, header: Header) -> Self {
+        Self { path: Self::path(directory, header.number), header, length: HEADER_LENGTH }
+    }
+
     /// Where a segment is prepared before it gets its name.
     pub(crate) fn draft_path(directory: &Path) -> PathBuf {
         directory.join("next.tmp")
     }
 }
 
-/// Checks the whole journal, from the first segment to the last byte.
-pub(crate) fn survey(directory: &Path) -> Result<Survey, OpenError> {
-    let mut survey = Survey { segments: Vec::new(), last_sequence: 0, last_time: 0, torn_bytes: 0 };
-    let numbers = segment_numbers(directory)?;
-    let last_number = numbers.last().copied();
-    for (number, expected) in numbers.into_iter().zip(1..) {
-        let path = Segment::path(directory, number);
-        if number != expected {
-            let missing = Segment::path(directory, expected);
-            let why = format!("the segment is missing, the next one there is {}", path.display());
-            return Err(OpenError::Damaged { segment: missing, offset: 0, why });
+/// Checks the journal from the transaction behind sequence `after` to the last byte, and shows each group that
+/// checks to `visit`; the first ones may hold transactions up to `after` too. Of segments that end before, only
+/// the headers are checked.
+pub(crate) fn survey(
+    directory: &Path,
+    after: u64,
+    mut visit: impl FnMut(&Group<'_>),
+) -> Result<Survey, OpenError> {
+    let mut segments = inventory(directory, after)?;
+    let mut progress = Progress { last_sequence: 0, last_time: 0 };
+    let mut torn_bytes = 0;
+    let skipped = holding(&segments, after);
+    let count = segments.len();
+    for (place, segment) in segments.iter_mut().enumerate().skip(skipped) {
+        let path = segment.path.clone();
+        if place == skipped {
+            progress.last_sequence = segment.header.first_sequence.saturating_sub(1);
+        } else {
+            progress.check_header(&segment.header).map_err(|why| damaged(&path, 0, why))?;
         }
-        let (mut reader, header) = GroupReader::open(&path)?;
-        check_header(&survey, number, &header).map_err(|why| damaged(&path, 0, why))?;
+        let mut reader = GroupReader::open(segment)?;
         loop {
             let offset = reader.offset;
             match reader.next_payload()? {
                 Found::End => break,
                 Found::Payload(payload) => {
-                    let group = record::decode(payload).map_err(|why| damaged(&path, offset, why))?;
-                    advance(&mut survey, &group).map_err(|why| damaged(&path, offset, why))?;
+                    let group = record::decode(payload).map_err(|why| unreadable(&path, offset, why))?;
+                    progress.advance(&group).map_err(|why| damaged(&path, offset, why))?;
+                    visit(&group);
                 }
-                Found::Bad(why) if Some(number) != last_number => {
+                Found::Bad(why) if place.saturating_add(1) < count => {
                     let why = format!("{why}, and later segments exist");
                     return Err(damaged(&path, offset, why));
                 }
                 Found::Bad(why) => {
-                    if let Some(later) = reader.find_group_behind(offset, survey.last_sequence)? {
+                    if let Some(later) = reader.find_group_behind(offset, progress.last_sequence)? {
                         let why = format!("{why}, and a complete group follows at byte {later}");
                         return Err(damaged(&path, offset, why));
                     }
-                    survey.torn_bytes = reader.length.saturating_sub(offset);
+                    torn_bytes = reader.length.saturating_sub(offset);
                     break;
                 }
             }
         }
-        let length = reader.offset;
-        survey.segments.push(Segment { path, header, length });
+        segment.length = reader.offset;
     }
-    Ok(survey)
+    let Progress { last_sequence, last_time } = progress;
+    if last_sequence < after {
+        let place = segments.last().map_or_else(|| Segment::path(directory, 1), |last| last.path.clone());
+        let offset = segments.last().map_or(0, |last| last.length);
+        let why = format!("the journal ends at sequence {last_sequence}, a snapshot holds up to {after}");
+        return Err(damaged(&place, offset, why));
+    }
+    Ok(Survey { segments, last_sequence, last_time, torn_bytes })
 }
 
-/// Hands every group that holds a transaction after `after` to `apply`, in order. The journal was surveyed.
+/// Hands every group that holds a transaction after `after` to `apply`, in order.
 pub(crate) fn replay<E: From<OpenError>>(
     segments: &[Segment],
     after: u64,
     mut apply: impl FnMut(&Group<'_>) -> Result<(), E>,
 ) -> Result<(), E> {
-    let next = after.saturating_add(1);
-    // The last segment that starts at or before the wanted transaction holds it.
-    let skipped = segments.partition_point(|segment| segment.header.first_sequence <= next).saturating_sub(1);
-    for segment in segments.iter().skip(skipped) {
-        let (mut reader, _) = GroupReader::open(&segment.path)?;
-        reader.length = reader.length.min(segment.length);
+    let skipped = holding(segments, after);
+    let mut progress = Progress { last_sequence: 0, last_time: 0 };
+    for (place, segment) in segments.iter().enumerate().skip(skipped) {
+        if place == skipped {
+            progress.last_sequence = segment.header.first_sequence.saturating_sub(1);
+        } else {
+            progress.check_header(&segment.header).map_err(|why| damaged(&segment.path, 0, why))?;
+        }
+        let mut reader = GroupReader::open(segment)?;
         loop {
             let offset = reader.offset;
             match reader.next_payload()? {
                 Found::End => break,
                 Found::Payload(payload) => {
-                    let group = record::decode(payload).map_err(|why| damaged(&segment.path, offset, why))?;
-                    apply(&group)?;
+                    let group =
+                        record::decode(payload).map_err(|why| unreadable(&segment.path, offset, why))?;
+                    progress.advance(&group).map_err(|why| damaged(&segment.path, offset, why))?;
+                    if progress.last_sequence > after {
+                        apply(&group)?;
+                    }
                 }
                 Found::Bad(why) => return Err(damaged(&segment.path, offset, why).into()),
             }
         }
     }
     Ok(())
+}
+
+/// The segments from the one that holds, or will hold, the transaction behind `after`.
+pub(crate) fn from(segments: &[Segment], after: u64) -> &[Segment] {
+    segments.get(holding(segments, after)..).unwrap_or_default()
+}
+
+/// The place of the segment that holds, or will hold, the transaction behind `after`.
+fn holding(segments: &[Segment], after: u64) -> usize {
+    let next = after.saturating_add(1);
+    segments.partition_point(|segment| segment.header.first_sequence <= next).saturating_sub(1)
+}
+
+/// The segments there are, their headers checked, their lengths as the files have them.
+fn inventory(directory: &Path, after: u64) -> Result<Vec<Segment>, OpenError> {
+    let mut segments: Vec<Segment> = Vec::new();
+    for number in segment_numbers(directory)? {
+        let path = Segment::path(directory, number);
+        if let Some(expected) = segments.last().map(|last| last.header.number.saturating_add(1))
+            && number != expected
+        {
+            return Err(missing(directory, expected, &format!("the next one there is {}", path.display())));
+        }
+        let (header, length) = read_header(&path)?;
+        if header.number != number {
+            let why = format!("the file is named segment {number} but says it is segment {}", header.number);
+            return Err(damaged(&path, 0, why));
+        }
+        if let Some(last) = segments.last() {
+            if last.header.identity != header.identity {
+                let why = "the segment belongs to another journal than the one before it".to_owned();
+                return Err(damaged(&path, 0, why));
+            }
+            if last.header.first_sequence > header.first_sequence {
+                let why = "the segment starts before the one before it".to_owned();
+                return Err(damaged(&path, 0, why));
+            }
+        }
+        segments.push(Segment { path, header, length });
+    }
+    match segments.first() {
+        None if after > 0 => Err(missing(directory, 1, &format!("a snapshot holds up to sequence {after}"))),
+        Some(first) if first.header.first_sequence > after.saturating_add(1) => {
+            let begins = first.header.first_sequence;
+            let why =
+                format!("the journal starts at sequence {begins}, and no snapshot holds what is before");
+            Err(missing(directory, first.header.number.saturating_sub(1), &why))
+        }
+        _ => Ok(segments),
+    }
+}
+
+fn read_header(path: &Path) -> Result<(Header, u64), OpenError> {
+    let file = File::open(path).map_err(OpenError::io("open", path))?;
+    let length = file.metadata().map_err(OpenError::io("inspect", path))?.len();
+    if length < HEADER_LENGTH {
+        return Err(damaged(path, 0, "the segment header is cut short".to_owned()));
+    }
+    let mut bytes = [0; HEADER_BYTES];
+    file.read_exact_at(&mut bytes, 0).map_err(OpenError::io("read", path))?;
+    let header = Header::decode(&bytes).map_err(|why| unreadable(path, 0, why))?;
+    Ok((header, length))
 }
 
 enum Found<'a> {
@@ -183,26 +272,20 @@ struct GroupReader {
     seed: Seed,
     /// Of the group that is read next.
     offset: u64,
-    /// Of the file.
+    /// Of the file, as far as it is to be read.
     length: u64,
     payload: Vec<u8>,
 }
 
 impl GroupReader {
-    fn open(path: &Path) -> Result<(Self, Header), OpenError> {
-        let file = File::open(path).map_err(OpenError::io("open", path))?;
-        let length = file.metadata().map_err(OpenError::io("inspect", path))?.len();
+    /// Reads a segment whose header was checked, up to its length.
+    fn open(segment: &Segment) -> Result<Self, OpenError> {
+        let path = segment.path.clone();
+        let file = File::open(&path).map_err(OpenError::io("open", &path))?;
         let mut file = BufReader::with_capacity(256 * 1024, file);
-        if length < HEADER_LENGTH {
-            return Err(damaged(path, 0, "the segment header is cut short".to_owned()));
-        }
-        let mut bytes = [0; HEADER_BYTES];
-        file.read_exact(&mut bytes).map_err(OpenError::io("read", path))?;
-        let header = Header::decode(&bytes).map_err(|why| damaged(path, 0, why))?;
-        let seed = Seed::of(&header.identity);
-        let reader =
-            Self { path: path.to_owned(), file, seed, offset: HEADER_LENGTH, length, payload: Vec::new() };
-        Ok((reader, header))
+        file.seek(SeekFrom::Start(HEADER_LENGTH)).map_err(OpenError::io("read", &path))?;
+        let seed = Seed::of(&segment.header.identity);
+        Ok(Self { path, file, seed, offset: HEADER_LENGTH, length: segment.length, payload: Vec::new() })
     }
 
     /// The next group's payload if it checks. After `Bad` the reader stays where the bad group starts.
@@ -286,38 +369,43 @@ impl GroupReader {
     }
 }
 
-fn check_header(survey: &Survey, number: u64, header: &Header) -> Result<(), String> {
-    if header.number != number {
-        return Err(format!("the file is named segment {number} but says it is segment {}", header.number));
-    }
-    if survey.segments.last().is_some_and(|previous| previous.header.identity != header.identity) {
-        return Err("the segment belongs to another journal than the one before it".to_owned());
-    }
-    let expected = survey.last_sequence.saturating_add(1);
-    if header.first_sequence != expected {
-        let first = header.first_sequence;
-        return Err(format!(
-            "the segment starts at sequence {first}, the journal before it ends before {expected}"
-        ));
-    }
-    Ok(())
+/// Where a walk along the journal stands.
+struct Progress {
+    last_sequence: u64,
+    last_time: u64,
 }
 
-fn advance(survey: &mut Survey, group: &Group<'_>) -> Result<(), String> {
-    let expected = survey.last_sequence.checked_add(1).ok_or("the sequence is exhausted")?;
-    if group.first_sequence != expected {
-        return Err(format!("the group starts at sequence {}, expected {expected}", group.first_sequence));
-    }
-    let count = u64::try_from(group.entries.len()).unwrap_or(u64::MAX);
-    survey.last_sequence =
-        survey.last_sequence.checked_add(count).ok_or("the group's sequence is out of range")?;
-    for entry in &group.entries {
-        if entry.time < survey.last_time {
-            return Err("a transaction is older than the one before it".to_owned());
+impl Progress {
+    fn check_header(&self, header: &Header) -> Result<(), String> {
+        let expected = self.last_sequence.saturating_add(1);
+        if header.first_sequence != expected {
+            let first = header.first_sequence;
+            return Err(format!(
+                "the segment starts at sequence {first}, the journal before it ends before {expected}"
+            ));
         }
-        survey.last_time = entry.time;
+        Ok(())
     }
-    Ok(())
+
+    fn advance(&mut self, group: &Group<'_>) -> Result<(), String> {
+        let expected = self.last_sequence.checked_add(1).ok_or("the sequence is exhausted")?;
+        if group.first_sequence != expected {
+            return Err(format!(
+                "the group starts at sequence {}, expected {expected}",
+                group.first_sequence
+            ));
+        }
+        let count = u64::try_from(group.entries.len()).unwrap_or(u64::MAX);
+        self.last_sequence =
+            self.last_sequence.checked_add(count).ok_or("the group's sequence is out of range")?;
+        for entry in &group.entries {
+            if entry.time < self.last_time {
+                return Err("a transaction is older than the one before it".to_owned());
+            }
+            self.last_time = entry.time;
+        }
+        Ok(())
+    }
 }
 
 /// The numbers of the segments there are, in order.
@@ -338,6 +426,17 @@ fn segment_numbers(directory: &Path) -> Result<Vec<u64>, OpenError> {
     }
     numbers.sort_unstable();
     Ok(numbers)
+}
+
+fn missing(directory: &Path, number: u64, next: &str) -> OpenError {
+    damaged(&Segment::path(directory, number), 0, format!("the segment is missing: {next}"))
+}
+
+fn unreadable(path: &Path, offset: u64, why: Unreadable) -> OpenError {
+    match why {
+        Unreadable::Damaged(why) => damaged(path, offset, why),
+        Unreadable::Version { found, newest } => OpenError::Version { path: path.to_owned(), found, newest },
+    }
 }
 
 fn damaged(segment: &Path, offset: u64, why: String) -> OpenError {

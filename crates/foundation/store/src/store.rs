@@ -1,17 +1,22 @@
 //! The store: opening, transactions, views.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::index::IndexPlace;
-use crate::journal::{Journal, Options};
+use crate::backup::{self, BackupError, BackupReport};
+use crate::disk::Disk;
+use crate::journal::Extent;
+use crate::keeper::{Compaction, Desk, Keeper, Maintenance};
+use crate::lock::Lock;
+use crate::opening::{self, Layout, Opened};
 use crate::overlay::{self, Span};
+use crate::progress::Progress;
 use crate::table::{Read, Row, Table};
 use crate::writer::{Clock, Message, Shared, Task, TaskState, Writer};
-use crate::{OpenError, StoreError, Tx, TxError, files, segment};
+use crate::{OpenError, Options, StoreError, Tx, TxError};
 
 /// An open store. Clones share it; the directory is free again when the last clone and the last [`View`] are
 /// gone, or after [`Store::close`].
@@ -30,9 +35,9 @@ pub struct View {
 /// What was found and done when a store was opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpenReport {
-    /// Transactions in the journal; also the last sequence number, which counts from 1.
+    /// Transactions there ever were; also the last sequence number, which counts from 1.
     pub records: u64,
-    /// Transactions applied to the index because it was behind or was rebuilt.
+    /// Transactions of the journal that were applied to the index because it was behind or was rebuilt.
     pub replayed: u64,
     /// Bytes of an incomplete group cut off the journal's end. Not 0 after a crash during a write.
     pub dropped_bytes: u64,
@@ -40,6 +45,10 @@ pub struct OpenReport {
     pub rebuilt: Option<String>,
     /// Time of the last transaction in the journal, in milliseconds since 1970; 0 if there is none.
     pub last_time: u64,
+    /// The sequence of the snapshot that was used, if there is one.
+    pub snapshot: Option<u64>,
+    /// Why newer snapshots were not used, newest first. They are kept, with names that end in `.damaged`.
+    pub refused_snapshots: Vec<String>,
 }
 
 /// Whether the store accepts transactions.
@@ -58,7 +67,12 @@ struct Inner {
     /// Gone only while this is being dropped.
     sender: Option<mpsc::Sender<Message>>,
     shared: Arc<Shared>,
+    desk: Arc<Desk>,
+    extent: Arc<Extent>,
+    clock: Clock,
     report: OpenReport,
+    disk: Disk,
+    directory: PathBuf,
     writer: Mutex<Option<JoinHandle<()>>>,
     /// Never changes; its sender is gone when the writer has ended.
     ended: watch::Receiver<()>,
@@ -77,59 +91,114 @@ impl Store {
     /// [`OpenError::Locked`] if the directory is in use, [`OpenError::Damaged`] if the journal does not check,
     /// [`OpenError::Io`] and [`OpenError::Index`] if the disk does not cooperate.
     pub fn open(dir: &Path, clock: Arc<dyn Fn() -> u64 + Send + Sync>) -> Result<Self, OpenError> {
-        Self::open_with(dir, clock, Options::default())
+        Self::open_on(dir, clock, Disk::real())
     }
 
-    pub(crate) fn open_with(dir: &Path, clock: Clock, options: Options) -> Result<Self, OpenError> {
-        files::create_directory(dir)?;
-        let lock = files::lock(dir)?;
-        let journal_directory = dir.join("journal");
-        files::create_directory(&journal_directory)?;
+    /// Like [`Store::open`], on the disk given. Reading needs no disk, and the index, which can be rebuilt, is not
+    /// written through it.
+    ///
+    /// # Errors
+    /// As of [`Store::open`].
+    pub fn open_on(
+        dir: &Path,
+        clock: Arc<dyn Fn() -> u64 + Send + Sync>,
+        disk: Disk,
+    ) -> Result<Self, OpenError> {
+        Self::open_with_options(dir, clock, disk, Options::default())
+    }
 
-        let survey = segment::survey(&journal_directory)?;
-        let journal = Journal::open(&journal_directory, &survey, options)?;
-        let place = IndexPlace::new(dir);
-        let (index, caught_up) = place.open(journal.identity(), &survey)?;
-
-        let report = OpenReport {
-            records: survey.last_sequence,
-            replayed: caught_up.applied,
-            dropped_bytes: survey.torn_bytes,
-            rebuilt: caught_up.rebuilt,
-            last_time: survey.last_time,
-        };
+    /// Like [`Store::open_on`], with other limits.
+    ///
+    /// # Errors
+    /// As of [`Store::open`].
+    pub fn open_with_options(
+        dir: &Path,
+        clock: Arc<dyn Fn() -> u64 + Send + Sync>,
+        disk: Disk,
+        options: Options,
+    ) -> Result<Self, OpenError> {
+        disk.create_directory(dir).map_err(OpenError::io("create directory", dir))?;
+        let lock = Lock::take(dir, &disk)?;
+        let Opened { journal, committed, place, snapshots, report } = opening::open(dir, &disk, &options)?;
         log_opening(dir, &report);
 
         let (sender, inbox) = mpsc::channel(QUEUE);
         let (ended_sender, ended) = watch::channel(());
         let shared = Arc::new(Shared {
-            index: RwLock::new(Some(index.clone())),
+            committed: RwLock::new(Some(committed.clone())),
             failure: OnceLock::new(),
-            commits: watch::Sender::new(survey.last_sequence),
+            commits: watch::Sender::new(report.records),
         });
+        let layout = Layout::of(dir);
+        let hold = |path: &Path| disk.directory(path).map_err(OpenError::io("open", path));
+        let desk = Arc::new(Desk::default());
+        let extent = journal.extent();
+        let keeper = Keeper {
+            desk: desk.clone(),
+            shared: shared.clone(),
+            extent: extent.clone(),
+            place: place.clone(),
+            disk: disk.clone(),
+            options,
+            snapshots_directory: hold(&layout.snapshots)?,
+            journal_directory: hold(&layout.journal)?,
+            layout,
+            snapshots,
+        };
+        keeper.report(None);
+        // There may be enough in the journal for a snapshot, or a snapshot that replaces some of it.
+        desk.look();
+        let keeper = thread::Builder::new()
+            .name("store-keeper".to_owned())
+            .spawn(move || keeper.run())
+            .map_err(OpenError::io("start the keeper thread for", dir))?;
         let writer = Writer {
             journal,
-            index,
+            committed,
             place,
-            clock,
+            clock: clock.clone(),
             inbox,
             shared: shared.clone(),
-            last_sequence: survey.last_sequence,
-            last_time: survey.last_time,
+            last_sequence: report.records,
+            last_time: report.last_time,
+            desk: desk.clone(),
+            keeper,
             lock,
             ended: ended_sender,
         };
-        let thread = thread::Builder::new()
-            .name("store-writer".to_owned())
-            .spawn(move || writer.run())
-            .map_err(OpenError::io("start the writer thread for", dir))?;
-        let inner = Inner { sender: Some(sender), shared, report, writer: Mutex::new(Some(thread)), ended };
+        let thread = thread::Builder::new().name("store-writer".to_owned()).spawn(move || writer.run());
+        let thread = thread.map_err(|error| {
+            desk.stop();
+            OpenError::io("start the writer thread for", dir)(error)
+        })?;
+        let inner = Inner {
+            sender: Some(sender),
+            shared,
+            desk,
+            extent,
+            clock,
+            report,
+            disk,
+            directory: dir.to_owned(),
+            writer: Mutex::new(Some(thread)),
+            ended,
+        };
         Ok(Self { inner: Arc::new(inner) })
     }
 
     /// What was found when the store was opened.
     pub fn opening(&self) -> &OpenReport {
         &self.inner.report
+    }
+
+    /// What the store writes its files through. Those who keep files beside it write them through the same.
+    pub fn disk(&self) -> &Disk {
+        &self.inner.disk
+    }
+
+    /// Where the store lies. The names `lock`, `journal`, `snapshots`, `index` and `index.open` in it are its own.
+    pub fn directory(&self) -> &Path {
+        &self.inner.directory
     }
 
     /// Runs `f` on the writer thread and returns after everything it wrote, and everything it saw, is durable and
@@ -175,6 +244,57 @@ impl Store {
         self.inner.shared.commits.subscribe()
     }
 
+    /// What is done behind the store's back, and whether it goes well. If it does not, nothing is lost, but the
+    /// journal grows.
+    pub fn maintenance(&self) -> Maintenance {
+        let durable = self.inner.extent.durable();
+        Maintenance {
+            segments: durable.segments.len() as u64,
+            journal_bytes: durable.bytes(),
+            ..self.inner.desk.maintenance()
+        }
+    }
+
+    /// Removes the bytes of everything that was overwritten or deleted before this call from journal, snapshots and
+    /// index, and returns when they are gone from all files. What a table with history has kept is not removed;
+    /// snapshots that were set aside because they did not check are. Rows can be read and written meanwhile. Takes about as long as writing all rows three times, and waits for backups
+    /// that are being made.
+    ///
+    /// # Errors
+    /// [`StoreError::Compaction`] with the cause; some of what was to be removed may then still be there. What
+    /// [`Store::transact`] answers if the store no longer works.
+    pub async fn compact(&self) -> Result<(), StoreError> {
+        let (reply, answer) = oneshot::channel();
+        let writer = self.inner.sender.clone().ok_or(StoreError::Closed)?;
+        self.inner.desk.compact(Compaction { writer, reply });
+        answer.await.unwrap_or_else(|_| Err(self.stopped()))
+    }
+
+    /// Returns when every snapshot that is due was made, or failed.
+    #[cfg(any(test, feature = "testing"))]
+    pub async fn rest(&self) {
+        let (reply, answer) = oneshot::channel();
+        self.inner.desk.rest(reply);
+        // An error says that the store was closed.
+        let _ = answer.await;
+    }
+
+    /// Copies what is durable at this moment into the directory `to`, which must be empty or not exist: the newest
+    /// snapshot, the journal behind it, and a manifest `backup.json` with lengths and SHA-256 digests. Files that no
+    /// longer change become hard links where the file system allows it. What was copied is read back and checked. The
+    /// store goes on meanwhile, but deletes nothing.
+    ///
+    /// Blocks: call it off the runtime's threads.
+    ///
+    /// # Errors
+    /// [`BackupError`]; `to` then holds no manifest, and can be deleted.
+    pub fn backup(&self, to: &Path, progress: &mut dyn FnMut(Progress)) -> Result<BackupReport, BackupError> {
+        let inner = &self.inner;
+        let _pin = inner.desk.pin();
+        let durable = || inner.extent.durable();
+        backup::make(&inner.directory, durable, to, (inner.clock)(), &inner.disk, progress)
+    }
+
     /// Finishes the group under way, makes the index durable, stops the writer and lets the directory go. Every
     /// other clone and view answers [`StoreError::Closed`] from then on, as do transactions still waiting.
     pub async fn close(self) {
@@ -193,7 +313,7 @@ impl Store {
 
 impl Read for View {
     fn get(&self, table: &Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        self.inner.shared.read(|index| index.get(&table.row_key(key)))
+        self.inner.shared.read(|committed| committed.get(table, &table.row_key(key)))
     }
 
     fn scan(
@@ -204,19 +324,26 @@ impl Read for View {
         limit: usize,
     ) -> Result<Vec<Row>, StoreError> {
         let Some(span) = Span::new(table, prefix, after) else { return Ok(Vec::new()) };
-        self.inner.shared.read(|index| overlay::rows(table, index.range(&span), limit))
+        self.inner.shared.read(|committed| {
+            let memory = committed.memory(table);
+            overlay::rows(table, committed.range(&memory, &span), limit)
+        })
     }
 
     fn last(&self, table: &Table, prefix: &[u8]) -> Result<Option<Row>, StoreError> {
         let Some(span) = Span::new(table, prefix, None) else { return Ok(None) };
-        let rows = self.inner.shared.read(|index| overlay::rows(table, index.range(&span).rev(), 1))?;
+        let rows = self.inner.shared.read(|committed| {
+            let memory = committed.memory(table);
+            overlay::rows(table, committed.range(&memory, &span).rev(), 1)
+        })?;
         Ok(rows.into_iter().next())
     }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        // Without a sender the writer finishes what it has and ends.
+        // Without a sender the writer finishes what it has and ends. A compaction under way has one too.
+        self.desk.stop();
         self.sender = None;
         let thread = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(thread) = thread else { return };

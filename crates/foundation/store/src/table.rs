@@ -5,7 +5,8 @@ use crate::StoreError;
 /// A named table. Rows are bytes to bytes, ordered by key. Declared as consts in the crates that own them.
 ///
 /// A name has 1 to 64 characters of `a-z 0-9 . _ -`; by custom `<crate>.<what>`. Names that start with `store.`
-/// belong to this crate.
+/// belong to this crate. How a table is declared is part of what it is: a name keeps its kind for ever, because rows
+/// written under one kind are not found under another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Table {
     name: &'static str,
@@ -17,6 +18,8 @@ pub struct Table {
 pub(crate) enum Keeping {
     Latest,
     History,
+    /// The latest value, and that in memory.
+    Resident,
 }
 
 impl Table {
@@ -36,6 +39,17 @@ impl Table {
     pub const fn with_history(name: &'static str) -> Self {
         check_name(name);
         Self { name, keeping: Keeping::History }
+    }
+
+    /// A table whose rows lie in memory, never in the index: for rows that are few, short-lived and hot. They are
+    /// in the journal and in snapshots like all others, and are read, scanned and written like all others. All of
+    /// them together must fit in memory, and starting the node reads them.
+    ///
+    /// # Panics
+    /// If the name is not allowed; in a const, that is a compile error.
+    pub const fn resident(name: &'static str) -> Self {
+        check_name(name);
+        Self { name, keeping: Keeping::Resident }
     }
 
     /// A table of this crate.

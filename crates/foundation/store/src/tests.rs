@@ -1,19 +1,23 @@
 //! Tests of the store as a whole; what they share.
 
+mod backups;
 mod damage;
+mod disk;
+mod faults;
 mod index;
+mod merges;
 mod records;
+mod resident;
 mod side_tables;
+mod snapshots;
 mod transactions;
 
-use std::fs::File;
-use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::journal::{JournalFile, Options};
-use crate::{Read, Row, Store, StoreError, Table, Tx};
+use crate::disk::{Disk, Fault, FaultPlan, Operation};
+use crate::{OpenError, Options, Read, Row, Store, StoreError, Table, Tx};
 
 const PLAIN: Table = Table::new("test.plain");
 const OTHER: Table = Table::new("test.plain2");
@@ -38,52 +42,23 @@ impl Time {
     }
 }
 
-/// A disk that counts, and fails when told to. The n-th write or sync from the start fails, counted from 1, and
-/// all later ones would succeed.
-#[derive(Clone, Default)]
-struct Disk {
-    writes: Arc<AtomicU64>,
-    syncs: Arc<AtomicU64>,
-    fail_write: u64,
-    /// How much of the failing write still reaches the file.
-    written_in_part: usize,
-    fail_sync: u64,
+const RESIDENT: Table = Table::resident("test.resident");
+
+/// Limits so small that a few rows fill a segment; the second number is the snapshots'.
+fn small(segment_bytes: u64, snapshot_bytes: u64) -> Options {
+    Options { segment_bytes, snapshot_bytes, ..Options::default() }
 }
 
-impl Disk {
-    fn options(&self) -> Options {
-        let disk = self.clone();
-        Options {
-            wrap: Arc::new(move |file| Box::new(Platter { file, disk: disk.clone() })),
-            ..Options::default()
-        }
-    }
+fn open_small(dir: &Path, options: Options) -> Result<Store, OpenError> {
+    Store::open_with_options(dir, Time::at(1).clock(), Disk::counting(), options)
 }
 
-struct Platter {
-    file: File,
-    disk: Disk,
-}
-
-impl JournalFile for Platter {
-    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if self.disk.writes.fetch_add(1, Ordering::SeqCst) + 1 == self.disk.fail_write {
-            self.file.append(&bytes[..self.disk.written_in_part.min(bytes.len())])?;
-            return Err(io::Error::from(io::ErrorKind::StorageFull));
-        }
-        self.file.append(bytes)
-    }
-
-    fn sync(&mut self) -> io::Result<()> {
-        if self.disk.syncs.fetch_add(1, Ordering::SeqCst) + 1 == self.disk.fail_sync {
-            return Err(io::Error::other("input/output error"));
-        }
-        self.file.sync()
-    }
+fn syncs(disk: &Disk) -> u64 {
+    disk.operations_of(Operation::Sync)
 }
 
 fn open(dir: &Path) -> Store {
-    Store::open(dir, Time::at(1_000).clock()).unwrap()
+    Store::open_on(dir, Time::at(1_000).clock(), Disk::counting()).unwrap()
 }
 
 /// Runs a transaction that must succeed.

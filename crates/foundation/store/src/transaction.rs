@@ -1,7 +1,7 @@
 //! One transaction, as its closure sees it.
 
 use crate::StoreError;
-use crate::index::Index;
+use crate::committed::Committed;
 use crate::outbox::{self, Outgoing};
 use crate::overlay::{self, Change, Direction, Origin, Overlay, Span, layer};
 use crate::record::change_bytes;
@@ -20,7 +20,7 @@ pub const MAX_TRANSACTION_BYTES: usize = 32 * 1024 * 1024;
 /// error even if the closure ignores it.
 #[derive(Debug)]
 pub struct Tx<'a> {
-    index: &'a Index,
+    committed: &'a Committed,
     group: &'a Overlay,
     own: Overlay,
     sequence: u64,
@@ -30,8 +30,8 @@ pub struct Tx<'a> {
 }
 
 impl<'a> Tx<'a> {
-    pub(crate) fn new(index: &'a Index, group: &'a Overlay, sequence: u64, time: u64) -> Self {
-        Self { index, group, own: Overlay::default(), sequence, time, bytes: 0, refused: None }
+    pub(crate) fn new(committed: &'a Committed, group: &'a Overlay, sequence: u64, time: u64) -> Self {
+        Self { committed, group, own: Overlay::default(), sequence, time, bytes: 0, refused: None }
     }
 
     /// What is to be committed.
@@ -110,6 +110,7 @@ impl<'a> Tx<'a> {
         let origin = match table.keeping() {
             Keeping::Latest => Origin::Written,
             Keeping::History => Origin::WrittenWithHistory,
+            Keeping::Resident => Origin::Resident,
         };
         let change = Change { value: value.map(<[u8]>::to_vec), origin };
         self.own.write(row_key, change, self.sequence, self.time);
@@ -122,7 +123,7 @@ impl Read for Tx<'_> {
         let row_key = table.row_key(key);
         match self.own.get(&row_key).or_else(|| self.group.get(&row_key)) {
             Some(change) => Ok(change.value.clone()),
-            None => self.index.get(&row_key),
+            None => self.committed.get(table, &row_key),
         }
     }
 
@@ -135,15 +136,19 @@ impl Read for Tx<'_> {
     ) -> Result<Vec<Row>, StoreError> {
         let Some(span) = Span::new(table, prefix, after) else { return Ok(Vec::new()) };
         let direction = Direction::Forward;
+        let memory = self.committed.memory(table);
         let unwritten = layer(self.own.range(&span), self.group.range(&span), direction);
-        overlay::rows(table, layer(unwritten, self.index.range(&span), direction), limit)
+        let committed = self.committed.range(&memory, &span);
+        overlay::rows(table, layer(unwritten, committed, direction), limit)
     }
 
     fn last(&self, table: &Table, prefix: &[u8]) -> Result<Option<Row>, StoreError> {
         let Some(span) = Span::new(table, prefix, None) else { return Ok(None) };
         let direction = Direction::Backward;
+        let memory = self.committed.memory(table);
         let unwritten = layer(self.own.range(&span).rev(), self.group.range(&span).rev(), direction);
-        let rows = overlay::rows(table, layer(unwritten, self.index.range(&span).rev(), direction), 1)?;
+        let committed = self.committed.range(&memory, &span).rev();
+        let rows = overlay::rows(table, layer(unwritten, committed, direction), 1)?;
         Ok(rows.into_iter().next())
     }
 }

@@ -1,15 +1,17 @@
 //! The one thread that writes.
 
-use std::fs::File;
-use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::committed::Committed;
 use crate::index::{Index, IndexPlace, Standing};
-use crate::journal::Journal;
+use crate::journal::{Appended, Journal};
+use crate::keeper::Desk;
+use crate::lock::Lock;
 use crate::overlay::Overlay;
 use crate::record::GroupWriter;
 use crate::transaction::Tx;
@@ -21,15 +23,18 @@ pub(crate) type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
 /// Runs transactions in the order they arrive, and groups them.
 pub(crate) struct Writer {
     pub(crate) journal: Journal,
-    pub(crate) index: Index,
+    pub(crate) committed: Committed,
     pub(crate) place: IndexPlace,
     pub(crate) clock: Clock,
     pub(crate) inbox: mpsc::Receiver<Message>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) last_sequence: u64,
     pub(crate) last_time: u64,
+    pub(crate) desk: Arc<Desk>,
+    /// Ended before the directory is let go.
+    pub(crate) keeper: JoinHandle<()>,
     /// Held until the writer has ended.
-    pub(crate) lock: File,
+    pub(crate) lock: Lock,
     /// Dropped when the writer has ended.
     pub(crate) ended: watch::Sender<()>,
 }
@@ -38,7 +43,7 @@ pub(crate) struct Writer {
 pub(crate) struct Shared {
     /// The committed state; gone once the store is closed. Locked for writing only while a durable group is
     /// applied, never across an fsync.
-    pub(crate) index: RwLock<Option<Index>>,
+    pub(crate) committed: RwLock<Option<Committed>>,
     /// Set once, by the first failure.
     pub(crate) failure: OnceLock<StoreError>,
     /// The last durable sequence.
@@ -48,6 +53,10 @@ pub(crate) struct Shared {
 /// What is sent to the writer.
 pub(crate) enum Message {
     Run(Box<dyn Job>),
+    /// Seal the open segment, so that all that is durable lies in sealed ones.
+    Seal(oneshot::Sender<Result<(), StoreError>>),
+    /// Use this index, which lacks only the newest transactions.
+    Adopt(Index, oneshot::Sender<Result<(), StoreError>>),
     Close,
 }
 
@@ -96,18 +105,29 @@ impl Writer {
     }
 
     fn serve(&mut self) {
-        while let Some(Message::Run(job)) = self.inbox.blocking_recv() {
-            if self.run_group(job).is_break() {
-                return;
+        let mut carried = None;
+        while let Some(message) = carried.take().or_else(|| self.inbox.blocking_recv()) {
+            match message {
+                Message::Run(job) => carried = self.run_group(job),
+                Message::Seal(reply) => {
+                    let sealed = self.seal();
+                    // Whoever asked and left does not want it undone.
+                    let _ = reply.send(sealed);
+                }
+                Message::Adopt(index, reply) => {
+                    let adopted = self.adopt(index);
+                    let _ = reply.send(adopted);
+                }
+                Message::Close => return,
             }
         }
     }
 
-    /// Runs `first` and what else waits, makes it durable, answers. Breaks if the store is to be closed.
-    fn run_group(&mut self, first: Box<dyn Job>) -> ControlFlow<()> {
+    /// Runs `first` and what else waits, makes it durable, answers. Returns what came up that is no transaction.
+    fn run_group(&mut self, first: Box<dyn Job>) -> Option<Message> {
         let began = Instant::now();
         let mut group = Group::new();
-        let mut flow = ControlFlow::Continue(());
+        let mut carried = None;
         let mut next = Some(first);
         while let Some(job) = next.take() {
             self.run_job(&mut group, job);
@@ -116,7 +136,7 @@ impl Writer {
             }
             match self.inbox.try_recv() {
                 Ok(Message::Run(job)) => next = Some(job),
-                Ok(Message::Close) => flow = ControlFlow::Break(()),
+                Ok(other) => carried = Some(other),
                 Err(_) => {}
             }
         }
@@ -127,7 +147,7 @@ impl Writer {
             // Dropping a value nobody waits for any more runs foreign code.
             let _ = catch_unwind(AssertUnwindSafe(|| job.answer(verdict)));
         }
-        flow
+        carried
     }
 
     fn run_job(&self, group: &mut Group, mut job: Box<dyn Job>) {
@@ -142,7 +162,7 @@ impl Writer {
             let Some(sequence) = last_sequence.checked_add(1) else {
                 return Err(StoreError::Failed { reason: "sequence numbers are exhausted".to_owned() });
             };
-            let mut tx = Tx::new(&self.index, &group.changes, sequence, time);
+            let mut tx = Tx::new(&self.committed, &group.changes, sequence, time);
             match job.run(&mut tx) {
                 Intent::Abort => Ok(None),
                 Intent::Commit => {
@@ -179,22 +199,52 @@ impl Writer {
         }
         let first_sequence = self.last_sequence.saturating_add(1);
         let bytes = journaled.finish(self.journal.seed(), first_sequence);
-        if let Err(error) = self.journal.append(&bytes, first_sequence) {
-            return Err(self.fail(StoreError::Failed { reason: error.to_string() }));
+        match self.journal.append(&bytes, first_sequence, sequence) {
+            Ok(Appended::Behind) => {}
+            Ok(Appended::ToNewSegment) => self.desk.look(),
+            Err(error) => return Err(self.fail(StoreError::Failed { reason: error.to_string() })),
         }
         self.last_sequence = sequence;
         self.last_time = time;
 
         let standing = Standing { identity: self.journal.identity(), applied: sequence };
         let applied = {
-            let _readers_wait = self.shared.index.write().unwrap_or_else(PoisonError::into_inner);
-            self.index.apply(changes, standing)
+            let _readers_wait = self.shared.committed.write().unwrap_or_else(PoisonError::into_inner);
+            self.committed.apply(changes, standing)
         };
         if let Err(error) = applied {
             self.place.condemn();
             return Err(self.fail(error));
         }
         self.shared.commits.send_replace(sequence);
+        Ok(())
+    }
+
+    fn seal(&mut self) -> Result<(), StoreError> {
+        if let Some(failure) = self.shared.failure.get() {
+            return Err(failure.clone());
+        }
+        let next = self.last_sequence.saturating_add(1);
+        self.journal.seal(next).map_err(|error| self.fail(StoreError::Failed { reason: error.to_string() }))
+    }
+
+    /// Brings the index to the end of the journal and exchanges it for the one in use.
+    fn adopt(&mut self, index: Index) -> Result<(), StoreError> {
+        if let Some(failure) = self.shared.failure.get() {
+            return Err(failure.clone());
+        }
+        let broken = |reason: String| StoreError::Index { reason };
+        let identity = self.journal.identity();
+        let applied = index.standing()?.map_or(0, |standing| standing.applied);
+        let segments = self.journal.extent().durable().segments;
+        self.place
+            .catch_up(&index, identity, &segments, applied)
+            .map_err(|error| broken(error.to_string()))?;
+        index.flush()?;
+        let committed = self.committed.over(index);
+        let mut readers = self.shared.committed.write().unwrap_or_else(PoisonError::into_inner);
+        *readers = Some(committed.clone());
+        self.committed = committed;
         Ok(())
     }
 
@@ -205,12 +255,15 @@ impl Writer {
 
     /// Takes the index from the readers, leaves it durable, and lets the directory go.
     fn finish(self) {
-        let Self { index, place, shared, lock, inbox, ended, .. } = self;
+        let Self { committed, place, shared, lock, inbox, ended, desk, keeper, .. } = self;
         drop(inbox);
-        let shared_index = shared.index.write().unwrap_or_else(PoisonError::into_inner).take();
-        drop(shared_index);
-        let flushed = index.flush();
-        drop(index);
+        desk.stop();
+        // A panic in the keeper was reported by itself.
+        let _ = keeper.join();
+        let readers = shared.committed.write().unwrap_or_else(PoisonError::into_inner).take();
+        drop(readers);
+        let flushed = committed.index().flush();
+        drop(committed);
         let trusted = !matches!(shared.failure.get(), Some(StoreError::Index { .. }));
         match flushed {
             Ok(()) if trusted => {
@@ -233,10 +286,10 @@ impl Shared {
     /// Reads the committed state.
     pub(crate) fn read<T>(
         &self,
-        read: impl FnOnce(&Index) -> Result<T, StoreError>,
+        read: impl FnOnce(&Committed) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
-        read(index.as_ref().ok_or(StoreError::Closed)?)
+        let committed = self.committed.read().unwrap_or_else(PoisonError::into_inner);
+        read(committed.as_ref().ok_or(StoreError::Closed)?)
     }
 }
 

@@ -98,4 +98,8 @@ kinds! {
     Termination = 30, "termination";
     /// A request is refused.
     Refusal = 31, "refusal";
+    /// The bytes of an entry were removed from the issuer's own ledger.
+    Redaction = 32, "redaction";
+    /// The checkpoints of other ledgers that the issuer had verified at one moment (log of logs).
+    Logs = 33, "logs";
 }

@@ -4,7 +4,6 @@ use std::fs;
 use std::path::PathBuf;
 
 use super::*;
-use crate::OpenError;
 use crate::journal::Journal;
 use crate::overlay::{Change, Origin, Overlay};
 use crate::record::GroupWriter;
@@ -22,13 +21,13 @@ impl Sample {
     /// One segment; each number says how many transactions a group holds.
     fn new(groups: &[u64]) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let survey = segment::survey(dir.path()).unwrap();
-        let mut journal = Journal::open(dir.path(), &survey, Options::default()).unwrap();
+        let survey = survey_all(dir.path()).unwrap();
+        let mut journal = Journal::open(dir.path(), &survey, u64::MAX, &Disk::counting()).unwrap();
         let mut ends = vec![(HEADER_BYTES, 0)];
         for count in groups {
             let (offset, last) = *ends.last().unwrap();
             let group = group(&journal, last + 1, *count);
-            journal.append(&group, last + 1).unwrap();
+            journal.append(&group, last + 1, last + count).unwrap();
             ends.push((offset + group.len(), last + count));
         }
         let bytes = fs::read(Segment::path(dir.path(), 1)).unwrap();
@@ -39,7 +38,7 @@ impl Sample {
     fn survey(&self, bytes: &[u8]) -> Result<Survey, OpenError> {
         let path = self.path();
         fs::write(&path, bytes).unwrap();
-        let survey = segment::survey(self.dir.path());
+        let survey = survey_all(self.dir.path());
         assert_eq!(fs::read(&path).unwrap(), bytes, "a survey modifies nothing");
         survey
     }
@@ -52,6 +51,10 @@ impl Sample {
     fn whole(&self, length: usize) -> (usize, u64) {
         *self.ends.iter().rev().find(|(end, _)| *end <= length).unwrap()
     }
+}
+
+fn survey_all(journal: &Path) -> Result<Survey, OpenError> {
+    segment::survey(journal, 0, |_| ())
 }
 
 fn group(journal: &Journal, first: u64, count: u64) -> Vec<u8> {
@@ -128,7 +131,7 @@ fn zeros_and_rubbish_behind_the_end_are_a_torn_tail() {
 fn damage_is_told_from_a_torn_tail_however_far_the_next_group_lies() {
     let sample = Sample::new(&[1]);
     let survey = sample.survey(&sample.bytes).unwrap();
-    let journal = Journal::open(sample.dir.path(), &survey, Options::default()).unwrap();
+    let journal = Journal::open(sample.dir.path(), &survey, u64::MAX, &Disk::counting()).unwrap();
     let later = group(&journal, 7, 1);
     // Around the borders of the windows that are searched, and everywhere within a few bytes.
     for gap in (1..40).chain([262_000, 262_100, 262_124, 262_125, 262_143, 262_144, 262_145, 600_000]) {
@@ -164,9 +167,9 @@ fn groups_out_of_order_are_damage() {
 #[tokio::test]
 async fn segments_rotate_and_each_must_be_there_and_whole() {
     let dir = tempfile::tempdir().unwrap();
-    let options = Options { segment_bytes: 400, ..Options::default() };
+    let options = small(400, u64::MAX);
     let keys: Vec<Vec<u8>> = (0..40_u8).map(|number| vec![number]).collect();
-    let store = Store::open_with(dir.path(), Time::at(1).clock(), options.clone()).unwrap();
+    let store = open_small(dir.path(), options).unwrap();
     for key in keys.clone() {
         commit(&store, move |tx| tx.put(&PLAIN, &key, &key)).await;
     }
@@ -178,7 +181,7 @@ async fn segments_rotate_and_each_must_be_there_and_whole() {
     assert!(segments.len() > 4, "{segments:?}");
     assert_eq!(segments[0].file_name().unwrap(), "000000000001.seg");
 
-    let reopen = || Store::open_with(dir.path(), Time::at(1).clock(), options.clone());
+    let reopen = || open_small(dir.path(), options);
     let found = |store: &Store| -> Vec<Vec<u8>> {
         store.view().scan(&PLAIN, b"", None, usize::MAX).unwrap().into_iter().map(|row| row.key).collect()
     };
@@ -221,9 +224,9 @@ async fn segments_rotate_and_each_must_be_there_and_whole() {
 
 #[tokio::test]
 async fn a_segment_of_another_journal_is_damage() {
-    let options = Options { segment_bytes: 100, ..Options::default() };
+    let options = small(100, u64::MAX);
     let make = async |dir: &Path| {
-        let store = Store::open_with(dir, Time::at(1).clock(), options.clone()).unwrap();
+        let store = open_small(dir, options).unwrap();
         for key in ["a", "b", "c", "d"] {
             put(&store, PLAIN, key, "1").await;
         }

@@ -3,7 +3,10 @@
 use std::fs;
 
 use super::*;
-use crate::{OpenError, history};
+use crate::history;
+
+/// Where the index lies until it is replaced by another.
+const INDEX: &str = "index/000001";
 
 /// A store with two rows and a history, closed.
 async fn sample() -> tempfile::TempDir {
@@ -54,7 +57,7 @@ async fn a_missing_index_is_rebuilt() {
 #[tokio::test]
 async fn rubbish_instead_of_an_index_is_replaced() {
     let dir = sample().await;
-    for entry in fs::read_dir(dir.path().join("index")).unwrap() {
+    for entry in fs::read_dir(dir.path().join(INDEX)).unwrap() {
         let path = entry.unwrap().path();
         if path.is_file() {
             fs::write(path, b"rubbish, and more rubbish").unwrap();
@@ -67,7 +70,7 @@ async fn rubbish_instead_of_an_index_is_replaced() {
 async fn an_empty_index_directory_is_replaced() {
     let dir = sample().await;
     fs::remove_dir_all(dir.path().join("index")).unwrap();
-    fs::create_dir(dir.path().join("index")).unwrap();
+    fs::create_dir_all(dir.path().join(INDEX)).unwrap();
     check(dir.path(), Some("does not say what it holds"));
 }
 

@@ -87,28 +87,68 @@ fn a_group_of_another_journal_is_not_recognised() {
 #[test]
 fn the_format_of_a_group_is_pinned() {
     let mut writer = GroupWriter::new();
-    let written = [(1, b"k".to_vec(), Some(b"value".to_vec()), true), (2, b"gone".to_vec(), None, false)];
-    writer.push(0x0102, overlay(&written, 5).written());
+    let mut changes =
+        overlay(&[(1, b"k".to_vec(), Some(b"value".to_vec()), true), (2, b"gone".to_vec(), None, false)], 5);
+    let resident =
+        |value: Option<&[u8]>| Change { value: value.map(<[u8]>::to_vec), origin: Origin::Resident };
+    changes.write(table::row_key(b"table.3", b"r"), resident(Some(b"x")), 5, 7);
+    changes.write(table::row_key(b"table.3", b"s"), resident(None), 5, 7);
+    writer.push(0x0102, changes.written());
     let bytes = writer.finish(Seed::of(&[0xA5; 16]), 5);
     let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     let pinned = concat!(
         // length, checksum
-        "00000041",
-        "b659c956",
+        "0000005e",
+        "b9f9ab04",
         // version, first sequence, mark, entries
-        "01",
+        "02",
         "0000000000000005",
-        "15e490fa",
+        "bc5f2e58",
         "00000001",
         // time, changes
         "0000000000000102",
-        "00000002",
+        "00000004",
         // put with history: table.1, k, value
         "03077461626c652e3100016b0000000576616c7565",
         // delete: table.2, gone
         "02077461626c652e320004676f6e65",
+        // put resident: table.3, r, x
+        "05077461626c652e330001720000000178",
+        // delete resident: table.3, s
+        "06077461626c652e33000173",
     );
     assert_eq!(hex, pinned);
+}
+
+#[test]
+fn a_group_of_version_1_is_still_read() {
+    let pinned = concat!(
+        "00000041",
+        "b659c956",
+        "01",
+        "0000000000000005",
+        "15e490fa",
+        "00000001",
+        "0000000000000102",
+        "00000002",
+        "03077461626c652e3100016b0000000576616c7565",
+        "02077461626c652e320004676f6e65",
+    );
+    let byte = |place: usize| u8::from_str_radix(&pinned[place..place + 2], 16).unwrap();
+    let mut bytes: Vec<u8> = (0..pinned.len()).step_by(2).map(byte).collect();
+    let seed = Seed::of(&[0xA5; 16]);
+    assert_eq!(record::recognise(&bytes, seed), Some((0x41, 5)));
+    assert_eq!(seed.checksum(&bytes[FRAME_BYTES..]), 0xB659_C956);
+    let group = record::decode(&bytes[FRAME_BYTES..]).unwrap();
+    assert_eq!((group.first_sequence, group.entries[0].time), (5, 0x0102));
+    let values: Vec<_> = group.entries[0].changes.iter().map(|change| (change.key, change.value)).collect();
+    assert_eq!(values, [(&b"k"[..], Some(&b"value"[..])), (b"gone", None)]);
+
+    // It knew no resident rows.
+    let operation = bytes.iter().position(|byte| *byte == 3).unwrap();
+    bytes[operation] = 5;
+    let refused = record::decode(&bytes[FRAME_BYTES..]).unwrap_err();
+    assert!(refused.to_string().contains("unknown operation 5"), "{refused}");
 }
 
 #[test]
@@ -121,10 +161,10 @@ fn broken_payloads_are_refused_with_their_reason() {
     let check = |change: &dyn Fn(&mut Vec<u8>), expected: &str| {
         let mut changed = payload.to_vec();
         change(&mut changed);
-        let error = record::decode(&changed).unwrap_err();
+        let error = record::decode(&changed).unwrap_err().to_string();
         assert!(error.contains(expected), "{error:?} does not say {expected:?}");
     };
-    check(&|bytes| bytes[0] = 2, "format version 2");
+    check(&|bytes| bytes[0] = 3, "format version 3");
     check(&|bytes| bytes[16] = 0, "longer than it says");
     check(&|bytes| bytes.truncate(17), "shorter than it says");
     check(&|bytes| bytes.truncate(bytes.len() - 1), "shorter than it says");

@@ -1,7 +1,6 @@
 //! What transactions and views promise.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 
 use proptest::prelude::*;
@@ -79,10 +78,10 @@ fn hold(store: &Store) -> (tokio::task::JoinHandle<()>, mpsc::Receiver<()>, mpsc
 #[tokio::test(flavor = "multi_thread")]
 async fn a_group_sees_its_earlier_writes_and_shares_one_sync() {
     let dir = tempfile::tempdir().unwrap();
-    let disk = Disk::default();
-    let store = Store::open_with(dir.path(), Time::at(5).clock(), disk.options()).unwrap();
+    let disk = Disk::counting();
+    let store = Store::open_on(dir.path(), Time::at(5).clock(), disk.clone()).unwrap();
     put(&store, PLAIN, "a", "0").await;
-    let syncs = disk.syncs.load(Ordering::SeqCst);
+    let before = syncs(&disk);
 
     let (held, has_entered, release) = hold(&store);
     has_entered.recv().unwrap();
@@ -118,15 +117,16 @@ async fn a_group_sees_its_earlier_writes_and_shares_one_sync() {
     assert_eq!(rows, pairs(&[("a", "1"), ("c", "2")]));
     assert_eq!(aborted, Err(TxError::Abort(StoreError::Closed)));
     assert_eq!(reader.unwrap(), pairs(&[("a", "1"), ("c", "2")]));
-    assert_eq!(disk.syncs.load(Ordering::SeqCst), syncs + 1);
+    assert_eq!(syncs(&disk), before + 1);
     assert_eq!(*store.commits().borrow(), 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_seen_in_a_group_that_failed_is_answered() {
     let dir = tempfile::tempdir().unwrap();
-    let disk = Disk { fail_sync: 2, ..Disk::default() };
-    let store = Store::open_with(dir.path(), Time::at(5).clock(), disk.options()).unwrap();
+    let disk = Disk::counting();
+    let store = Store::open_on(dir.path(), Time::at(5).clock(), disk.clone()).unwrap();
+    disk.plan(FaultPlan::nth_of(Operation::Sync, 2, Fault::Io));
     put(&store, PLAIN, "a", "0").await;
     let (held, has_entered, release) = hold_quietly(&store);
     has_entered.recv().unwrap();
@@ -165,24 +165,27 @@ fn hold_quietly(store: &Store) -> (tokio::task::JoinHandle<()>, mpsc::Receiver<(
 #[tokio::test]
 async fn reading_costs_no_sync() {
     let dir = tempfile::tempdir().unwrap();
-    let disk = Disk::default();
-    let store = Store::open_with(dir.path(), Time::at(5).clock(), disk.options()).unwrap();
+    let disk = Disk::counting();
+    let store = Store::open_on(dir.path(), Time::at(5).clock(), disk.clone()).unwrap();
+    let opened = syncs(&disk);
     put(&store, PLAIN, "a", "1").await;
-    assert_eq!(disk.syncs.load(Ordering::SeqCst), 1);
+    assert_eq!(syncs(&disk), opened + 1);
     assert_eq!(commit(&store, |tx| tx.get(&PLAIN, b"a")).await, Some(b"1".to_vec()));
-    assert_eq!(disk.syncs.load(Ordering::SeqCst), 1);
+    assert_eq!(syncs(&disk), opened + 1);
     assert_eq!(*store.commits().borrow(), 1);
 }
 
 #[tokio::test]
 async fn a_failed_disk_poisons_the_writer() {
-    for disk in [
-        Disk { fail_sync: 2, ..Disk::default() },
-        Disk { fail_write: 2, ..Disk::default() },
-        Disk { fail_write: 2, written_in_part: 30, ..Disk::default() },
+    for (operation, fault, torn) in [
+        (Operation::Sync, Fault::Io, 0),
+        (Operation::Write, Fault::NoSpace, 0),
+        (Operation::Write, Fault::Torn { bytes: 30 }, 30),
     ] {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::open_with(dir.path(), Time::at(5).clock(), disk.options()).unwrap();
+        let disk = Disk::counting();
+        let store = Store::open_on(dir.path(), Time::at(5).clock(), disk.clone()).unwrap();
+        disk.plan(FaultPlan::nth_of(operation, 2, fault));
         put(&store, PLAIN, "a", "1").await;
         assert_eq!(store.health(), Health::Ok);
 
@@ -190,22 +193,22 @@ async fn a_failed_disk_poisons_the_writer() {
         let TxError::Store(failure) = failed else { panic!("not a store error: {failed:?}") };
         assert!(matches!(failure, StoreError::Failed { .. }), "{failure:?}");
         assert!(failure.to_string().contains("then restart"), "{failure}");
-        let syncs = disk.syncs.load(Ordering::SeqCst);
+        let before = syncs(&disk);
 
         // The disk would work again, but nothing is tried: even a reader is told.
         let later = store.transact("test", |tx| tx.put(&PLAIN, b"c", b"3")).await;
         assert_eq!(later, Err(TxError::Store(failure.clone())));
-        assert_eq!(disk.syncs.load(Ordering::SeqCst), syncs);
+        assert_eq!(syncs(&disk), before);
         assert_eq!(store.health(), Health::Failed { reason: failure.to_string() });
         assert_eq!(all(&store.view(), PLAIN), pairs(&[("a", "1")]));
         drop(store);
 
         let store = open(dir.path());
         let rows = all(&store.view(), PLAIN);
-        let survived = disk.fail_sync == 2;
+        let survived = operation == Operation::Sync;
         let expected: &[_] = if survived { &[("a", "1"), ("b", "2")] } else { &[("a", "1")] };
         assert_eq!(rows, pairs(expected));
-        assert_eq!(store.opening().dropped_bytes, disk.written_in_part as u64);
+        assert_eq!(store.opening().dropped_bytes, torn);
         put(&store, PLAIN, "d", "4").await;
     }
 }
