@@ -1,7 +1,11 @@
 //! What can go wrong in the ledger.
 
+use std::io;
+use std::path::{Path, PathBuf};
+
 use huitong_proof::{Digest, FieldError, StatementError};
-use huitong_store::{StoreError, TxError};
+use huitong_store::backup::BackupError;
+use huitong_store::{OpenError, StoreError, TxError};
 
 use crate::evidence::Evidence;
 use crate::merkle::ProofError;
@@ -95,6 +99,74 @@ pub enum LedgerError {
         /// Origin in the configuration.
         configured: String,
     },
+    /// This node may have lost its newest statements, and signs nothing before it knows (safe mode).
+    #[error(
+        "the ledger signs nothing: {reason}; run `huitong ledger recover`, which compares this node's ledger with its \
+         witnesses and counterparties"
+    )]
+    SafeMode {
+        /// Why the gate is closed.
+        reason: String,
+    },
+    /// The bytes of the entry were removed; its hash is kept.
+    #[error("entry {index} of this log was removed by {who}: {why}; its hash is kept and can still be proven")]
+    Redacted {
+        /// Index of the entry.
+        index: u64,
+        /// Who decided it.
+        who: String,
+        /// Why.
+        why: String,
+    },
+    /// A proof was asked for entries or a size that no checkpoint covers.
+    #[error("{asked} lies beyond the {size} entries this log has signed; ask for a checkpoint first")]
+    Beyond {
+        /// The size, or the index, that was asked for.
+        asked: u64,
+        /// Size of the newest signed checkpoint.
+        size: u64,
+    },
+    /// An entry cannot be put back where it was asked to be.
+    #[error("entry {index} cannot be put back: {why}")]
+    Reinstate {
+        /// Index that was asked for.
+        index: u64,
+        /// Why not, and what to do.
+        why: &'static str,
+    },
+    /// A file of the ledger cannot be used.
+    #[error("cannot {action} {}; check the disk, its free space, and the owner of the file", path.display())]
+    File {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// A file of the ledger does not hold what it must.
+    #[error("the ledger is damaged: {} {what}; stop the node and run `huitong store fsck`", path.display())]
+    DamagedFile {
+        /// Which file.
+        path: PathBuf,
+        /// What does not fit.
+        what: String,
+    },
+    /// Another ledger, or a tool, has this store's files open.
+    #[error("the files in {} are in use by another ledger or tool; close it first", directory.display())]
+    InUse {
+        /// Directory of the ledger's files.
+        directory: PathBuf,
+    },
+    /// A stopped node's store does not open.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// A backup cannot be made.
+    #[error(transparent)]
+    Backup(#[from] BackupError),
+    /// A worker thread ended without an answer.
+    #[error("the ledger's worker thread ended without an answer; this is a defect, report it with the log")]
+    Worker,
     /// Rows of the ledger are missing or contradict each other.
     #[error("the ledger is damaged: {what}; stop the node and run `huitong store fsck`")]
     Damaged {
@@ -104,6 +176,17 @@ pub enum LedgerError {
     /// A stored row cannot be read.
     #[error("the ledger is damaged: a row cannot be read; stop the node and run `huitong store fsck`")]
     Unreadable(#[from] FieldError),
+}
+
+impl LedgerError {
+    /// For `map_err`: which action on which path failed.
+    pub(crate) fn file(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::File { action, path: path.to_owned(), source }
+    }
+
+    pub(crate) fn damaged_file(path: &Path, what: impl Into<String>) -> Self {
+        Self::DamagedFile { path: path.to_owned(), what: what.into() }
+    }
 }
 
 impl From<TxError<LedgerError>> for LedgerError {

@@ -1,5 +1,6 @@
 //! Nodes with a ledger in a directory of their own, for tests.
 
+use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,9 +8,10 @@ use std::time::Duration;
 use huitong_proof::{
     Digest, Draft, Envelope, Kind, ManualClock, Map, SeededEntropy, SigningKey, SpaceId, Statement, Timestamp,
 };
-use huitong_store::{Store, Tx};
+use huitong_store::{Disk, Store, Tx};
 use tempfile::TempDir;
 
+use crate::opening::BLOCK;
 use crate::{Identity, Ledger, LedgerError, origin_of};
 
 pub(crate) const START: u64 = 1_700_000_000_000;
@@ -18,31 +20,61 @@ pub(crate) const START: u64 = 1_700_000_000_000;
 pub(crate) struct Node {
     pub(crate) ledger: Ledger,
     pub(crate) clock: ManualClock,
+    pub(crate) directory: Arc<TempDir>,
     seed: u8,
-    directory: TempDir,
+    block: u64,
 }
 
 impl Node {
     pub(crate) fn new(seed: u8) -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        Self::with_block(seed, BLOCK)
+    }
+
+    /// A node that settles `block` entries at once: few, so that a test gets there soon.
+    pub(crate) fn with_block(seed: u8, block: u64) -> Self {
+        let directory = Arc::new(tempfile::tempdir().unwrap());
+        Self::open(&directory, seed, block, Disk::real()).unwrap()
+    }
+
+    pub(crate) fn open(
+        directory: &Arc<TempDir>,
+        seed: u8,
+        block: u64,
+        disk: Disk,
+    ) -> Result<Self, LedgerError> {
         let clock = ManualClock::new(Timestamp::from_millis(START));
-        let ledger = open(directory.path(), seed, &clock, &origin_of(&id(seed)), log_key(seed));
-        Self { ledger, clock, seed, directory }
+        let ledger = open(directory.path(), seed, &clock, &origin_of(&id(seed)), log_key(seed), block, disk)?;
+        Ok(Self { ledger, clock, seed, block, directory: directory.clone() })
     }
 
     pub(crate) async fn restart(self) -> Self {
+        self.try_restart().await.unwrap()
+    }
+
+    pub(crate) async fn try_restart(self) -> Result<Self, LedgerError> {
         let origin = self.ledger.origin().to_owned();
         let log_key = log_key(self.seed);
-        self.restart_as(&origin, log_key).await
+        self.try_restart_as(&origin, log_key).await
     }
 
     pub(crate) async fn restart_as(self, origin: &str, log_key: SigningKey) -> Self {
-        let Self { ledger, clock, seed, directory } = self;
+        self.try_restart_as(origin, log_key).await.unwrap()
+    }
+
+    async fn try_restart_as(self, origin: &str, log_key: SigningKey) -> Result<Self, LedgerError> {
+        let Self { ledger, clock, seed, block, directory } = self;
         ledger.store().clone().close().await;
         drop(ledger);
         clock.advance(Duration::from_secs(1));
-        let ledger = open(directory.path(), seed, &clock, origin, log_key);
-        Self { ledger, clock, seed, directory }
+        let ledger = open(directory.path(), seed, &clock, origin, log_key, block, Disk::real())?;
+        Ok(Self { ledger, clock, seed, block, directory })
+    }
+
+    /// Stops the node and leaves its directory.
+    pub(crate) async fn stop(self) -> Arc<TempDir> {
+        let Self { ledger, directory, .. } = self;
+        ledger.store().clone().close().await;
+        directory
     }
 
     /// Runs one transaction with a clone of the ledger.
@@ -69,6 +101,20 @@ impl Node {
     pub(crate) fn received(&self, statement: &Statement) -> Statement {
         let envelope = Envelope::decode(statement.bytes().clone()).unwrap();
         envelope.verify(&self.ledger.statement_key(), self.ledger.space()).unwrap()
+    }
+}
+
+/// Copies the directory of a node that is stopped.
+pub(crate) fn copy_directory(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy_directory(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
     }
 }
 
@@ -99,9 +145,19 @@ pub(crate) fn draft(audience: &str, number: u64) -> Draft {
     }
 }
 
-fn open(directory: &Path, seed: u8, clock: &ManualClock, origin: &str, log_key: SigningKey) -> Ledger {
+fn open(
+    directory: &Path,
+    seed: u8,
+    clock: &ManualClock,
+    origin: &str,
+    log_key: SigningKey,
+    block: u64,
+    disk: Disk,
+) -> Result<Ledger, LedgerError> {
     let time = clock.clone();
-    let store = Store::open(directory, Arc::new(move || huitong_proof::Clock::now(&time).millis())).unwrap();
+    let clock = Arc::new(clock.clone());
+    let store_clock = Arc::new(move || huitong_proof::Clock::now(&time).millis());
+    let store = Store::open_on(directory, store_clock, disk)?;
     let identity = Identity {
         node: id(seed),
         origin: origin.to_owned(),
@@ -109,5 +165,5 @@ fn open(directory: &Path, seed: u8, clock: &ManualClock, origin: &str, log_key: 
         statement_key: key(seed),
         log_key,
     };
-    Ledger::new(store, identity, Arc::new(clock.clone()), Arc::new(SeededEntropy::new(u64::from(seed))))
+    Ledger::open_with(store, identity, clock, Arc::new(SeededEntropy::new(u64::from(seed))), block)
 }

@@ -1,22 +1,30 @@
 //! This node's ledger over its store: numbering and signing statements, recording those of peers, proving them.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use huitong_proof::{
-    Anchor, Clock, Digest, Draft, Entropy, Envelope, Signing, SigningKey, SpaceId, Statement, Timestamp,
-    VerifyingKey, random,
+    Anchor, Clock, Digest, Draft, Entropy, Signing, SigningKey, SpaceId, Statement, Timestamp, VerifyingKey,
+    random,
 };
 use huitong_store::{Read, Store, Tx};
 
-use crate::checkpoint::{Checkpoint, SignedCheckpoint};
+use crate::archive::Archive;
+use crate::checkpoint::Checkpoint;
+use crate::entries::Found;
 use crate::error::LedgerError;
 use crate::evidence::Evidence;
-use crate::merkle::{
-    ProofError, consistency_path, inclusion_path, leaf_hash, root, verify_consistency, verify_inclusion,
-};
+use crate::gaps::EntryState;
+use crate::gate::Gate;
+use crate::lookup::{Fingerprint, Keys, Recent};
+use crate::merkle::{ProofError, leaf_hash, verify_inclusion};
 use crate::note::LogVerifier;
-use crate::tables::{self, StoredNodes};
+use crate::opening::Opening;
+use crate::place::Place;
+use crate::publish::Publishing;
+use crate::tables::{self, ENTRY, Extent};
+use crate::tree::Tree;
 
 /// Origin of the first log of a node: `<node id in lower case>/huitong-log/1`.
 pub fn origin_of(node_id: &str) -> String {
@@ -83,23 +91,76 @@ pub fn verify_entry(
     verify_inclusion(&leaf_hash(statement_bytes), index, checkpoint.size, path, &checkpoint.root)
 }
 
-/// One node's ledger. Clones share it.
+/// One node's ledger. Clones share it; a store has at most one that is not a clone of another.
+///
+/// # Where entries are
+/// New entries are rows of the store, in memory and in its journal. [`Ledger::publish`] writes them to tiles and
+/// bundles, and moves each complete block of 4,096 entries there for good: what remains in memory does not grow with
+/// the log.
 #[derive(Clone)]
 pub struct Ledger {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
-struct Inner {
-    store: Store,
-    identity: Identity,
+pub(crate) struct Inner {
+    pub(crate) store: Store,
+    pub(crate) identity: Identity,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
+    /// Entries that are settled together; 4,096 but in tests.
+    pub(crate) block: u64,
+    pub(crate) place: Place,
+    pub(crate) archive: Archive,
+    pub(crate) gate: Gate,
+    /// Hashes of what is not settled.
+    pub(crate) tree: Mutex<Tree>,
+    /// Lookup records of what is not settled.
+    pub(crate) recent: Mutex<Recent>,
+    /// One publishes at a time.
+    pub(crate) publishing: Arc<tokio::sync::Mutex<Publishing>>,
+    /// Size of the published checkpoint.
+    pub(crate) published: AtomicU64,
+    opening: Opening,
+}
+
+/// What [`crate::opening`] found, for a ledger over it.
+pub(crate) struct Parts {
+    pub(crate) block: u64,
+    pub(crate) place: Place,
+    pub(crate) archive: Archive,
+    pub(crate) gate: Gate,
+    pub(crate) tree: Tree,
+    pub(crate) recent: Recent,
+    pub(crate) publishing: Publishing,
+    pub(crate) published: u64,
+    pub(crate) opening: Opening,
 }
 
 impl Ledger {
-    /// A ledger in that store. Nothing is read or written yet.
-    pub fn new(store: Store, identity: Identity, clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>) -> Self {
-        Self { inner: Arc::new(Inner { store, identity, clock, entropy }) }
+    pub(crate) fn new(
+        store: Store,
+        identity: Identity,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+        parts: Parts,
+    ) -> Self {
+        let Parts { block, place, archive, gate, tree, recent, publishing, published, opening } = parts;
+        let inner = Inner {
+            store,
+            identity,
+            clock,
+            entropy,
+            block,
+            place,
+            archive,
+            gate,
+            tree: Mutex::new(tree),
+            recent: Mutex::new(recent),
+            publishing: Arc::new(tokio::sync::Mutex::new(publishing)),
+            published: AtomicU64::new(published),
+            opening,
+        };
+        Self { inner: Arc::new(inner) }
     }
 
     /// This node's id.
@@ -142,6 +203,11 @@ impl Ledger {
         &self.inner.store
     }
 
+    /// What was found and mended when the ledger was opened.
+    pub fn opening(&self) -> &Opening {
+        &self.inner.opening
+    }
+
     /// Signs the next statement of this node on the channel to the draft's audience, stores it and appends it to the
     /// log, all in `tx`.
     ///
@@ -149,10 +215,12 @@ impl Ledger {
     /// audience's log ([`origin_of`]) or none; the time is the later of clock and transaction; the salt is fresh.
     ///
     /// # Errors
-    /// [`LedgerError::Statement`] when the draft cannot be signed (too large, text not in NFC), and storage errors.
-    /// Nothing of it is written then.
+    /// [`LedgerError::SafeMode`] while nothing is signed; [`LedgerError::Statement`] when the draft cannot be signed
+    /// (too large, text not in NFC); [`LedgerError::ChannelFull`]; storage errors. Nothing of it is written then.
     pub fn issue(&self, tx: &mut Tx<'_>, draft: Draft) -> Result<Statement, LedgerError> {
-        let channel = tables::channel_head(tx, self.node(), &draft.audience)?;
+        self.signing()?;
+        let head = tables::head(tx, self.node(), &draft.audience)?;
+        let channel = tables::next_on_channel(head, &draft.audience)?;
         let anchor = self.anchor(tx, &draft.audience)?;
         let time = self.inner.clock.now().max(Timestamp::from_millis(tx.time()));
         let statement = Statement::sign(
@@ -167,25 +235,43 @@ impl Ledger {
                 salt: random(self.inner.entropy.as_ref()),
             },
         )?;
-        tables::append(tx, &statement)?;
+        self.append(tx, &statement, head)?;
         Ok(statement)
     }
 
     /// Records a verified statement of a peer and appends it to the log on first sight.
     ///
-    /// Arrival out of order is fine: links are checked against the neighbours that are here.
+    /// Arrival out of order is fine: links are checked against the neighbours that are here. It works in safe mode too.
     ///
     /// # Errors
     /// [`LedgerError::Fork`] when the issuer already signed another statement with this number on this channel, or
     /// the links between neighbours do not fit. The evidence is written in `tx` and carried in the error: a caller
-    /// that aborts the transaction must hand it to [`Ledger::preserve`].
+    /// that aborts the transaction must hand it to [`Ledger::preserve`]. [`LedgerError::Redacted`] when the statement
+    /// it would have to be compared with was removed. Storage errors.
     pub fn admit(&self, tx: &mut Tx<'_>, s: &Statement) -> Result<Admission, LedgerError> {
-        if tables::index_of(tx, &s.digest())?.is_some() {
-            return Ok(Admission::Known);
-        }
         let body = s.body();
-        if let Some(other) = self.contradicted_by(tx, s)? {
-            let evidence = Evidence::Statements { kept: other, refused: s.bytes().to_vec() };
+        let head = tables::head(tx, &body.issuer, &body.audience)?;
+        // Above the head everything is new, and only the head itself is a neighbour.
+        let contradicted_by = match head {
+            None => None,
+            Some((seq, digest)) if body.seq > seq => {
+                let breaks = seq.checked_add(1) == Some(body.seq) && digest != body.prev;
+                breaks.then_some(seq)
+            }
+            Some(_) => {
+                if self.by_digest(tx, &s.digest())?.is_some() {
+                    return Ok(Admission::Known);
+                }
+                self.contradicted_by(tx, s)?
+            }
+        };
+        let contradicting = match contradicted_by {
+            Some(seq) => self.on_channel(tx, &body.issuer, &body.audience, seq)?,
+            None => None,
+        };
+        if let Some((_, other)) = contradicting {
+            let kept = other.into_statement()?.bytes().to_vec();
+            let evidence = Evidence::Statements { kept, refused: s.bytes().to_vec() };
             evidence.keep(tx)?;
             return Err(LedgerError::Fork {
                 issuer: body.issuer.clone(),
@@ -194,7 +280,7 @@ impl Ledger {
                 evidence: Box::new(evidence),
             });
         }
-        tables::append(tx, s)?;
+        self.append(tx, s, head)?;
         Ok(Admission::New)
     }
 
@@ -218,25 +304,23 @@ impl Ledger {
     /// The statement with that TBS digest.
     ///
     /// # Errors
-    /// Storage errors.
+    /// [`LedgerError::Redacted`] when its bytes were removed; storage errors.
     pub fn statement(&self, r: &impl Read, digest: &Digest) -> Result<Option<Statement>, LedgerError> {
-        let Some(index) = tables::index_of(r, digest)? else {
-            return Ok(None);
-        };
-        let bytes =
-            tables::entry(r, index)?.ok_or(LedgerError::Damaged { what: "an indexed entry is missing" })?;
-        Ok(Some(Envelope::decode(bytes)?.trusted(self.space())?))
+        self.by_digest(r, digest)?.map(|(_, found)| found.into_statement()).transpose()
     }
 
-    /// All statements, of whichever issuer, that answer `reference`, in log order.
+    /// All statements, of whichever issuer, that answer `reference`, in log order. Removed ones are passed over.
     ///
     /// # Errors
     /// Storage errors.
     pub fn answers(&self, r: &impl Read, reference: &Digest) -> Result<Vec<Statement>, LedgerError> {
-        self.statements(r, &tables::answers(r, reference)?)
+        if *reference == Digest::ZERO {
+            return Ok(Vec::new());
+        }
+        self.list(r, Fingerprint::of_reference(reference), usize::MAX, |keys| keys.reference == *reference)
     }
 
-    /// The first `limit` statements with that subject, in log order.
+    /// The first `limit` statements with that subject, in log order. Removed ones are passed over.
     ///
     /// # Errors
     /// Storage errors.
@@ -246,15 +330,19 @@ impl Ledger {
         subject: &[u8; 16],
         limit: usize,
     ) -> Result<Vec<Statement>, LedgerError> {
-        self.statements(r, &tables::about(r, subject, limit)?)
+        self.list(r, Fingerprint::of_subject(subject), limit, |keys| keys.subject == *subject)
     }
 
     /// The bytes of one entry of the log.
     ///
     /// # Errors
-    /// Storage errors.
+    /// [`LedgerError::Redacted`] when they were removed; storage errors.
     pub fn entry(&self, r: &impl Read, index: u64) -> Result<Option<Vec<u8>>, LedgerError> {
-        tables::entry(r, index)
+        match self.entry_state(r, index)? {
+            None => Ok(None),
+            Some(EntryState::Present(bytes)) => Ok(Some(bytes)),
+            Some(EntryState::Redacted(gap)) => Err(gap.to_error()),
+        }
     }
 
     /// Number of entries in the log.
@@ -265,116 +353,58 @@ impl Ledger {
         tables::size(r)
     }
 
-    /// Index of the entry with that TBS digest.
+    /// Index of the entry with that TBS digest, also of a removed one.
     ///
     /// # Errors
     /// Storage errors.
     pub fn index_of(&self, r: &impl Read, digest: &Digest) -> Result<Option<u64>, LedgerError> {
-        tables::index_of(r, digest)
+        Ok(self.by_digest(r, digest)?.map(|(index, _)| index))
     }
 
-    /// The newest checkpoint this node signed.
+    /// Whether this node signs: `Ok`, or why not.
     ///
     /// # Errors
-    /// Storage errors.
-    pub fn latest_checkpoint(&self, r: &impl Read) -> Result<Option<SignedCheckpoint>, LedgerError> {
-        tables::latest_checkpoint(r)
+    /// [`LedgerError::SafeMode`] with the reason.
+    pub fn signing(&self) -> Result<(), LedgerError> {
+        self.inner.gate.check()
     }
 
-    /// The checkpoint of the current size, signed now unless there is one.
-    ///
-    /// A size never gets two roots: the signed row is written in one commit and only returned when durable. Before
-    /// signing, the root is computed again from the stored hashes and shown to extend the checkpoint before it.
+    /// Stops signing, now and after every restart, until [`Ledger::resume_signing`]. The first reason given stays. Waits
+    /// for one fsync.
     ///
     /// # Errors
-    /// [`LedgerError::Damaged`] or [`LedgerError::Proof`] when the stored hashes do not extend what was signed
-    /// before; [`LedgerError::OtherLog`] when the store belongs to another origin; [`LedgerError::Note`] when the
-    /// origin is no valid name or the log key has changed; storage errors.
-    pub async fn checkpoint(&self) -> Result<SignedCheckpoint, LedgerError> {
-        let view = self.store().view();
-        if let Some(signed) = tables::checkpoint_at(&view, tables::size(&view)?)? {
-            return self.of_this_log(signed);
-        }
-        let ledger = self.clone();
-        Ok(self.store().transact("ledger.checkpoint", move |tx| ledger.sign_checkpoint(tx)).await?)
+    /// [`LedgerError::File`] when the reason cannot be written: then nothing is signed until the next restart only.
+    pub fn stop_signing(&self, reason: &str) -> Result<(), LedgerError> {
+        tracing::error!(origin = self.origin(), reason, "the ledger signs nothing from now on");
+        self.inner.gate.close(&self.inner.place, reason)
     }
 
-    /// Proofs that the given statements are in this log, all against one checkpoint, and that this checkpoint extends
-    /// the one of `known_size` (0 = the asker knows none).
-    ///
-    /// # Errors
-    /// [`LedgerError::NotLogged`] for a digest that is not in the log; [`LedgerError::Behind`] when `known_size` is
-    /// larger than the log; those of [`Ledger::checkpoint`].
-    pub async fn prove(&self, digests: Vec<Digest>, known_size: u64) -> Result<Proofs, LedgerError> {
-        let mut indexed = Vec::with_capacity(digests.len());
-        let view = self.store().view();
-        for digest in digests {
-            let index = tables::index_of(&view, &digest)?.ok_or(LedgerError::NotLogged { digest })?;
-            indexed.push((digest, index));
-        }
-        let needed = indexed.iter().map(|(_, index)| index.saturating_add(1)).fold(known_size, u64::max);
-        let signed = match tables::latest_checkpoint(&view)? {
-            Some(latest) if latest.checkpoint().size >= needed => self.of_this_log(latest)?,
-            _ => self.checkpoint().await?,
-        };
-        let size = signed.checkpoint().size;
-        if known_size > size {
-            return Err(LedgerError::Behind { known: known_size, size });
-        }
-
-        let view = self.store().view();
-        let nodes = StoredNodes(&view);
-        let inclusion = indexed
-            .into_iter()
-            .map(|(digest, index)| {
-                Ok(Inclusion { digest, index, path: inclusion_path(&nodes, index, size)? })
-            })
-            .collect::<Result<_, LedgerError>>()?;
-        let consistency = consistency_path(&nodes, known_size, size)?;
-        Ok(Proofs { checkpoint: signed.text().to_owned(), inclusion, consistency })
-    }
-
-    fn sign_checkpoint(&self, tx: &mut Tx<'_>) -> Result<SignedCheckpoint, LedgerError> {
-        let size = tables::size(tx)?;
-        if let Some(signed) = tables::checkpoint_at(tx, size)? {
-            return self.of_this_log(signed);
-        }
-        let verifier = LogVerifier::new(self.origin(), self.inner.identity.log_key.verifying_key())?;
-        let root = root(&StoredNodes(tx), size)?;
-        if let Some(before) = tables::latest_checkpoint(tx)? {
-            let before = self.of_this_log(before)?;
-            SignedCheckpoint::parse_exact(before.text(), &verifier)?;
-            self.check_extends(tx, before.checkpoint(), size, &root)?;
-        }
-        let checkpoint = Checkpoint { origin: self.origin().to_owned(), size, root };
-        let signed = SignedCheckpoint::sign(checkpoint, &self.inner.identity.log_key);
-        tables::put_checkpoint(tx, &signed)?;
-        Ok(signed)
-    }
-
-    /// A flipped bit or a rolled-back row must stop the log before it signs something its past contradicts.
-    fn check_extends(
+    /// Appends a statement to the log and notes what it is found by. `head` is that of its channel.
+    pub(crate) fn append(
         &self,
-        tx: &Tx<'_>,
-        old: &Checkpoint,
-        size: u64,
-        root: &Digest,
-    ) -> Result<(), LedgerError> {
-        if old.size == 0 {
-            return Ok(());
+        tx: &mut Tx<'_>,
+        statement: &Statement,
+        head: Option<(u64, Digest)>,
+    ) -> Result<u64, LedgerError> {
+        let body = statement.body();
+        let index = self.append_row(tx, statement.bytes())?;
+        if head.is_none_or(|(seq, _)| body.seq > seq) {
+            tables::put_head(tx, &body.issuer, &body.audience, body.seq, &statement.digest())?;
         }
-        let path = consistency_path(&StoredNodes(tx), old.size, size)?;
-        Ok(verify_consistency(old.size, &old.root, size, root, &path)?)
+        let keys = Keys::of(statement);
+        self.inner.recent.lock().unwrap_or_else(PoisonError::into_inner).note(&keys, index);
+        Ok(index)
     }
 
-    fn of_this_log(&self, signed: SignedCheckpoint) -> Result<SignedCheckpoint, LedgerError> {
-        if signed.checkpoint().origin == self.origin() {
-            return Ok(signed);
-        }
-        Err(LedgerError::OtherLog {
-            stored: signed.checkpoint().origin.clone(),
-            configured: self.origin().to_owned(),
-        })
+    /// Appends an entry that is found by its index only. Empty bytes stand for a gap.
+    pub(crate) fn append_row(&self, tx: &mut Tx<'_>, bytes: &[u8]) -> Result<u64, LedgerError> {
+        let Extent { size: index, arrangement } = tables::extent(tx)?;
+        let Some(size) = index.checked_add(1) else {
+            return Err(LedgerError::Damaged { what: "the size is beyond counting" });
+        };
+        tx.put(&ENTRY, &index.to_be_bytes(), bytes)?;
+        tables::put_extent(tx, Extent { size, arrangement })?;
+        Ok(index)
     }
 
     fn anchor(&self, r: &impl Read, audience: &str) -> Result<Anchor, LedgerError> {
@@ -385,42 +415,32 @@ impl Ledger {
         }))
     }
 
-    /// Bytes of a recorded statement of the same issuer and channel that cannot stand beside `s`.
-    fn contradicted_by(&self, r: &impl Read, s: &Statement) -> Result<Option<Vec<u8>>, LedgerError> {
+    /// Number of a recorded statement of the same issuer and channel that cannot stand beside `s`.
+    fn contradicted_by(&self, r: &impl Read, s: &Statement) -> Result<Option<u64>, LedgerError> {
         let body = s.body();
         let neighbour = |seq: Option<u64>| match seq {
-            Some(seq) => tables::on_channel(r, &body.issuer, &body.audience, seq),
+            Some(seq) => {
+                Ok::<_, LedgerError>(self.on_channel(r, &body.issuer, &body.audience, seq)?.map(|(_, found)| found))
+            }
             None => Ok(None),
         };
-        let recorded = |digest: &Digest| {
-            self.statement(r, digest)?.ok_or(LedgerError::Damaged { what: "a numbered statement is missing" })
-        };
-
-        if let Some(same) = neighbour(Some(body.seq))? {
-            return Ok(Some(recorded(&same)?.bytes().to_vec()));
+        if neighbour(Some(body.seq))?.is_some() {
+            return Ok(Some(body.seq));
         }
-        if let Some(before) = neighbour(body.seq.checked_sub(1))?
-            && before != body.prev
+        let before = body.seq.checked_sub(1);
+        if let Some(found) = neighbour(before)?
+            && found.digest() != Some(body.prev)
         {
-            return Ok(Some(recorded(&before)?.bytes().to_vec()));
+            return Ok(before);
         }
-        if let Some(after) = neighbour(body.seq.checked_add(1))? {
-            let after = recorded(&after)?;
-            if after.body().prev != s.digest() {
-                return Ok(Some(after.bytes().to_vec()));
-            }
+        let after = body.seq.checked_add(1);
+        // Of a removed statement the link to its predecessor is not kept.
+        if let Some(Found::Statement(found)) = neighbour(after)?
+            && found.body().prev != s.digest()
+        {
+            return Ok(after);
         }
         Ok(None)
-    }
-
-    fn statements(&self, r: &impl Read, digests: &[Digest]) -> Result<Vec<Statement>, LedgerError> {
-        digests
-            .iter()
-            .map(|digest| {
-                self.statement(r, digest)?
-                    .ok_or(LedgerError::Damaged { what: "a listed statement is missing" })
-            })
-            .collect()
     }
 }
 

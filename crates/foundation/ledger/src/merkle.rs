@@ -306,4 +306,4 @@ fn largest_power_below(n: u64) -> u64 {
 
 #[cfg(test)]
 #[path = "merkle_tests.rs"]
-mod tests;
+pub(crate) mod tests;

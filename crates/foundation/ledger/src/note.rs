@@ -14,7 +14,10 @@ pub const MAX_SIGNATURES: usize = 16;
 /// The longest key name and origin: cosignatures give the length one byte.
 pub const MAX_NAME_BYTES: usize = 255;
 
-const ED25519: u8 = 0x01;
+/// Signature type of a log's Ed25519 signature.
+pub(crate) const ED25519: u8 = 0x01;
+/// Signature type of a timestamped Ed25519 cosignature (C2SP tlog-cosignature 1.0.1).
+pub(crate) const COSIGNATURE: u8 = 0x04;
 const SIGNATURE_MARK: &str = "\u{2014} ";
 
 /// Why a note, a checkpoint or a key text is refused.
@@ -48,6 +51,20 @@ pub enum NoteError {
         /// Lines allowed.
         limit: usize,
     },
+    /// A cosignature is dated outside 1970-01-01T00:00:01Z to the year 9999.
+    #[error("the cosignature by {name} has an impossible time; ask that witness again")]
+    CosignatureTime {
+        /// Key name on the line.
+        name: String,
+    },
+    /// A quorum policy with log lines does not list the log of this checkpoint.
+    #[error(
+        "the quorum policy does not list the log {origin} with the key that signed; add a log line for it"
+    )]
+    UnlistedLog {
+        /// Origin of the checkpoint.
+        origin: String,
+    },
     /// No line is signed by the expected key.
     #[error("no signature by {name} with key id {key_id}; check that the trusted log key is the current one")]
     NotSigned {
@@ -79,13 +96,13 @@ pub enum NoteError {
         name: String,
     },
     /// The key text is not a verifier key this node can use.
-    #[error("the log key text is malformed: {why}; expected name+key id in hex+base64")]
+    #[error("the key text is malformed: {why}; expected name+key id in hex+base64")]
     KeyText {
         /// What is wrong with it.
         why: &'static str,
     },
     /// The public key itself is refused.
-    #[error("the public key in the log key text is refused")]
+    #[error("the public key in the key text is refused")]
     Key(#[source] KeyError),
 }
 
@@ -104,11 +121,7 @@ impl LogVerifier {
     /// # Errors
     /// [`NoteError::Name`] when the name is not 1 to 255 bytes without spaces, control characters and `+`.
     pub fn new(name: impl Into<String>, key: VerifyingKey) -> Result<Self, NoteError> {
-        let name = name.into();
-        if name.len() > MAX_NAME_BYTES || !is_name(&name) {
-            return Err(NoteError::Name { name });
-        }
-        Ok(Self { name, key })
+        Ok(Self { name: checked_name(name.into())?, key })
     }
 
     /// Reads a vkey text; same as [`str::parse`].
@@ -116,21 +129,8 @@ impl LogVerifier {
     /// # Errors
     /// [`NoteError`] when the text is not exactly what `Display` writes for a usable Ed25519 key.
     pub fn parse(text: &str) -> Result<Self, NoteError> {
-        let malformed = |why| NoteError::KeyText { why };
-        let mut parts = text.splitn(3, '+');
-        let (Some(name), Some(key_id), Some(encoded)) = (parts.next(), parts.next(), parts.next()) else {
-            return Err(malformed("it has fewer than three parts"));
-        };
-        let decoded = STANDARD.decode(encoded).map_err(|_| malformed("the key is not canonical base64"))?;
-        let Some((&ED25519, public_key)) = decoded.split_first() else {
-            return Err(malformed("the key is not of type 1, Ed25519"));
-        };
-        let key = VerifyingKey::from_bytes(public_key).map_err(NoteError::Key)?;
-        let verifier = Self::new(name, key)?;
-        if key_id != hex_of(verifier.key_id()) {
-            return Err(malformed("the key id does not belong to this name and key"));
-        }
-        Ok(verifier)
+        let (name, key) = read_vkey(text, ED25519, "the key is not of type 1, Ed25519")?;
+        Ok(Self { name, key })
     }
 
     /// A verifier whose name is not checked: for this node's own log, whose name is checked before it first signs.
@@ -150,15 +150,13 @@ impl LogVerifier {
 
     /// First four bytes of SHA-256(name || 0x0A || 0x01 || public key).
     pub fn key_id(&self) -> [u8; 4] {
-        key_id(&self.name, &self.key)
+        key_id(&self.name, ED25519, &self.key)
     }
 }
 
 impl fmt::Display for LogVerifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut typed = vec![ED25519];
-        typed.extend_from_slice(self.key.as_bytes());
-        write!(f, "{}+{}+{}", self.name, hex_of(self.key_id()), STANDARD.encode(typed))
+        write_vkey(f, &self.name, ED25519, &self.key)
     }
 }
 
@@ -180,9 +178,10 @@ pub(crate) struct Note<'a> {
 pub(crate) struct SignatureLine<'a> {
     /// The whole line without its newline.
     pub(crate) line: &'a str,
-    name: &'a str,
-    key_id: [u8; 4],
-    signature: Vec<u8>,
+    pub(crate) name: &'a str,
+    pub(crate) key_id: [u8; 4],
+    /// What follows the key id; for a cosignature time and signature.
+    pub(crate) signature: Vec<u8>,
 }
 
 impl<'a> Note<'a> {
@@ -233,7 +232,8 @@ impl<'a> Note<'a> {
 }
 
 impl<'a> SignatureLine<'a> {
-    fn parse(line: &'a str) -> Result<Self, &'static str> {
+    /// Reads one line, which has no newline.
+    pub(crate) fn parse(line: &'a str) -> Result<Self, &'static str> {
         let rest =
             line.strip_prefix(SIGNATURE_MARK).ok_or("it does not start with an em dash and a space")?;
         let (name, encoded) = rest.split_once(' ').ok_or("it has no signature after the key name")?;
@@ -250,26 +250,91 @@ impl<'a> SignatureLine<'a> {
     }
 }
 
-/// The signature line, without newline, of `text` (which ends with a newline) under a key called `name`.
+/// The signature line, without newline, of `text` (which ends with a newline) under a log key called `name`.
 pub(crate) fn signature_line(name: &str, key: &SigningKey, text: &str) -> String {
-    let mut blob = key_id(name, &key.verifying_key()).to_vec();
-    blob.extend_from_slice(&key.sign(text.as_bytes()));
+    write_line(name, key_id(name, ED25519, &key.verifying_key()), &key.sign(text.as_bytes()))
+}
+
+/// A signature line without newline.
+pub(crate) fn write_line(name: &str, key_id: [u8; 4], signature: &[u8]) -> String {
+    let mut blob = key_id.to_vec();
+    blob.extend_from_slice(signature);
     format!("{SIGNATURE_MARK}{name} {}", STANDARD.encode(blob))
+}
+
+/// Reads a vkey of that signature type.
+pub(crate) fn read_vkey(
+    text: &str,
+    signature_type: u8,
+    other_type: &'static str,
+) -> Result<(String, VerifyingKey), NoteError> {
+    let malformed = |why| NoteError::KeyText { why };
+    let mut parts = text.splitn(3, '+');
+    let (Some(name), Some(written_id), Some(encoded)) = (parts.next(), parts.next(), parts.next()) else {
+        return Err(malformed("it has fewer than three parts"));
+    };
+    let decoded = STANDARD.decode(encoded).map_err(|_| malformed("the key is not canonical base64"))?;
+    let public_key = match decoded.split_first() {
+        Some((found, public_key)) if *found == signature_type => public_key,
+        _ => return Err(malformed(other_type)),
+    };
+    let key = VerifyingKey::from_bytes(public_key).map_err(NoteError::Key)?;
+    let name = checked_name(name.to_owned())?;
+    if written_id != hex_of(key_id(&name, signature_type, &key)) {
+        return Err(malformed("the key id does not belong to this name and key"));
+    }
+    Ok((name, key))
+}
+
+/// Writes what [`read_vkey`] reads.
+pub(crate) fn write_vkey(
+    f: &mut fmt::Formatter<'_>,
+    name: &str,
+    signature_type: u8,
+    key: &VerifyingKey,
+) -> fmt::Result {
+    let mut typed = vec![signature_type];
+    typed.extend_from_slice(key.as_bytes());
+    write!(f, "{name}+{}+{}", hex_of(key_id(name, signature_type, key)), STANDARD.encode(typed))
+}
+
+/// The name, if a key may be called so.
+pub(crate) fn checked_name(name: String) -> Result<String, NoteError> {
+    if name.len() > MAX_NAME_BYTES || !is_name(&name) {
+        return Err(NoteError::Name { name });
+    }
+    Ok(name)
+}
+
+/// First four bytes of SHA-256(name || 0x0A || signature type || public key).
+pub(crate) fn key_id(name: &str, signature_type: u8, key: &VerifyingKey) -> [u8; 4] {
+    let digest = Digest::sha256_parts(&[name.as_bytes(), b"\n", &[signature_type], key.as_bytes()]);
+    let [a, b, c, d, ..] = *digest.as_bytes();
+    [a, b, c, d]
+}
+
+pub(crate) fn hex_of(key_id: [u8; 4]) -> String {
+    format!("{:08x}", u32::from_be_bytes(key_id))
+}
+
+/// A hash as the formats write it.
+pub(crate) fn hash_text(hash: &Digest) -> String {
+    STANDARD.encode(hash.as_bytes())
+}
+
+/// Reads exactly what [`hash_text`] writes.
+pub(crate) fn read_hash(text: &str) -> Option<Digest> {
+    STANDARD.decode(text).ok().and_then(|bytes| Digest::from_slice(&bytes))
+}
+
+/// Reads a decimal number without sign and leading zeros, the only way the formats write one.
+pub(crate) fn read_number(text: &str) -> Option<u64> {
+    text.parse::<u64>().ok().filter(|number| number.to_string() == text)
 }
 
 /// Not empty, no white space or control character, no plus sign.
 fn is_name(name: &str) -> bool {
     !name.is_empty() && !name.contains(|c: char| c.is_whitespace() || c < ' ' || c == '+')
-}
-
-fn key_id(name: &str, key: &VerifyingKey) -> [u8; 4] {
-    let digest = Digest::sha256_parts(&[name.as_bytes(), b"\n", &[ED25519], key.as_bytes()]);
-    let [a, b, c, d, ..] = *digest.as_bytes();
-    [a, b, c, d]
-}
-
-fn hex_of(key_id: [u8; 4]) -> String {
-    format!("{:08x}", u32::from_be_bytes(key_id))
 }
 
 #[cfg(test)]

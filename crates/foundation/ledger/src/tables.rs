@@ -1,160 +1,148 @@
-//! What the ledger stores and how it is found. Numbers in keys and values are big-endian.
+//! What the ledger stores in rows. Numbers in keys and values are big-endian.
 
-use huitong_proof::{ChannelHead, Digest, Statement};
+use huitong_proof::{ChannelHead, Digest};
 use huitong_store::{Read, Row, Table, Tx};
 
 use crate::checkpoint::SignedCheckpoint;
 use crate::error::LedgerError;
-use crate::merkle::{Nodes, completed_by, leaf_hash, node_hash};
 
-/// Index -> statement bytes.
-const ENTRY: Table = Table::new("ledger.entry");
-/// Level (1 byte), index -> hash of the complete subtree; level 0 holds leaf hashes.
-const NODE: Table = Table::new("ledger.node");
-/// Empty key -> number of entries.
-const SIZE: Table = Table::new("ledger.size");
-/// TBS digest -> index.
-const INDEX: Table = Table::new("ledger.index");
-/// Issuer, audience, seq -> TBS digest.
-const CHANNEL: Table = Table::new("ledger.channel");
-/// TBS digest of the answered statement, index -> TBS digest of the answer.
-const ANSWER: Table = Table::new("ledger.answer");
-/// Subject (16 bytes), index -> TBS digest.
-const ABOUT: Table = Table::new("ledger.about");
-/// Size -> signed checkpoint of this log. The row is the intent to sign: a size never gets a second one.
-const CHECKPOINT: Table = Table::new("ledger.checkpoint");
+/// Index -> bytes of an entry that is not in a settled bundle yet; empty if they were removed.
+pub(crate) const ENTRY: Table = Table::resident("ledger.entry");
+/// `size` -> [`Extent`], `settled` -> number of entries that are in settled bundles only.
+pub(crate) const STATE: Table = Table::resident("ledger.state");
+/// Issuer, audience -> highest sequence number on that channel, digest of that statement.
+pub(crate) const HEAD: Table = Table::new("ledger.head");
+/// Index -> the [`crate::Gap`] where an entry's bytes were removed or never found again.
+pub(crate) const GAP: Table = Table::new("ledger.gap");
+/// Index -> nothing, while the bytes of a removed entry may still be in a file.
+pub(crate) const ERASE: Table = Table::new("ledger.erase");
+/// Number -> bytes of a statement that was logged after a gap in the log opened, and waits to be logged again.
+pub(crate) const ASIDE: Table = Table::new("ledger.aside");
+/// `latest` -> the newest signed checkpoint of this log. The row is the intent to sign: a size never gets a second root.
+pub(crate) const CHECKPOINT: Table = Table::new("ledger.checkpoint");
+/// `latest` -> the largest checkpoint of this log that carries cosignatures.
+pub(crate) const COSIGNED: Table = Table::new("ledger.cosigned");
 /// Origin -> newest checkpoint of that log which is known to extend all newest ones before it.
 const OBSERVED: Table = Table::new("ledger.observed");
 /// Origin, 2^64 - 1 - size -> checkpoint of that log, so that a scan meets the newest first.
 const SEEN: Table = Table::new("ledger.seen");
+/// Origin -> number of its rows in [`SEEN`].
+const SEEN_COUNT: Table = Table::new("ledger.seencount");
 /// SHA-256 of the row -> two signed texts that exclude each other.
 pub(crate) const FORK: Table = Table::new("ledger.fork");
 
-const PAGE: usize = 1024;
+const SIZE: &[u8] = b"size";
+const SETTLED: &[u8] = b"settled";
+const LATEST: &[u8] = b"latest";
 
-/// Appends a statement to the log and to every list it is found by. Returns its index.
-pub(crate) fn append(tx: &mut Tx<'_>, statement: &Statement) -> Result<u64, LedgerError> {
-    let body = statement.body();
-    let digest = statement.digest();
-    let index = size(tx)?;
-    let Some(new_size) = index.checked_add(1) else {
-        return Err(LedgerError::Damaged { what: "the size is beyond counting" });
-    };
+/// Checkpoints of one other log that are kept beside its newest.
+pub(crate) const SEEN_KEPT: u64 = 1_024;
+/// That many of the newest are never thinned out: requests in flight refer to them.
+const SEEN_RECENT: usize = 256;
 
-    tx.put(&ENTRY, &index.to_be_bytes(), statement.bytes())?;
-    append_hashes(tx, index, leaf_hash(statement.bytes()))?;
-    tx.put(&SIZE, &[], &new_size.to_be_bytes())?;
-    tx.put(&INDEX, digest.as_bytes(), &index.to_be_bytes())?;
-    tx.put(&CHANNEL, &channel_key(&body.issuer, &body.audience, body.seq), digest.as_bytes())?;
-    tx.put(&ABOUT, &with_number(&body.subject, index), digest.as_bytes())?;
-    if body.reference != Digest::ZERO {
-        tx.put(&ANSWER, &with_number(body.reference.as_bytes(), index), digest.as_bytes())?;
-    }
-    Ok(index)
+/// How far the log reaches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Extent {
+    /// Number of entries.
+    pub(crate) size: u64,
+    /// Raised whenever entries that no checkpoint covers are taken back: then hashes in memory are void.
+    pub(crate) arrangement: u64,
 }
 
-fn append_hashes(tx: &mut Tx<'_>, index: u64, leaf: Digest) -> Result<(), LedgerError> {
-    tx.put(&NODE, &node_key(0, index), leaf.as_bytes())?;
-    let mut right = leaf;
-    for (level, parent) in completed_by(index) {
-        let left = StoredNodes(tx).node(level - 1, parent << 1)?;
-        let hash = node_hash(&left, &right);
-        tx.put(&NODE, &node_key(level, parent), hash.as_bytes())?;
-        right = hash;
-    }
-    Ok(())
+pub(crate) fn extent(r: &impl Read) -> Result<Extent, LedgerError> {
+    let Some(row) = r.get(&STATE, SIZE)? else { return Ok(Extent::default()) };
+    let (size, arrangement) = row.split_at_checked(8).unwrap_or_default();
+    Ok(Extent { size: number(size)?, arrangement: number(arrangement)? })
 }
 
-/// The hashes of complete subtrees as `append` wrote them.
-pub(crate) struct StoredNodes<'a, R: Read>(pub(crate) &'a R);
-
-impl<R: Read> Nodes for StoredNodes<'_, R> {
-    type Error = LedgerError;
-
-    fn node(&self, level: u8, index: u64) -> Result<Digest, LedgerError> {
-        let row = self.0.get(&NODE, &node_key(level, index))?;
-        row.and_then(|hash| Digest::from_slice(&hash))
-            .ok_or(LedgerError::Damaged { what: "the hash of a complete subtree is missing" })
-    }
+pub(crate) fn put_extent(tx: &mut Tx<'_>, extent: Extent) -> Result<(), LedgerError> {
+    let row = [extent.size.to_be_bytes(), extent.arrangement.to_be_bytes()].concat();
+    Ok(tx.put(&STATE, SIZE, &row)?)
 }
 
 pub(crate) fn size(r: &impl Read) -> Result<u64, LedgerError> {
-    r.get(&SIZE, &[])?.map_or(Ok(0), |row| number(&row))
+    Ok(extent(r)?.size)
 }
 
-pub(crate) fn entry(r: &impl Read, index: u64) -> Result<Option<Vec<u8>>, LedgerError> {
-    Ok(r.get(&ENTRY, &index.to_be_bytes())?)
+/// How many entries are in settled bundles only; a multiple of the block.
+pub(crate) fn settled(r: &impl Read) -> Result<u64, LedgerError> {
+    r.get(&STATE, SETTLED)?.map_or(Ok(0), |row| number(&row))
 }
 
-pub(crate) fn index_of(r: &impl Read, digest: &Digest) -> Result<Option<u64>, LedgerError> {
-    r.get(&INDEX, digest.as_bytes())?.map(|row| number(&row)).transpose()
+pub(crate) fn put_settled(tx: &mut Tx<'_>, settled: u64) -> Result<(), LedgerError> {
+    Ok(tx.put(&STATE, SETTLED, &settled.to_be_bytes())?)
 }
 
-/// Digest of the statement with that number on that channel, if it has arrived.
-pub(crate) fn on_channel(
-    r: &impl Read,
+/// The rows of at most `limit` entries from `index` on, which follow each other.
+pub(crate) fn entries(r: &impl Read, index: u64, limit: usize) -> Result<Vec<Vec<u8>>, LedgerError> {
+    let after = index.checked_sub(1).map(u64::to_be_bytes);
+    let rows = r.scan(&ENTRY, &[], after.as_ref().map(<[u8; 8]>::as_slice), limit)?;
+    let mut entries = Vec::with_capacity(rows.len());
+    for (expected, row) in (index..).zip(rows) {
+        if row.key != expected.to_be_bytes() {
+            return Err(LedgerError::Damaged { what: "the row of an entry is missing" });
+        }
+        entries.push(row.value);
+    }
+    Ok(entries)
+}
+
+/// The highest number on a channel, and the digest of that statement.
+pub(crate) fn head(r: &impl Read, issuer: &str, audience: &str) -> Result<Option<(u64, Digest)>, LedgerError> {
+    r.get(&HEAD, &channel_key(issuer, audience))?.map(|row| read_head(&row)).transpose()
+}
+
+pub(crate) fn put_head(
+    tx: &mut Tx<'_>,
     issuer: &str,
     audience: &str,
     seq: u64,
-) -> Result<Option<Digest>, LedgerError> {
-    r.get(&CHANNEL, &channel_key(issuer, audience, seq))?.map(|row| digest(&row)).transpose()
+    digest: &Digest,
+) -> Result<(), LedgerError> {
+    let row = [&seq.to_be_bytes()[..], digest.as_bytes()].concat();
+    Ok(tx.put(&HEAD, &channel_key(issuer, audience), &row)?)
 }
 
-/// What the next statement on that channel carries.
-pub(crate) fn channel_head(r: &impl Read, issuer: &str, audience: &str) -> Result<ChannelHead, LedgerError> {
-    let Some(row) = r.last(&CHANNEL, &channel_prefix(issuer, audience))? else {
-        return Ok(ChannelHead::START);
-    };
-    let seq = trailing_number(&row)?;
-    let Some(next) = seq.checked_add(1) else {
-        return Err(LedgerError::ChannelFull { audience: audience.to_owned() });
-    };
-    Ok(ChannelHead { seq: next, prev: digest(&row.value)? })
+/// What the next statement on a channel with that head carries.
+pub(crate) fn next_on_channel(head: Option<(u64, Digest)>, audience: &str) -> Result<ChannelHead, LedgerError> {
+    let Some((seq, prev)) = head else { return Ok(ChannelHead::START) };
+    let seq = seq.checked_add(1).ok_or_else(|| LedgerError::ChannelFull { audience: audience.to_owned() })?;
+    Ok(ChannelHead { seq, prev })
 }
 
-/// Digests of all answers to a statement, in log order.
-pub(crate) fn answers(r: &impl Read, reference: &Digest) -> Result<Vec<Digest>, LedgerError> {
-    digests_under(r, &ANSWER, reference.as_bytes(), usize::MAX)
-}
-
-/// Digests of the statements with a subject, in log order.
-pub(crate) fn about(r: &impl Read, subject: &[u8; 16], limit: usize) -> Result<Vec<Digest>, LedgerError> {
-    digests_under(r, &ABOUT, subject, limit)
-}
-
-/// Reads in pages, so that a large limit costs no more than there are rows.
-fn digests_under(
-    r: &impl Read,
-    table: &Table,
-    prefix: &[u8],
-    limit: usize,
-) -> Result<Vec<Digest>, LedgerError> {
-    let mut digests = Vec::new();
-    let mut after: Option<Vec<u8>> = None;
-    loop {
-        let wanted = (limit - digests.len()).min(PAGE);
-        let rows = r.scan(table, prefix, after.as_deref(), wanted)?;
-        for row in &rows {
-            digests.push(digest(&row.value)?);
-        }
-        match rows.into_iter().last() {
-            Some(last) if digests.len() < limit => after = Some(last.key),
-            _ => return Ok(digests),
-        }
+/// One row of [`HEAD`]: issuer, audience, number, digest.
+pub(crate) fn read_channel(row: &Row) -> Result<(String, String, u64, Digest), LedgerError> {
+    let malformed = || LedgerError::Damaged { what: "the key of a channel is malformed" };
+    let (issuer, rest) = split_name(&row.key).ok_or_else(malformed)?;
+    let (audience, rest) = split_name(rest).ok_or_else(malformed)?;
+    if !rest.is_empty() {
+        return Err(malformed());
     }
+    let (seq, digest) = read_head(&row.value)?;
+    Ok((issuer, audience, seq, digest))
 }
 
-pub(crate) fn checkpoint_at(r: &impl Read, size: u64) -> Result<Option<SignedCheckpoint>, LedgerError> {
-    r.get(&CHECKPOINT, &size.to_be_bytes())?.map(|row| checkpoint(&row)).transpose()
+fn read_head(row: &[u8]) -> Result<(u64, Digest), LedgerError> {
+    let (seq, digest) = row.split_at_checked(8).unwrap_or_default();
+    let digest =
+        Digest::from_slice(digest).ok_or(LedgerError::Damaged { what: "the head of a channel is malformed" })?;
+    Ok((number(seq)?, digest))
 }
 
 pub(crate) fn latest_checkpoint(r: &impl Read) -> Result<Option<SignedCheckpoint>, LedgerError> {
-    r.last(&CHECKPOINT, &[])?.map(|row| checkpoint(&row.value)).transpose()
+    r.get(&CHECKPOINT, LATEST)?.map(|row| checkpoint(&row)).transpose()
 }
 
 pub(crate) fn put_checkpoint(tx: &mut Tx<'_>, signed: &SignedCheckpoint) -> Result<(), LedgerError> {
-    tx.put(&CHECKPOINT, &signed.checkpoint().size.to_be_bytes(), signed.text().as_bytes())?;
-    Ok(())
+    Ok(tx.put(&CHECKPOINT, LATEST, signed.text().as_bytes())?)
+}
+
+pub(crate) fn cosigned(r: &impl Read) -> Result<Option<SignedCheckpoint>, LedgerError> {
+    r.get(&COSIGNED, LATEST)?.map(|row| checkpoint(&row)).transpose()
+}
+
+pub(crate) fn put_cosigned(tx: &mut Tx<'_>, signed: &SignedCheckpoint) -> Result<(), LedgerError> {
+    Ok(tx.put(&COSIGNED, LATEST, signed.text().as_bytes())?)
 }
 
 pub(crate) fn observed(r: &impl Read, origin: &str) -> Result<Option<SignedCheckpoint>, LedgerError> {
@@ -166,7 +154,7 @@ pub(crate) fn put_observed(tx: &mut Tx<'_>, signed: &SignedCheckpoint) -> Result
     Ok(())
 }
 
-/// The checkpoint of another log at exactly that size, if one was seen.
+/// The checkpoint of another log at exactly that size, if one was seen and is still kept.
 pub(crate) fn seen_at(
     r: &impl Read,
     origin: &str,
@@ -186,28 +174,37 @@ pub(crate) fn seen_below(
     rows.iter().map(|row| checkpoint(&row.value)).collect()
 }
 
+/// Keeps a checkpoint that is not kept yet. When there are too many of one log, every second of the older ones goes:
+/// what is left lies the further apart the older it is.
 pub(crate) fn put_seen(tx: &mut Tx<'_>, signed: &SignedCheckpoint) -> Result<(), LedgerError> {
-    let checkpoint = signed.checkpoint();
-    tx.put(&SEEN, &seen_key(&checkpoint.origin, checkpoint.size), signed.text().as_bytes())?;
-    Ok(())
+    let origin = signed.checkpoint().origin.as_str();
+    tx.put(&SEEN, &seen_key(origin, signed.checkpoint().size), signed.text().as_bytes())?;
+    let count = tx.get(&SEEN_COUNT, origin.as_bytes())?.map_or(Ok(0), |row| number(&row))?.saturating_add(1);
+    let left = if count > SEEN_KEPT { thin_seen(tx, origin)? } else { count };
+    Ok(tx.put(&SEEN_COUNT, origin.as_bytes(), &left.to_be_bytes())?)
 }
 
-fn node_key(level: u8, index: u64) -> Vec<u8> {
-    with_number(&[level], index)
+fn thin_seen(tx: &mut Tx<'_>, origin: &str) -> Result<u64, LedgerError> {
+    let rows = tx.scan(&SEEN, &lengthed(origin), None, usize::MAX)?;
+    let older = rows.iter().skip(SEEN_RECENT).skip(1).step_by(2);
+    let mut left = rows.len() as u64;
+    for row in older {
+        tx.delete(&SEEN, &row.key)?;
+        left = left.saturating_sub(1);
+    }
+    Ok(left)
 }
 
 fn seen_key(origin: &str, size: u64) -> Vec<u8> {
-    with_number(&lengthed(origin), u64::MAX - size)
+    let mut key = lengthed(origin);
+    key.extend_from_slice(&(u64::MAX - size).to_be_bytes());
+    key
 }
 
-fn channel_key(issuer: &str, audience: &str, seq: u64) -> Vec<u8> {
-    with_number(&channel_prefix(issuer, audience), seq)
-}
-
-fn channel_prefix(issuer: &str, audience: &str) -> Vec<u8> {
-    let mut prefix = lengthed(issuer);
-    prefix.extend(lengthed(audience));
-    prefix
+pub(crate) fn channel_key(issuer: &str, audience: &str) -> Vec<u8> {
+    let mut key = lengthed(issuer);
+    key.extend(lengthed(audience));
+    key
 }
 
 /// Names come from peers and may hold any character, so only a length keeps one from reaching into the next part.
@@ -218,24 +215,16 @@ fn lengthed(name: &str) -> Vec<u8> {
     bytes
 }
 
-fn with_number(prefix: &[u8], number: u64) -> Vec<u8> {
-    let mut key = prefix.to_vec();
-    key.extend_from_slice(&number.to_be_bytes());
-    key
+fn split_name(bytes: &[u8]) -> Option<(String, &[u8])> {
+    let (length, rest) = bytes.split_first_chunk::<4>()?;
+    let length = usize::try_from(u32::from_be_bytes(*length)).ok()?;
+    let (name, rest) = rest.split_at_checked(length)?;
+    Some((String::from_utf8(name.to_vec()).ok()?, rest))
 }
 
-fn number(row: &[u8]) -> Result<u64, LedgerError> {
+pub(crate) fn number(row: &[u8]) -> Result<u64, LedgerError> {
     let bytes = row.try_into().map_err(|_| LedgerError::Damaged { what: "a number has not eight bytes" })?;
     Ok(u64::from_be_bytes(bytes))
-}
-
-fn trailing_number(row: &Row) -> Result<u64, LedgerError> {
-    let tail = row.key.last_chunk::<8>().ok_or(LedgerError::Damaged { what: "a key is too short" })?;
-    Ok(u64::from_be_bytes(*tail))
-}
-
-fn digest(row: &[u8]) -> Result<Digest, LedgerError> {
-    Digest::from_slice(row).ok_or(LedgerError::Damaged { what: "a digest has not 32 bytes" })
 }
 
 fn checkpoint(row: &[u8]) -> Result<SignedCheckpoint, LedgerError> {
