@@ -280,7 +280,8 @@ def read_trust(data):
 # ---------------------------------------------------------------- section 3: the receipt
 
 LOG = record({1: text, 2: list_of(tuple_of(uint, list_of(digest)))})
-RECEIPT = record({1: exactly("huitong-receipt/1"), 2: octets, 3: list_of(octets), 4: list_of(LOG, most=2)})
+RECEIPT = record({1: exactly("huitong-receipt/1"), 2: octets, 3: list_of(octets), 4: list_of(LOG, most=2),
+                  5: list_of(octets)})
 
 
 def read_receipt(data):
@@ -310,7 +311,7 @@ NAMES = {CREDENTIAL: "CREDENTIAL", ASSET: "ASSET CERTIFICATE", AGREEMENT: "AGREE
 SIGNED_AGREEMENT = record({1: digest, 2: text})
 DETAILS = {
     CREDENTIAL: record({1: text, 2: text, 3: text, 4: text, 5: digest, 6: digest, 7: digest, 8: text,
-                        9: list_of(text), 10: uint, 11: uint}),
+                        9: list_of(text), 10: uint, 11: uint, 12: digest}),
     ASSET: record({1: text, 2: digest, 3: exactly("product"), 4: text, 5: digest, 6: uint, 7: list_of(text)}),
     AGREEMENT: SIGNED_AGREEMENT,
     VERIFICATION: SIGNED_AGREEMENT,
@@ -378,23 +379,29 @@ def read_agreement(data):
 
 # ---------------------------------------------------------------- section 7: the chain
 
-def verify_chain(receipt, space, registrar_keys):
-    """Check everything about statements; give the agreement, the credentials, the shared statements, what is missing."""
-    agreement = read_agreement(receipt[2])
-
+def registrar_statement(data, place, kind, space, registrar_keys):
+    """A statement that a registrar of the trust file has signed."""
     def registrar_key(issuer, place):
         check(issuer in registrar_keys, f"{place}: its issuer is not a registrar of the trust file")
         return registrar_keys[issuer]
 
+    statement = Statement(data, place, space, registrar_key)
+    check(statement.kind == kind, f"{place}: a statement of another kind stands in its place")
+    if kind == CREDENTIAL:
+        check(statement.audience == statement.detail[1], f"{place}: its audience is not the node that it is about")
+    return statement
+
+
+def verify_chain(receipt, space, registrar_keys):
+    """Check everything about statements; give the agreement, the credentials, the shared statements, what is missing."""
+    agreement = read_agreement(receipt[2])
     places = ["CREDENTIAL of the provider", "CREDENTIAL of the consumer", "ASSET CERTIFICATE"]
     if len(receipt[3]) < len(places):
         raise Incomplete("missing: " + ", ".join(places[len(receipt[3]):]))
-    first = [Statement(data, place, space, registrar_key) for data, place in zip(receipt[3], places)]
-    for statement, place, kind in zip(first, places, [CREDENTIAL, CREDENTIAL, ASSET]):
-        check(statement.kind == kind, f"{place}: a statement of another kind stands in its place")
+    first = [registrar_statement(data, place, kind, space, registrar_keys)
+             for data, place, kind in zip(receipt[3], places, [CREDENTIAL, CREDENTIAL, ASSET])]
     credentials, asset = first[:2], first[2]
     for credential, place, party in zip(credentials, places, [agreement[6], agreement[7]]):
-        check(credential.audience == credential.detail[1], f"{place}: its audience is not the node that it is about")
         check(party == {key: credential.detail[key] for key in (1, 2, 3)}, f"{place}: not the agreement's party")
     for credential, place, role in zip(credentials, places, ["provider", "consumer"]):
         check(role in credential.detail[9], f"{place}: it does not name the role {role}")
@@ -477,11 +484,57 @@ def strict_base64(encoded):
     return decoded if base64.b64encode(decoded).decode() == encoded else None
 
 
-def verify_ledger(log, credential, owner, shared):
-    """Check one ledger; give the checkpoint's size and what is missing."""
+class Witness:
+    """A node that may cosign, from its CREDENTIAL's detail."""
+
+    def __init__(self, detail, is_party):
+        self.node, self.organisation, self.key, self.is_party = detail[1], detail[3], detail[12], is_party
+        self.valid_from, self.valid_to = detail[10], detail[11]
+        self.name = self.node.lower() + "/huitong-witness/1"
+        self.key_id = sha256(self.name.encode() + b"\x0a\x04" + self.key)[:4]
+
+
+def read_witnesses(receipt, credentials, space, registrar_keys):
+    """The parties and the nodes of key 5."""
+    witnesses, before = [Witness(credential.detail, True) for credential in credentials], ""
+    parties = [witness.node for witness in witnesses]
+    for number, data in enumerate(receipt[5], 1):
+        place = f"witness {number}"
+        witness = Witness(registrar_statement(data, place, CREDENTIAL, space, registrar_keys).detail, False)
+        check(witness.node not in parties, f"{place}: it is a party")
+        check(witness.node.encode() > before.encode(), f"{place}: not in the order of node ids")
+        before = witness.node
+        witnesses.append(witness)
+    check(len({witness.key for witness in witnesses}) == len(witnesses), "two witnesses have one key")
+    return witnesses
+
+
+LATEST_SECOND = 253_402_207_200
+
+
+def verify_cosignature(line, signed, witnesses, owner_node, place):
+    """Give the witness of a cosignature line and its time in milliseconds."""
+    parts = line.split(" ")
+    check(len(parts) == 3 and parts[0] == "\u2014", f"{place}: a line that is no signature")
+    blob = strict_base64(parts[2])
+    check(blob is not None and len(blob) == 76, f"{place}: a cosignature is not 76 bytes in base64")
+    known = [witness for witness in witnesses if (witness.name, witness.key_id) == (parts[1], blob[:4])]
+    check(known, f"{place}: a signature line by nobody whose credential is in the receipt")
+    witness, seconds = known[0], int.from_bytes(blob[4:12], "big")
+    check(witness.node != owner_node, f"{place}: cosigned by its own node")
+    message = b"cosignature/v1\ntime " + str(seconds).encode() + b"\n" + signed
+    check(signature_holds(witness.key, message, blob[12:]), f"{place}: the cosignature of {witness.node} does not verify")
+    check(1 <= seconds <= LATEST_SECOND and witness.valid_from <= seconds * 1000 <= witness.valid_to,
+          f"{place}: cosigned outside the credential of {witness.node}")
+    return witness, seconds * 1000
+
+
+def verify_ledger(log, credential, owner, shared, witnesses):
+    """Check one ledger; give the checkpoint's size, the cosignatures, and what is missing."""
     place, origin, key = f"the {owner}'s ledger", credential.detail[8], credential.detail[7]
+    check(len(log[1].encode()) <= 98_304, f"{place}: the checkpoint is too long")
     lines = log[1].split("\n")
-    check(len(lines) == 6 and lines[3] == "" and lines[5] == "" and lines[0] == origin
+    check(6 <= len(lines) <= 21 and lines[3] == "" and lines[-1] == "" and lines[0] == origin
           and lines[4].startswith(f"\u2014 {origin} "), f"{place}: the checkpoint does not have its form and origin")
     check(re.fullmatch("0|[1-9][0-9]{0,19}", lines[1]) and int(lines[1]) < 2**64, f"{place}: the size is not a number")
     size, root, signature = int(lines[1]), strict_base64(lines[2]), strict_base64(lines[4][len(origin) + 3:])
@@ -491,11 +544,14 @@ def verify_ledger(log, credential, owner, shared):
     check(signature[:4] == key_id, f"{place}: another key id")
     signed = "".join(line + "\n" for line in lines[:3]).encode()
     check(signature_holds(key, signed, signature[4:]), f"{place}: the checkpoint's signature does not verify")
+    cosignatures = [verify_cosignature(line, signed, witnesses, credential.detail[1], place) for line in lines[5:-1]]
+    names = [witness.name.encode() for witness, _ in cosignatures]
+    check(names == sorted(set(names)), f"{place}: cosignatures are repeated or out of order")
     check(len(log[2]) <= len(shared), f"{place}: more proofs than statements")
     for statement, (index, path) in zip(shared, log[2]):
         check(len(path) <= 63 and path_holds(statement.data, index, size, path, root),
               f"{place}: the proof for {NAMES[statement.kind]} does not hold")
-    return size, [f"a proof in {place}"] if len(log[2]) < len(shared) else []
+    return size, cosignatures, [f"a proof in {place}"] if len(log[2]) < len(shared) else []
 
 
 def path_holds(entry, index, size, path, root):
@@ -533,18 +589,29 @@ def verify(data, space, registrar_keys):
     """Give the proven claims, or raise Invalid, Incomplete or Unreadable."""
     receipt = read_receipt(data)
     agreement, credentials, shared, found, missing = verify_chain(receipt, space, registrar_keys)
-    sizes = []
+    witnesses = read_witnesses(receipt, credentials, space, registrar_keys)
+    sizes, cosigned = [], []
     owners = ["provider", "consumer"]
     missing += [f"the {owner}'s ledger" for owner in owners[len(receipt[4]):]]
     for log, credential, owner in zip(receipt[4], credentials, owners):
-        size, absent = verify_ledger(log, credential, owner, shared)
+        size, cosignatures, absent = verify_ledger(log, credential, owner, shared, witnesses)
         sizes.append(size)
+        cosigned.append(cosignatures)
         missing += absent
+    used = {witness.node for cosignatures in cosigned for witness, _ in cosignatures}
+    if len(cosigned) == len(owners):
+        check(all(witness.is_party or witness.node in used for witness in witnesses), "a witness has cosigned neither ledger")
     if missing:
         raise Incomplete("missing: " + ", ".join(missing))
     claims = [f"{role} {party[3]}, entity {party[2]}, node {party[1]}: certified by registrar {credential.issuer}"
               for role, party, credential in zip(["provider", "consumer"], [agreement[6], agreement[7]], credentials)]
     usages = len(found[OFFER].detail[18])
+    told = [f"the {owner}'s ledger at size {size}: cosigned by {witness.organisation}, node {witness.node}, {moment(time)}"
+            for owner, size, cosignatures in zip(owners, sizes, cosigned) for witness, time in cosignatures]
+    # Without a policy one witness that is no party is enough (section 9).
+    enough = [[time for witness, time in cosignatures if not witness.is_party] for cosignatures in cosigned]
+    bracket = f"; all of it existed {moment(min(map(min, filter(None, enough))))}" if any(enough) else ""
+    finality = ("final" if all(enough) else "provisional") + bracket
     return [printable(claim) for claim in claims + [
         f"product {agreement[4]} ({agreement[5]}): registered for the provider, {agreement[10]} bytes, "
         f"BLAKE3 {agreement[9].hex()}",
@@ -554,7 +621,7 @@ def verify(data, space, registrar_keys):
         f"acknowledgement: the consumer verified and holds {found[ACK].detail[5]} bytes, {moment(found[ACK].time)}",
         f"transfer {found[FINAL].subject.hex()}: closed by the provider {moment(found[FINAL].time)}",
         f"ledgers: all {len(shared)} shared statements are in the provider's (size {sizes[0]}) "
-        f"and the consumer's (size {sizes[1]})"]]
+        f"and the consumer's (size {sizes[1]})"] + told + [f"finality: {finality}"]]
 
 
 OUTCOMES = {Invalid: ("invalid", 3), Incomplete: ("incomplete", 4), Unreadable: ("unreadable", 5)}

@@ -7,7 +7,10 @@ pub type Arrows = Vec<(String, Vec<String>)>;
 /// stand before it in the list (`foundation` and `space` are ordered; faces never import each other).
 pub const FLOORS: &[(&str, &[&str])] = &[
     ("foundation", &["huitong-ids", "huitong-proof", "huitong-policy", "huitong-store", "huitong-ledger"]),
-    ("space", &["huitong-identity", "huitong-catalog", "huitong-contract", "huitong-transfer"]),
+    (
+        "space",
+        &["huitong-identity", "huitong-evidence", "huitong-catalog", "huitong-contract", "huitong-transfer"],
+    ),
     ("face", &["huitong-grpc"]),
     ("node", &["huitong-node"]),
     ("cli", &["huitong-cli"]),

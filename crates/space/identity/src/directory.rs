@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
-use huitong_proof::{Envelope, Timestamp};
+use bytes::Bytes;
+use huitong_proof::{Envelope, Statement, Timestamp};
 use tokio::sync::watch;
 
 use crate::certificate;
 use crate::documents::{Revocation, RootList, StatusList};
-use crate::error::ServiceError;
 use crate::model::{Caller, Credential, Role};
 
 /// Why a certificate does not make its holder a [`Caller`].
@@ -92,22 +92,7 @@ impl Directory {
     /// which is valid now, and which is not revoked.
     pub fn authenticate(&self, certificate: &[u8], now: Timestamp) -> Result<Caller, AuthenticationError> {
         let claims = certificate::claims(certificate).map_err(AuthenticationError::Malformed)?;
-        let envelope =
-            Envelope::decode(claims.statement).map_err(|e| AuthenticationError::Malformed(e.to_string()))?;
-        let statement = {
-            let inner = self.read();
-            let root = inner.roots.entry(envelope.claimed_issuer()).ok_or_else(|| {
-                AuthenticationError::Untrusted(format!(
-                    "{} is not on the root list",
-                    envelope.claimed_issuer()
-                ))
-            })?;
-            envelope
-                .verify(&root.statement_key, &inner.roots.space)
-                .map_err(|e| AuthenticationError::Untrusted(e.to_string()))?
-        };
-        let credential = Credential::from_statement(&statement)
-            .map_err(|error: ServiceError| AuthenticationError::Malformed(error.to_string()))?;
+        let (credential, statement) = self.verify_credential(claims.statement.into())?;
         if claims.unit != credential.node.as_str() {
             return Err(AuthenticationError::Mismatch { field: "organisational unit (OU)" });
         }
@@ -120,6 +105,30 @@ impl Directory {
         let caller = Caller::new(credential, statement);
         self.recheck(&caller, now)?;
         Ok(caller)
+    }
+
+    /// Checks that a CREDENTIAL statement is a listed registrar's. Whether it holds now, and whether its node was
+    /// revoked, is not asked: what a node signed in its time stays signed.
+    pub fn verify_credential(
+        &self,
+        statement: Bytes,
+    ) -> Result<(Credential, Statement), AuthenticationError> {
+        let malformed = |error: &dyn std::fmt::Display| AuthenticationError::Malformed(error.to_string());
+        let envelope = Envelope::decode(statement).map_err(|error| malformed(&error))?;
+        let statement = {
+            let inner = self.read();
+            let root = inner.roots.entry(envelope.claimed_issuer()).ok_or_else(|| {
+                AuthenticationError::Untrusted(format!(
+                    "{} is not on the root list",
+                    envelope.claimed_issuer()
+                ))
+            })?;
+            envelope
+                .verify(&root.statement_key, &inner.roots.space)
+                .map_err(|e| AuthenticationError::Untrusted(e.to_string()))?
+        };
+        let credential = Credential::from_statement(&statement).map_err(|error| malformed(&error))?;
+        Ok((credential, statement))
     }
 
     /// Whether a caller that was authenticated earlier still counts: validity, root list, revocation, freshness.

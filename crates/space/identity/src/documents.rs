@@ -6,9 +6,10 @@ use bytes::Bytes;
 use huitong_ids::{EntityCode, NodeId};
 use huitong_ledger::LogVerifier;
 use huitong_proof::cbor::{Fields, Limits, Map, Value};
-use huitong_proof::{Digest, SpaceId, Timestamp, VerifyingKey};
+use huitong_proof::{Digest, Envelope, SpaceId, Statement, Timestamp, VerifyingKey};
 
 use crate::error::ServiceError;
+use crate::model::Credential;
 
 /// First word of an invite's text form.
 const INVITE_PREFIX: &str = "huitong-invite-1:";
@@ -132,6 +133,30 @@ pub struct RootEntry {
     pub statement_key: VerifyingKey,
     /// Verifies the registrar's checkpoints: origin line and key of its ledger.
     pub log: LogVerifier,
+    /// The registrar's own CREDENTIAL statement, signed by itself: with it everybody knows its witness key.
+    pub credential: Bytes,
+}
+
+impl RootEntry {
+    /// The registrar's credential, verified with the entry's own key. Fails when entry and credential name different
+    /// things.
+    pub(crate) fn verify_credential(&self, space: &SpaceId) -> Result<(Credential, Statement), ServiceError> {
+        let statement = Envelope::decode(self.credential.clone())?.verify(&self.statement_key, space)?;
+        let credential = Credential::from_statement(&statement)?;
+        let same = credential.node == self.node
+            && statement.body().issuer == self.node.as_str()
+            && credential.entity == self.entity
+            && credential.name == self.name
+            && credential.statement_key == self.statement_key
+            && credential.log == self.log;
+        if !same {
+            return Err(ServiceError::invalid(
+                "roots.entry.credential",
+                "is not the entry's registrar's own",
+            ));
+        }
+        Ok((credential, statement))
+    }
 }
 
 /// The signed, versioned, expiring list of registrars that peers trust.
@@ -167,6 +192,7 @@ impl RootList {
                     .bytes(5, entry.statement_key.as_bytes())
                     .bytes(6, entry.log.key().as_bytes())
                     .text(7, entry.log.name())
+                    .bytes(8, &entry.credential)
                     .build()
             })
             .collect();
@@ -204,6 +230,7 @@ impl RootList {
                 statement_key: key("roots.entry.statement_key", &entry.bytes(5, "statement_key")?)?,
                 log: LogVerifier::new(entry.text(7, "log_origin")?, log_key)
                     .map_err(|error| ServiceError::invalid("roots.entry.log_origin", error))?,
+                credential: entry.bytes(8, "credential")?.into(),
             });
             entry.finish()?;
         }

@@ -98,6 +98,23 @@ pub enum ServiceError {
         /// Which bound.
         reason: String,
     },
+    /// This node may have lost its newest statements and signs nothing until that is settled; the same request may pass
+    /// later.
+    #[error("this node signs nothing now: {reason}")]
+    SafeMode {
+        /// Why, and what ends it.
+        reason: String,
+    },
+    /// The bytes of what was asked for were removed from this node's ledger, or are lost; only a hash is left.
+    #[error("the bytes of {what} are no longer at this node{}: {why}", removed_by(who))]
+    Redacted {
+        /// What was removed.
+        what: String,
+        /// Who decided it; empty for what is lost.
+        who: String,
+        /// Why.
+        why: String,
+    },
     /// Another node that was needed did not answer as hoped.
     #[error(transparent)]
     Peer(#[from] PeerError),
@@ -116,12 +133,20 @@ impl ServiceError {
     }
 }
 
+fn removed_by(who: &str) -> String {
+    if who.is_empty() { String::new() } else { format!(", removed by {who}") }
+}
+
 impl From<LedgerError> for ServiceError {
     fn from(error: LedgerError) -> Self {
         match error {
             LedgerError::Store(error) => Self::Store(error),
             // Not a defect here: the issuer contradicts itself.
             fork @ LedgerError::Fork { .. } => Self::Conflict { reason: fork.to_string() },
+            LedgerError::SafeMode { reason } => Self::SafeMode { reason },
+            LedgerError::Redacted { index, who, why } => {
+                Self::Redacted { what: format!("entry {index}"), who, why }
+            }
             other => Self::Internal(other.to_string()),
         }
     }

@@ -1,8 +1,11 @@
-//! A node's key files: TLS key, statement key and log key, never the same; a registrar also has a root key.
+//! A node's key files: TLS key, statement key, log key and witness key, never the same; a registrar also has a root
+//! key.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use huitong_ids::NodeId;
+use huitong_ledger::{Cosigner, NoteError, witness_name_of};
 use huitong_proof::key_file::{self, KeyFileError};
 use huitong_proof::{Digest, Entropy, SigningKey};
 use rcgen::KeyPair;
@@ -34,12 +37,13 @@ pub enum KeyError {
     },
 }
 
-/// The three keys every node has.
+/// The four keys every node has.
 #[derive(Clone)]
 pub struct NodeKeys {
     tls: Arc<KeyPair>,
     statement: Arc<SigningKey>,
     log: Arc<SigningKey>,
+    witness: Arc<SigningKey>,
 }
 
 impl std::fmt::Debug for NodeKeys {
@@ -56,12 +60,13 @@ impl NodeKeys {
             tls: Arc::new(key_pair(&dir.join("tls.key"))?),
             statement: Arc::new(signing_key(&dir.join("statement.key"), entropy)?),
             log: Arc::new(signing_key(&dir.join("log.key"), entropy)?),
+            witness: Arc::new(signing_key(&dir.join("witness.key"), entropy)?),
         })
     }
 
     /// Checks the permissions of the key files that exist, changing nothing.
     pub fn check(dir: &Path) -> Result<(), KeyError> {
-        for name in ["tls.key", "statement.key", "log.key", "root.key"] {
+        for name in ["tls.key", "statement.key", "log.key", "witness.key", "root.key"] {
             let path = dir.join(name);
             if path.exists() {
                 key_file::check_private(&path)?;
@@ -88,6 +93,19 @@ impl NodeKeys {
     /// Signs checkpoints of the ledger.
     pub fn log(&self) -> &SigningKey {
         &self.log
+    }
+
+    /// Cosigns checkpoints of other nodes' ledgers.
+    pub fn witness(&self) -> &SigningKey {
+        &self.witness
+    }
+
+    /// The witness key under the name that the credential of `node` gives it.
+    ///
+    /// # Errors
+    /// None for a node id: its witness name is always a key name.
+    pub fn cosigner(&self, node: &NodeId) -> Result<Cosigner, NoteError> {
+        Cosigner::new(witness_name_of(node.as_str()), self.witness.as_ref().clone())
     }
 }
 

@@ -33,7 +33,7 @@ pub use registrar::{InviteRequest, NodeLocation, Registrar};
 pub use rules::check_domain;
 pub use service::{
     Genesis, JoinRequest, Membership, Sources, Standing, credential_of, enrolment_request, found, join, load,
-    prove_for, read_refusal, refuse, remember, remember_credential, report_address, statement_from,
+    members, prove_for, read_refusal, refuse, remember, remember_credential, report_address, statement_from,
     statement_of,
 };
 pub use trust::{Trust, TrustError, TrustedRegistrar};

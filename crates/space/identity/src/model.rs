@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use huitong_ids::{EntityCode, NodeId};
-use huitong_ledger::LogVerifier;
+use huitong_ledger::{LogVerifier, WitnessVerifier, witness_name_of};
 use huitong_proof::cbor::{Map, Value};
 use huitong_proof::{Digest, Kind, Statement, Timestamp, VerifyingKey};
 
@@ -55,6 +55,8 @@ pub struct Credential {
     pub statement_key: VerifyingKey,
     /// Verifies the node's checkpoints: origin line and key of its ledger.
     pub log: LogVerifier,
+    /// Verifies the node's cosignatures under other nodes' checkpoints; its name follows from the node id.
+    pub witness: WitnessVerifier,
     /// What the node may do.
     pub roles: Vec<Role>,
     /// First moment of validity.
@@ -66,7 +68,8 @@ pub struct Credential {
 }
 
 impl Credential {
-    /// The statement detail: keys 1 to 11 in the order of the fields.
+    /// The statement detail: {1 node id, 2 entity code, 3 entity name, 4 domain, 5 SHA-256 of the TLS key, 6 statement
+    /// key, 7 log key, 8 log origin, 9 roles, 10 valid from, 11 valid to, 12 witness key}.
     pub fn to_detail(&self) -> Map {
         let roles = self.roles.iter().map(|role| Value::Text(role.name().to_owned())).collect();
         Map::new()
@@ -81,6 +84,7 @@ impl Credential {
             .array(9, roles)
             .uint(10, self.not_before.millis())
             .uint(11, self.not_after.millis())
+            .bytes(12, self.witness.key().as_bytes())
     }
 
     /// Reads the credential out of a verified CREDENTIAL statement.
@@ -114,6 +118,10 @@ impl Credential {
         }
         let not_before = Timestamp::from_millis(fields.uint(10, "not_before")?);
         let not_after = Timestamp::from_millis(fields.uint(11, "not_after")?);
+        let witness_key = VerifyingKey::from_bytes(&fields.bytes(12, "witness_key")?)
+            .map_err(|e| invalid("witness_key", &e))?;
+        let witness = WitnessVerifier::new(witness_name_of(node.as_str()), witness_key)
+            .map_err(|e| invalid("witness_key", &e))?;
         fields.finish()?;
         if statement.body().audience != node.as_str() {
             return Err(invalid("node", &"the statement is addressed to another node"));
@@ -126,6 +134,7 @@ impl Credential {
             tls_key,
             statement_key,
             log,
+            witness,
             roles,
             not_before,
             not_after,

@@ -19,6 +19,7 @@ use crate::peer::TrustUpdate;
 use crate::rules::{self, Enrolment, check_name};
 use crate::service::{
     self, CREDENTIAL_LIFETIME, Standing, check_enrolment, log_of, refuse, statement_from, validity_start,
+    witness_of,
 };
 use crate::tables::{self, InviteRow};
 
@@ -178,6 +179,7 @@ impl Registrar {
                             NodeId::mint(NodeType::Connector, &entity, &segment, random(&**ledger.entropy()));
                         let credential = Credential {
                             log: log_of(&node, &checked.log_key)?,
+                            witness: witness_of(&node, &checked.witness_key)?,
                             node: node.clone(),
                             entity,
                             name: invite.name.clone(),

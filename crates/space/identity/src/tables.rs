@@ -115,6 +115,11 @@ pub(crate) fn node(read: &impl Read, ledger: &Ledger, id: &str) -> Result<Option
     }
 }
 
+/// Digest of the CREDENTIAL statement that a stored node's row names.
+pub(crate) fn node_statement(row: &[u8]) -> Result<Digest, ServiceError> {
+    Ok(open(row, "node")?.digest(1, "statement")?)
+}
+
 pub(crate) fn decode_node(
     read: &impl Read,
     ledger: &Ledger,

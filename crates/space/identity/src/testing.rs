@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use huitong_ids::{EntityCode, NodeType, Segment};
-use huitong_ledger::Ledger;
+use huitong_ledger::{Cosigner, Ledger};
 use huitong_proof::{Clock, ManualClock, SeededEntropy, SpaceId, Timestamp};
 use huitong_store::Store;
 
@@ -90,6 +90,18 @@ pub async fn network(dir: &Path) -> TestNetwork {
     .await;
     let registrar = node(standing.clone(), &standing);
     TestNetwork { registrar, registry, provider, consumer, clock }
+}
+
+/// The witness key of the node that [`network`] made in `dir` under this name: `registrar`, `provider` or `consumer`.
+///
+/// # Panics
+/// When anything fails: it serves tests.
+#[expect(clippy::unwrap_used, reason = "serves tests only")]
+pub fn cosigner(dir: &Path, name: &str, node: &TestNode) -> Cosigner {
+    let keys = NodeKeys::load_or_create(&dir.join(name).join("keys"), &SeededEntropy::new(0)).unwrap();
+    let cosigner = keys.cosigner(node.membership.node()).unwrap();
+    assert_eq!(cosigner.verifier(), &node.membership.credential().witness);
+    cosigner
 }
 
 #[expect(clippy::unwrap_used, reason = "serves tests only")]

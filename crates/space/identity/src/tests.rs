@@ -2,18 +2,21 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+use huitong_ids::NodeId;
+use huitong_ledger::{Redaction, witness_name_of};
 use huitong_proof::cbor::Map;
 use huitong_proof::{
     Anchor, ChannelHead, Clock as _, Digest, Draft, Envelope, Kind, Signing, Statement, Timestamp,
 };
 use rcgen::KeyPair;
 
-use crate::documents::{Invite, Revocation, StatusList};
+use crate::documents::{EnrolmentRequest, Invite, Revocation, RootEntry, RootList, StatusList};
 use crate::peer::{SignedDocument, TrustUpdate};
-use crate::testing::{TestNetwork, network};
+use crate::testing::{TestNetwork, cosigner, network};
 use crate::{
-    AuthenticationError, Directory, InviteRequest, JoinRequest, NodeKeys, Role, ServiceError, Sources,
-    certificate, enrolment_request, workers,
+    AuthenticationError, Directory, InviteRequest, JoinRequest, NodeKeys, NodeState, Role, ServiceError,
+    Sources, certificate, credential_of, enrolment_request, members, prove_for, workers,
 };
 
 async fn space() -> (tempfile::TempDir, TestNetwork) {
@@ -279,7 +282,7 @@ async fn an_enrolment_cannot_speak_in_the_name_of_another_node() {
             subject: body.subject,
             agreement: body.agreement,
             reference: body.reference,
-            detail: copied(&genuine),
+            detail: copied(&genuine, &[]),
         },
         Signing {
             key: keys.statement(),
@@ -300,15 +303,181 @@ async fn an_enrolment_cannot_speak_in_the_name_of_another_node() {
     );
 }
 
-fn copied(statement: &Statement) -> Map {
+/// The detail of an enrolment with some of its byte strings replaced.
+fn copied(statement: &Statement, changes: &[(u64, &[u8])]) -> Map {
     let mut detail = statement.detail("enrolment").unwrap();
-    Map::new()
-        .digest(1, &detail.digest(1, "csr").unwrap())
-        .bytes(2, &detail.bytes(2, "statement_key").unwrap())
-        .bytes(3, &detail.bytes(3, "log_key").unwrap())
-        .bytes(4, &detail.bytes(4, "log_key_proof").unwrap())
-        .text(5, detail.text(5, "domain").unwrap())
-        .digest(6, &detail.digest(6, "token").unwrap())
+    let mut bytes = |key, name| match changes.iter().find(|(changed, _)| *changed == key) {
+        Some((_, bytes)) => detail.bytes(key, name).map(|_| bytes.to_vec()).unwrap(),
+        None => detail.bytes(key, name).unwrap(),
+    };
+    let map = Map::new()
+        .bytes(1, &bytes(1, "csr"))
+        .bytes(2, &bytes(2, "statement_key"))
+        .bytes(3, &bytes(3, "log_key"))
+        .bytes(4, &bytes(4, "log_key_proof"))
+        .bytes(6, &bytes(6, "token"))
+        .bytes(7, &bytes(7, "witness_key"))
+        .bytes(8, &bytes(8, "witness_key_proof"));
+    map.text(5, detail.text(5, "domain").unwrap())
+}
+
+/// A genuine request with other words in its statement, signed with the right statement key.
+fn resigned(
+    net: &TestNetwork,
+    keys: &NodeKeys,
+    sent: &EnrolmentRequest,
+    changes: &[(u64, &[u8])],
+) -> EnrolmentRequest {
+    let space = net.registrar.ledger.space();
+    let genuine = Envelope::decode(sent.statement.clone()).unwrap().trusted(space).unwrap();
+    let draft = Draft {
+        kind: Kind::Enrolment,
+        audience: genuine.body().audience.clone(),
+        subject: genuine.body().subject,
+        agreement: Digest::ZERO,
+        reference: Digest::ZERO,
+        detail: copied(&genuine, changes),
+    };
+    let signing = Signing {
+        key: keys.statement(),
+        space,
+        issuer: &keys.statement().verifying_key().thumbprint().to_string(),
+        channel: ChannelHead::START,
+        anchor: Anchor::none(),
+        time: net.clock.now(),
+        salt: [0; 16],
+    };
+    let statement = Statement::sign(draft, signing).unwrap().bytes().clone();
+    EnrolmentRequest { statement, ..sent.clone() }
+}
+
+#[tokio::test]
+async fn an_enrolment_proves_possession_of_log_and_witness_key() {
+    let (dir, net) = space().await;
+    let invite = net.registry.invite(invite_request("91350100M000100Y43")).await.unwrap();
+    let request = JoinRequest { invite, domain: "mill.example".to_owned() };
+    let key = |name: &str| NodeKeys::load_or_create(&dir.path().join(name), &*sources(&net).entropy).unwrap();
+    let (own, other) = (key("own"), key("other"));
+    let sent = enrolment_request(&own, &request, &sources(&net)).unwrap();
+    let space = net.registrar.ledger.space();
+    let genuine = Envelope::decode(sent.statement.clone()).unwrap().trusted(space).unwrap();
+    let (log, witness) = (own.log().verifying_key(), own.witness().verifying_key());
+    let stranger = other.witness().verifying_key();
+    let mut detail = genuine.detail("enrolment").unwrap();
+    let log_proof = detail.bytes(4, "log_key_proof").unwrap();
+    let witness_proof = detail.bytes(8, "witness_key_proof").unwrap();
+    for (field, key_at, key, proof_at, proof) in [
+        ("witness_key", 7, stranger.as_bytes(), 8, &witness_proof),
+        ("witness_key", 7, log.as_bytes(), 8, &log_proof),
+        ("witness_key", 7, witness.as_bytes(), 8, &log_proof),
+        ("log_key", 3, witness.as_bytes(), 4, &witness_proof),
+        ("log_key", 3, stranger.as_bytes(), 4, &log_proof),
+    ] {
+        let changed = resigned(&net, &own, &sent, &[(key_at, key), (proof_at, proof)]);
+        let error = net.registry.enrol(changed).await.unwrap_err();
+        assert!(
+            matches!(error, ServiceError::Invalid { field: ref found, .. } if found == field),
+            "{key_at}: {error}"
+        );
+    }
+    net.registry.enrol(resigned(&net, &own, &sent, &[])).await.unwrap();
+}
+
+#[tokio::test]
+async fn one_key_is_not_two() {
+    let (dir, net) = space().await;
+    let invite = net.registry.invite(invite_request("91350100M000100Y43")).await.unwrap();
+    let request = JoinRequest { invite, domain: "mill.example".to_owned() };
+    for (number, (from, to)) in
+        [("log.key", "witness.key"), ("statement.key", "witness.key"), ("statement.key", "log.key")]
+            .into_iter()
+            .enumerate()
+    {
+        let home = dir.path().join(format!("twins-{number}"));
+        NodeKeys::load_or_create(&home, &*sources(&net).entropy).unwrap();
+        std::fs::remove_file(home.join(to)).unwrap();
+        std::fs::copy(home.join(from), home.join(to)).unwrap();
+        let twins = NodeKeys::load_or_create(&home, &*sources(&net).entropy).unwrap();
+        let sent = enrolment_request(&twins, &request, &sources(&net)).unwrap();
+        let error = net.registry.enrol(sent).await.unwrap_err();
+        assert!(
+            matches!(error, ServiceError::Invalid { ref field, .. } if field == "enrolment"),
+            "{from} as {to}: {error}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn credentials_name_witness_keys_and_everybody_knows_the_registrars() {
+    let (dir, net) = space().await;
+    for (name, node) in
+        [("registrar", &net.registrar), ("provider", &net.provider), ("consumer", &net.consumer)]
+    {
+        let credential = node.membership.credential();
+        assert_eq!(cosigner(dir.path(), name, node).verifier(), &credential.witness);
+        assert_eq!(credential.witness.name(), witness_name_of(credential.node.as_str()));
+        assert_ne!(credential.witness.key(), credential.log.key());
+    }
+    let registrar = net.registrar.membership.credential();
+    for (node, knows) in [(&net.registrar, 3), (&net.provider, 2), (&net.consumer, 2)] {
+        let view = node.ledger.store().view();
+        let all = [&net.registrar, &net.provider, &net.consumer];
+        let known = all.map(|other| credential_of(&view, &node.ledger, other.membership.node()).unwrap());
+        assert_eq!(known.iter().flatten().count(), knows, "a connector knows itself and its registrar");
+        let (found, statement) = known[0].clone().unwrap();
+        assert_eq!(&found, registrar);
+        assert_eq!(&statement, net.registrar.membership.credential_statement());
+    }
+}
+
+#[tokio::test]
+async fn members_come_in_pages_without_the_registrar() {
+    let (_dir, net) = space().await;
+    let ledger = &net.registrar.ledger;
+    let view = ledger.store().view();
+    let mut expected = vec![net.provider.membership.node().clone(), net.consumer.membership.node().clone()];
+    expected.sort_by(|a, b| a.as_str().cmp(b.as_str()));
+    for limit in 1..4 {
+        let mut found: Vec<NodeId> = Vec::new();
+        loop {
+            let page = members(&view, ledger, found.last(), limit).unwrap();
+            found.extend(page.iter().map(|member| member.credential.node.clone()));
+            if page.len() < limit {
+                break;
+            }
+        }
+        assert_eq!(found, expected, "{limit} at a time");
+    }
+    net.registry.revoke(net.provider.membership.node(), "key lost").await.unwrap();
+    let view = ledger.store().view();
+    let states = members(&view, ledger, None, 10).unwrap();
+    assert_eq!(states.iter().filter(|member| member.state == NodeState::Active).count(), 1);
+    let other = &net.provider.ledger;
+    assert!(members(&other.store().view(), other, None, 10).unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_root_entry_carries_its_own_registrars_credential_only() {
+    let (_dir, net) = space().await;
+    let genuine = net.registrar.standing.directory.roots();
+    let entry = &genuine.entries[0];
+    let space = &genuine.space;
+    entry.verify_credential(space).unwrap();
+    let other = net.provider.membership.credential_statement().bytes().clone();
+    let mut last_flipped = entry.credential.to_vec();
+    *last_flipped.last_mut().unwrap() ^= 1;
+    for credential in [other, last_flipped.into(), Bytes::new()] {
+        RootEntry { credential, ..entry.clone() }.verify_credential(space).unwrap_err();
+    }
+    for changed in [
+        RootEntry { name: "Another".to_owned(), ..entry.clone() },
+        RootEntry { node: net.provider.membership.node().clone(), ..entry.clone() },
+        RootEntry { entity: net.provider.membership.credential().entity.clone(), ..entry.clone() },
+        RootEntry { log: net.provider.membership.credential().log.clone(), ..entry.clone() },
+    ] {
+        changed.verify_credential(space).unwrap_err();
+    }
+    assert_eq!(RootList::decode(&genuine.encode()).unwrap(), genuine);
 }
 
 #[tokio::test]
@@ -391,4 +560,45 @@ async fn a_node_with_two_addresses_under_one_number_is_on_record() {
     assert!(matches!(error, ServiceError::Conflict { .. }), "{error}");
     assert_eq!(ledger.evidence(&ledger.store().view(), 10).unwrap().len(), 1);
     assert_eq!(net.registry.locate(net.provider.membership.node()).unwrap().address, "one.example:1");
+}
+
+#[tokio::test]
+async fn only_parties_get_proofs_and_also_of_what_was_removed() {
+    let (_dir, net) = space().await;
+    let ledger = net.registrar.ledger.clone();
+    let credential = net.provider.membership.credential_statement().digest();
+    let prove = async |caller, digest| prove_for(caller, &net.registrar.ledger, vec![digest], 0).await;
+    for removed in [false, true] {
+        if removed {
+            let (ledger, store) = (ledger.clone(), ledger.store().clone());
+            let index = ledger.index_of(&store.view(), &credential).unwrap().unwrap();
+            let redaction = Redaction {
+                digest: credential,
+                who: "data protection officer".to_owned(),
+                why: "case 7".to_owned(),
+                statement: Digest::ZERO,
+            };
+            let redacted = store.transact("test", move |tx| ledger.redact(tx, index, &redaction));
+            redacted.await.unwrap();
+        }
+        let proofs = prove(&net.provider.caller, credential).await.unwrap();
+        assert_eq!(proofs.inclusion[0].digest, credential, "{removed}");
+        for digest in [credential, Digest::sha256(b"nothing")] {
+            let error = prove(&net.consumer.caller, digest).await.unwrap_err();
+            assert!(matches!(error, ServiceError::NotFound { .. }), "{removed}: {error}");
+        }
+    }
+    let error = net.registry.locate(net.provider.membership.node()).unwrap_err();
+    assert!(matches!(error, ServiceError::Redacted { ref who, .. } if who.contains("officer")), "{error}");
+}
+
+#[tokio::test]
+async fn a_node_in_safe_mode_says_so_and_goes_on_reading() {
+    let (_dir, net) = space().await;
+    let ledger = &net.provider.ledger;
+    ledger.stop_signing("restored from a backup").unwrap();
+    let error = crate::report_address(&net.provider.standing, "node.example:1").await.unwrap_err();
+    assert!(matches!(error, ServiceError::SafeMode { ref reason } if reason.contains("restored")), "{error}");
+    let view = ledger.store().view();
+    assert!(credential_of(&view, ledger, net.registrar.membership.node()).unwrap().is_some());
 }

@@ -8,7 +8,7 @@ use huitong_store::{Pending, outbox};
 use crate::documents::StatusList;
 use crate::error::{Delivery, PeerError, ServiceError};
 use crate::peer::{RegistrarPeer, TrustUpdate};
-use crate::service::{Standing, verify_roots, verify_status};
+use crate::service::{Standing, remember_roots, verify_roots, verify_status};
 use crate::tables;
 
 /// Topic of this crate's outbox messages.
@@ -40,12 +40,13 @@ pub async fn apply(standing: &Standing, update: TrustUpdate) -> Result<(), Servi
             return Err(rolled_back("root list", list.version, roots.version));
         }
         if list.version > roots.version {
-            let ledger = ledger.clone();
+            let (ledger, known) = (ledger.clone(), list.clone());
             ledger
                 .clone()
                 .store()
                 .transact("identity.roots", move |tx| -> Result<(), ServiceError> {
                     ledger.admit(tx, &statement)?;
+                    remember_roots(tx, &ledger, &known)?;
                     tx.put(&tables::STANDING, tables::ROOTS, &tables::signed_row(&signed))?;
                     Ok(())
                 })

@@ -15,8 +15,11 @@ mod service;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod witnesses;
 
 pub use details::{AckDetail, AckStatus, OfferDetail};
-pub use model::{FromConsumer, FromProvider, StartTransfer, Transfer, TransferSettings, TransferState, Want};
+pub use model::{
+    Finality, FromConsumer, FromProvider, StartTransfer, Transfer, TransferSettings, TransferState, Want,
+};
 pub use peer::{EvidencePeer, TransferPeer};
 pub use service::Transfers;

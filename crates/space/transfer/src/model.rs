@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use huitong_contract::Side;
 use huitong_ids::{ContractId, DataId, NodeId};
+use huitong_ledger::QuorumPolicy;
 use huitong_proof::{ContentRoot, Digest, Timestamp};
 
 /// What a consumer wants: the first frame of an exchange.
@@ -56,13 +57,36 @@ pub struct StartTransfer {
     pub directory: Option<PathBuf>,
 }
 
-/// Where files go and how many transfers run at once.
+/// Where files go, how many transfers run at once, and when their evidence is final.
 #[derive(Debug, Clone)]
 pub struct TransferSettings {
     /// Directory of received files.
     pub received: PathBuf,
     /// Exchanges that this node serves at the same time, as provider.
     pub max_outgoing: usize,
+    /// The witnesses whose cosignatures make evidence final, all of them nodes of this space; `None`: proofs are final
+    /// without any.
+    pub policy: Option<QuorumPolicy>,
+}
+
+/// Whether the evidence of a transfer can still change without the parties' witnesses noticing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Finality {
+    /// Signed by both sides, but not yet under checkpoints of both ledgers that enough witnesses have cosigned.
+    #[default]
+    Provisional,
+    /// Both ledgers' checkpoints carry the cosignatures that are asked for.
+    Final,
+}
+
+impl Finality {
+    /// The word for people and programs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Provisional => "provisional",
+            Self::Final => "final",
+        }
+    }
 }
 
 /// The states of a transfer process (Dataspace Protocol 2025-1).
@@ -126,6 +150,8 @@ pub struct Transfer {
     pub reason: String,
     /// Whether the other ledger's inclusion proofs are here.
     pub proven: bool,
+    /// Whether both ledgers' proofs are under checkpoints with the cosignatures that our policy asks for.
+    pub finality: Finality,
     /// When it began here.
     pub started: Timestamp,
     /// When it ended.

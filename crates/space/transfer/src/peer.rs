@@ -1,6 +1,7 @@
 //! What a transfer needs from another node. A face implements it.
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use huitong_identity::PeerError;
 use huitong_ids::NodeId;
 use huitong_ledger::Proofs;
@@ -20,9 +21,20 @@ pub trait TransferPeer: Send + Sync {
     ) -> Result<mpsc::Receiver<Result<FromProvider, PeerError>>, PeerError>;
 }
 
-/// The other party's node, as keeper of its ledger.
+/// The other party's node, as keeper of its ledger, and what is needed to understand its answers.
 #[async_trait]
 pub trait EvidencePeer: Send + Sync {
     /// Asks for inclusion proofs of statements that this node is a party of.
     async fn prove(&self, node: &NodeId, digests: Vec<Digest>, known_size: u64) -> Result<Proofs, PeerError>;
+
+    /// Asks for the path that shows that one size of that node's ledger extends a smaller one.
+    async fn consistency(
+        &self,
+        node: &NodeId,
+        old_size: u64,
+        new_size: u64,
+    ) -> Result<Vec<Digest>, PeerError>;
+
+    /// Asks whoever registered it for the CREDENTIAL statement of a node, such as a witness; it is verified by who asks.
+    async fn credential(&self, node: &NodeId) -> Result<Bytes, PeerError>;
 }

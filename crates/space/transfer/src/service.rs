@@ -4,6 +4,7 @@ mod consumer;
 mod destination;
 mod fetch;
 mod provider;
+mod recount;
 mod sink;
 mod source;
 
@@ -12,9 +13,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use huitong_catalog::Shelf;
 use huitong_contract::{Contract, Contracts};
-use huitong_identity::{Credential, Refusal, ServiceError, Standing, credential_of};
+use huitong_identity::{Credential, Directory, Refusal, ServiceError, Standing, credential_of};
 use huitong_ids::NodeId;
-use huitong_ledger::{Evidence, Ledger, LedgerError};
+use huitong_ledger::{Evidence, Ledger, LedgerError, QuorumPolicy};
 use huitong_proof::cbor::Map;
 use huitong_proof::{Digest, Draft, Kind, Statement};
 use huitong_store::{Read, StoreError, Tx, TxError};
@@ -81,9 +82,10 @@ impl Transfers {
         tables::runnable(&self.ledger().store().view(), 1024)
     }
 
-    /// Completed transfers whose proofs are still to be collected from the other side.
+    /// Completed transfers whose evidence is to be collected or made final now; see [`Transfers::collect`]. One that
+    /// has failed often comes back after a while.
     pub fn unproven(&self) -> Result<Vec<[u8; 16]>, ServiceError> {
-        tables::unproven(&self.ledger().store().view(), 1024)
+        tables::due(&self.ledger().store().view(), self.ledger().clock().now(), 1024)
     }
 
     /// Bytes moved in this run, durable or not.
@@ -103,6 +105,18 @@ impl Transfers {
 
     pub(crate) fn ledger(&self) -> &Ledger {
         &self.standing.ledger
+    }
+
+    pub(crate) fn node(&self) -> &NodeId {
+        self.standing.membership.node()
+    }
+
+    pub(crate) fn directory(&self) -> &Directory {
+        &self.standing.directory
+    }
+
+    pub(crate) fn policy(&self) -> Option<&QuorumPolicy> {
+        self.settings.policy.as_ref()
     }
 
     pub(crate) fn contracts(&self) -> &Contracts {

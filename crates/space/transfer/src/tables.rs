@@ -11,14 +11,17 @@ use huitong_proof::cbor::{Fields, Limits, Map, Value};
 use huitong_proof::{ContentRoot, Digest, Timestamp};
 use huitong_store::{Read, Table, Tx};
 
-use crate::model::{Statements, Transfer, TransferState};
+use crate::model::{Finality, Statements, Transfer, TransferState};
 
 /// Transfers by id.
 const TRANSFERS: Table = Table::with_history("transfer.transfer");
 /// Ids of consumer transfers that want to move.
 const RUNNABLE: Table = Table::new("transfer.runnable");
-/// Ids of completed transfers whose proofs are still to be collected.
-const UNPROVEN: Table = Table::new("transfer.unproven");
+/// Ids of completed transfers whose evidence is not final, with when it is looked at again and how often it was: due (8),
+/// attempts (8).
+const PROVISIONAL: Table = Table::new("transfer.provisional");
+/// The same in order of time: due (8), id.
+const DUE: Table = Table::new("transfer.due");
 /// Ids by start time, for listing: time (8, big endian), id.
 const BY_TIME: Table = Table::new("transfer.by_time");
 /// Usage counters: agreement hash, clause.
@@ -37,7 +40,14 @@ pub(crate) fn save(tx: &mut Tx<'_>, transfer: &Transfer) -> Result<(), ServiceEr
         tx.put(&BY_TIME, &time_key(transfer), &[])?;
     }
     mark(tx, &RUNNABLE, &transfer.id, transfer.side == Side::Consumer && !transfer.state.is_terminal())?;
-    mark(tx, &UNPROVEN, &transfer.id, transfer.state == TransferState::Completed && !transfer.proven)?;
+    if transfer.state == TransferState::Completed && transfer.finality == Finality::Provisional {
+        if attempts(tx, &transfer.id)?.is_none() {
+            let due = transfer.finished.unwrap_or(transfer.started);
+            postpone(tx, &transfer.id, Attempts { due, made: 0 })?;
+        }
+    } else {
+        conclude(tx, &transfer.id)?;
+    }
     tx.put(&TRANSFERS, &transfer.id, &encode(transfer))?;
     Ok(())
 }
@@ -46,8 +56,54 @@ pub(crate) fn runnable(read: &impl Read, limit: usize) -> Result<Vec<[u8; 16]>, 
     ids(read, &RUNNABLE, limit)
 }
 
-pub(crate) fn unproven(read: &impl Read, limit: usize) -> Result<Vec<[u8; 16]>, ServiceError> {
-    ids(read, &UNPROVEN, limit)
+/// When a transfer's evidence is looked at again, and how often it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Attempts {
+    pub(crate) due: Timestamp,
+    pub(crate) made: u64,
+}
+
+/// Transfers whose evidence is not final and is to be looked at by now, the one that waits longest first.
+pub(crate) fn due(read: &impl Read, now: Timestamp, limit: usize) -> Result<Vec<[u8; 16]>, ServiceError> {
+    let rows = read.scan(&DUE, &[], None, limit)?;
+    let due = rows.into_iter().map(|row| row.key).filter_map(|key| {
+        let (due, id) = key.split_first_chunk::<8>()?;
+        Some((u64::from_be_bytes(*due), <[u8; 16]>::try_from(id).ok()?))
+    });
+    Ok(due.take_while(|(due, _)| *due <= now.millis()).map(|(_, id)| id).collect())
+}
+
+pub(crate) fn attempts(read: &impl Read, id: &[u8; 16]) -> Result<Option<Attempts>, ServiceError> {
+    let Some(row) = read.get(&PROVISIONAL, id)? else { return Ok(None) };
+    let numbers = row.split_first_chunk::<8>().and_then(|(due, made)| Some((*due, made.try_into().ok()?)));
+    let (due, made) =
+        numbers.ok_or_else(|| ServiceError::Internal("a stored number of attempts is damaged".to_owned()))?;
+    Ok(Some(Attempts {
+        due: Timestamp::from_millis(u64::from_be_bytes(due)),
+        made: u64::from_be_bytes(made),
+    }))
+}
+
+/// Looks at a transfer's evidence again as `next` says.
+pub(crate) fn postpone(tx: &mut Tx<'_>, id: &[u8; 16], next: Attempts) -> Result<(), ServiceError> {
+    if let Some(before) = attempts(tx, id)?
+        && before.due != next.due
+    {
+        tx.delete(&DUE, &due_key(before.due, id))?;
+    }
+    tx.put(&DUE, &due_key(next.due, id), &[])?;
+    let row = [next.due.millis().to_be_bytes(), next.made.to_be_bytes()].concat();
+    tx.put(&PROVISIONAL, id, &row)?;
+    Ok(())
+}
+
+/// Never looks at a transfer's evidence again: it is final, or it will never be complete.
+pub(crate) fn conclude(tx: &mut Tx<'_>, id: &[u8; 16]) -> Result<(), ServiceError> {
+    if let Some(before) = attempts(tx, id)? {
+        tx.delete(&DUE, &due_key(before.due, id))?;
+        tx.delete(&PROVISIONAL, id)?;
+    }
+    Ok(())
 }
 
 /// Newest first. Walks the whole list: an operator's view, not a hot path.
@@ -169,6 +225,7 @@ fn encode(transfer: &Transfer) -> Vec<u8> {
         .maybe_digest(20, statements.accept.as_ref())
         .maybe_digest(21, statements.ack.as_ref())
         .maybe_digest(22, statements.last.as_ref())
+        .boolean(23, transfer.finality == Finality::Final)
         .encode()
 }
 
@@ -195,6 +252,7 @@ fn decode(bytes: &[u8]) -> Result<Transfer, ServiceError> {
         code: fields.text(12, "code")?,
         reason: fields.text(13, "reason")?,
         proven: fields.boolean(14, "proven")?,
+        finality: if fields.boolean(23, "final")? { Finality::Final } else { Finality::Provisional },
         started: Timestamp::from_millis(fields.uint(15, "started")?),
         finished: fields.maybe_uint(16, "finished")?.map(Timestamp::from_millis),
         statements: Statements {
@@ -238,6 +296,10 @@ fn mark(tx: &mut Tx<'_>, table: &Table, id: &[u8; 16], wanted: bool) -> Result<(
         _ => {}
     }
     Ok(())
+}
+
+fn due_key(due: Timestamp, id: &[u8; 16]) -> Vec<u8> {
+    [due.millis().to_be_bytes().as_slice(), id].concat()
 }
 
 fn time_key(transfer: &Transfer) -> Vec<u8> {

@@ -3,11 +3,13 @@
 mod consumer_lies;
 mod delivery;
 mod faults;
+mod finality;
 mod link;
 mod provider_lies;
 mod receipts;
 mod refusals;
 mod watching;
+mod witnesses;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,6 +22,7 @@ use huitong_contract::{AcceptCounter, Approval, ContractPeer, Contracts, Negotia
 use huitong_identity::testing::{TestNetwork, TestNode, network};
 use huitong_identity::{Caller, Delivery, NodeKeys, PeerError, ServiceError, Sources, load};
 use huitong_ids::{ContractId, DataId, NodeId};
+use huitong_ledger::QuorumPolicy;
 use huitong_proof::{
     Anchor, ChannelHead, Clock, Draft, Entropy, Envelope, Kind, ManualClock, SeededEntropy, Signing,
     Statement,
@@ -346,7 +349,12 @@ fn contracts(home: &Path, node: &TestNode) -> Contracts {
 }
 
 fn transfers(home: &Path, node: &TestNode) -> Transfers {
-    let settings = TransferSettings { received: home.join("received"), max_outgoing: 4 };
+    transfers_under(home, node, None)
+}
+
+/// The same node's transfers with other demands on their evidence.
+pub(crate) fn transfers_under(home: &Path, node: &TestNode, policy: Option<QuorumPolicy>) -> Transfers {
+    let settings = TransferSettings { received: home.join("received"), max_outgoing: 4, policy };
     Transfers::new(node.standing.clone(), contracts(home, node), shelf(home, node), settings)
 }
 
@@ -358,7 +366,9 @@ pub(crate) fn as_peer_error(error: &ServiceError) -> PeerError {
             reason: refusal.reason,
             statement: statement.map(|statement| statement.bytes().clone()),
         },
-        ServiceError::Busy { reason } | ServiceError::Internal(reason) => PeerError::Unavailable(reason),
+        ServiceError::Busy { reason }
+        | ServiceError::SafeMode { reason }
+        | ServiceError::Internal(reason) => PeerError::Unavailable(reason),
         ServiceError::Store(error) => PeerError::Unavailable(error.to_string()),
         other => PeerError::Refused { code: "other".to_owned(), reason: other.to_string(), statement: None },
     }

@@ -13,6 +13,7 @@ use crate::keys::NodeKeys;
 use crate::rules::check_domain;
 
 const LOG_KEY_PROOF: &[u8] = b"huitong/log-key/v1\0";
+const WITNESS_KEY_PROOF: &[u8] = b"huitong/witness-key/v1\0";
 
 /// What a node that wants to join says about itself.
 #[derive(Debug, Clone)]
@@ -34,15 +35,17 @@ pub fn enrolment_request(
     let csr = certificate::signing_request(keys.tls(), &request.domain)?;
     let csr_digest = Digest::sha256(&csr);
     let statement_key = keys.statement().verifying_key();
-    let proof = keys.log().sign(&log_key_claim(&csr_digest, &statement_key));
+    let claim = |label| key_claim(label, &csr_digest, &statement_key);
     let token_digest = Digest::sha256(&request.invite.token);
     let detail = Map::new()
         .digest(1, &csr_digest)
         .bytes(2, statement_key.as_bytes())
         .bytes(3, keys.log().verifying_key().as_bytes())
-        .bytes(4, &proof)
+        .bytes(4, &keys.log().sign(&claim(LOG_KEY_PROOF)))
         .text(5, &request.domain)
-        .digest(6, &token_digest);
+        .digest(6, &token_digest)
+        .bytes(7, keys.witness().verifying_key().as_bytes())
+        .bytes(8, &keys.witness().sign(&claim(WITNESS_KEY_PROOF)));
     let statement = Statement::sign(
         Draft {
             kind: Kind::Enrolment,
@@ -78,10 +81,11 @@ pub(crate) struct CheckedEnrolment {
     pub(crate) tls_digest: Digest,
     pub(crate) statement_key: VerifyingKey,
     pub(crate) log_key: VerifyingKey,
+    pub(crate) witness_key: VerifyingKey,
     pub(crate) domain: String,
 }
 
-/// Checks possession of all three keys.
+/// Checks possession of all four keys, and that no two of the signing keys are one.
 pub(crate) fn check_enrolment(
     request: &EnrolmentRequest,
     registrar: &str,
@@ -103,9 +107,12 @@ pub(crate) fn check_enrolment(
     let named_key = detail.bytes(2, "statement_key")?;
     let log_key = VerifyingKey::from_bytes(&detail.bytes(3, "log_key")?)
         .map_err(|error| ServiceError::invalid("enrolment.log_key", error))?;
-    let proof = detail.bytes(4, "log_key_proof")?;
+    let log_proof = detail.bytes(4, "log_key_proof")?;
     let domain = detail.text(5, "domain")?;
     let token_digest = detail.digest(6, "token")?;
+    let witness_key = VerifyingKey::from_bytes(&detail.bytes(7, "witness_key")?)
+        .map_err(|error| ServiceError::invalid("enrolment.witness_key", error))?;
+    let witness_proof = detail.bytes(8, "witness_key_proof")?;
     detail.finish()?;
     check_domain(&domain)?;
     if csr_digest != Digest::sha256(&request.csr) {
@@ -120,13 +127,25 @@ pub(crate) fn check_enrolment(
     if token_digest != Digest::sha256(&request.token) {
         return Err(ServiceError::invalid("token", "is not the one that the enrolment statement names"));
     }
-    log_key
-        .verify(&log_key_claim(&csr_digest, &statement_key), &proof)
-        .map_err(|_| ServiceError::invalid("log_key", "its proof of possession does not verify"))?;
+    for (field, key, label, proof) in [
+        ("log_key", &log_key, LOG_KEY_PROOF, &log_proof),
+        ("witness_key", &witness_key, WITNESS_KEY_PROOF, &witness_proof),
+    ] {
+        key.verify(&key_claim(label, &csr_digest, &statement_key), proof)
+            .map_err(|_| ServiceError::invalid(field, "its proof of possession does not verify"))?;
+    }
+    // One key in two places would let a signature made for one purpose pass for the other.
+    if log_key == statement_key || witness_key == statement_key || witness_key == log_key {
+        return Err(ServiceError::invalid(
+            "enrolment",
+            "two of statement_key, log_key and witness_key are the same; make each of its own",
+        ));
+    }
     let tls_digest = certificate::request_key_digest(&tls_key);
-    Ok(CheckedEnrolment { statement, tls_key, tls_digest, statement_key, log_key, domain })
+    Ok(CheckedEnrolment { statement, tls_key, tls_digest, statement_key, log_key, witness_key, domain })
 }
 
-fn log_key_claim(csr: &Digest, statement_key: &VerifyingKey) -> Vec<u8> {
-    [LOG_KEY_PROOF, csr.as_bytes(), statement_key.as_bytes()].concat()
+/// What a key signs to prove that who asks has it: it is bound to the other keys of the same request.
+fn key_claim(label: &[u8], csr: &Digest, statement_key: &VerifyingKey) -> Vec<u8> {
+    [label, csr.as_bytes(), statement_key.as_bytes()].concat()
 }

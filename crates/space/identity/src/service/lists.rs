@@ -4,6 +4,7 @@ use huitong_ledger::Ledger;
 use huitong_proof::{Digest, Draft, Envelope, Kind, SpaceId, Statement, VerifyingKey};
 use huitong_store::Tx;
 
+use super::statements::remember_credential;
 use crate::documents::{RootList, SignedDocument, StatusList, check_list_detail, list_detail};
 use crate::error::ServiceError;
 use crate::tables;
@@ -17,6 +18,15 @@ pub(crate) fn publish_roots(
     roots: &RootList,
 ) -> Result<SignedDocument, ServiceError> {
     publish_list(tx, ledger, Kind::Roots, roots.version, roots.encode(), tables::ROOTS)
+}
+
+/// Keeps the credentials of the registrars on a list that [`verify_roots`] gave: they are witnesses too.
+pub(crate) fn remember_roots(tx: &mut Tx<'_>, ledger: &Ledger, roots: &RootList) -> Result<(), ServiceError> {
+    for entry in &roots.entries {
+        let (credential, statement) = entry.verify_credential(ledger.space())?;
+        remember_credential(tx, ledger, &credential, &statement)?;
+    }
+    Ok(())
 }
 
 pub(crate) fn publish_status(
@@ -71,6 +81,9 @@ pub(crate) fn verify_roots(
     check_list_detail(statement.detail("roots")?, roots.version, &signed.document)?;
     if roots.space != *space {
         return Err(ServiceError::invalid("roots.space", "is another data space"));
+    }
+    for entry in &roots.entries {
+        entry.verify_credential(space)?;
     }
     Ok((statement, roots))
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use huitong_ids::{EntityCode, NodeId, NodeType, Segment};
-use huitong_ledger::{Identity, Ledger, LogVerifier, origin_of};
+use huitong_ledger::{Identity, Ledger, LogVerifier, WitnessVerifier, origin_of, witness_name_of};
 use huitong_proof::cbor::Map;
 use huitong_proof::{
     Clock, Digest, Draft, Entropy, Envelope, Kind, SpaceId, Statement, Timestamp, VerifyingKey, random,
@@ -12,7 +12,7 @@ use huitong_proof::{
 use huitong_store::{Read as _, Store};
 
 use super::enrolment::JoinRequest;
-use super::lists::{publish_roots, publish_status, verify_roots, verify_status};
+use super::lists::{publish_roots, publish_status, remember_roots, verify_roots, verify_status};
 use crate::certificate;
 use crate::directory::Directory;
 use crate::documents::{EnrolmentGrant, EnrolmentRequest, RootEntry, RootList, StatusList};
@@ -125,7 +125,7 @@ pub async fn found(
     check_domain(&genesis.domain)?;
     check_name("name", &genesis.name)?;
     let node = NodeId::mint(genesis.node_type, &genesis.entity, &genesis.segment, random(&*sources.entropy));
-    let ledger = new_ledger(store, keys, &node, &genesis.space, sources);
+    let ledger = open_ledger(store, keys, &node, &genesis.space, sources)?;
     let now = sources.clock.now();
     let root_certificate =
         certificate::self_signed_root(root.key(), &genesis.name, &node, now, ROOT_CERTIFICATE_YEARS)?;
@@ -137,30 +137,16 @@ pub async fn found(
         tls_key: keys.tls_digest(),
         statement_key: keys.statement().verifying_key(),
         log: log_of(&node, &keys.log().verifying_key())?,
+        witness: witness_of(&node, &keys.witness().verifying_key())?,
         roles: vec![Role::Registrar],
         not_before: validity_start(now),
         not_after: now.saturating_add(CREDENTIAL_LIFETIME),
         registrar: node.to_string(),
     };
-    let roots = RootList {
-        space: genesis.space,
-        version: 1,
-        issued: now,
-        expires: now.saturating_add(ROOTS_LIFETIME),
-        entries: vec![RootEntry {
-            node: node.clone(),
-            entity: genesis.entity.clone(),
-            name: genesis.name.clone(),
-            certificate: root_certificate.clone(),
-            statement_key: keys.statement().verifying_key(),
-            log: log_of(&node, &keys.log().verifying_key())?,
-        }],
-    };
     let status = StatusList { version: 1, issued: now, revoked: Vec::new() };
-    let (keys_of_tx, ledger_of_tx, root) = (keys.clone(), ledger.clone(), root.clone());
+    let (keys_of_tx, root) = (keys.clone(), root.clone());
     store
         .transact("identity.found", move |tx| -> Result<(), ServiceError> {
-            let ledger = &ledger_of_tx;
             let statement = ledger.issue(
                 tx,
                 Draft {
@@ -174,6 +160,21 @@ pub async fn found(
             )?;
             let certificate =
                 certificate::issue(&root_certificate, root.key(), keys_of_tx.tls(), &credential, &statement)?;
+            let roots = RootList {
+                space: *ledger.space(),
+                version: 1,
+                issued: now,
+                expires: now.saturating_add(ROOTS_LIFETIME),
+                entries: vec![RootEntry {
+                    node: credential.node.clone(),
+                    entity: credential.entity.clone(),
+                    name: credential.name.clone(),
+                    certificate: root_certificate,
+                    statement_key: credential.statement_key.clone(),
+                    log: credential.log.clone(),
+                    credential: statement.bytes().clone(),
+                }],
+            };
             let row = SelfRow {
                 node: credential.node.clone(),
                 space: *ledger.space(),
@@ -195,8 +196,8 @@ pub async fn found(
             )?;
             tx.put(&tables::NODES, credential.node.as_str().as_bytes(), &tables::node_row(&record))?;
             tx.put(&tables::STANDING, tables::SELF, &row.encode())?;
-            publish_roots(tx, ledger, &roots)?;
-            publish_status(tx, ledger, &status)?;
+            publish_roots(tx, &ledger, &roots)?;
+            publish_status(tx, &ledger, &status)?;
             Ok(())
         })
         .await?;
@@ -233,15 +234,11 @@ pub async fn join(
     let (status_statement, status) = verify_status(&grant.status, &registrar_key, &space)?;
     let credential_statement = Envelope::decode(grant.credential.clone())?.verify(&registrar_key, &space)?;
     let credential = Credential::from_statement(&credential_statement)?;
-    let directory = Directory::new(roots, status, now, None);
+    let directory = Directory::new(roots.clone(), status, now, None);
     let caller = directory
         .authenticate(&grant.certificate, now)
         .map_err(|error| ServiceError::invalid("grant.certificate", error))?;
-    if caller.credential() != &credential
-        || credential.tls_key != keys.tls_digest()
-        || credential.statement_key != keys.statement().verifying_key()
-        || *credential.log.key() != keys.log().verifying_key()
-    {
+    if caller.credential() != &credential || !names_our_keys(&credential, keys) {
         return Err(ServiceError::invalid("grant.credential", "names keys that are not ours"));
     }
     let statement_key = keys.statement().verifying_key();
@@ -253,12 +250,13 @@ pub async fn join(
         certificate: grant.certificate.clone(),
         registrar: request.invite.registrar.clone(),
     };
-    let ledger = new_ledger(store, keys, &credential.node, &space, sources);
+    let ledger = open_ledger(store, keys, &credential.node, &space, sources)?;
     store
         .transact("identity.join", move |tx| -> Result<(), ServiceError> {
             for statement in [&enrolment, &credential_statement, &roots_statement, &status_statement] {
                 ledger.admit(tx, statement)?;
             }
+            remember_roots(tx, &ledger, &roots)?;
             tx.put(&tables::STANDING, tables::SELF, &row.encode())?;
             tx.put(&tables::STANDING, tables::ROOTS, &tables::signed_row(&grant.roots))?;
             tx.put(&tables::STANDING, tables::STATUS, &tables::signed_row(&grant.status))?;
@@ -280,21 +278,18 @@ pub fn load(
     let missing = |what: &str| {
         ServiceError::Internal(format!("this node's {what} is missing; restore the data directory"))
     };
-    let ledger = new_ledger(store, keys, &row.node, &row.space, sources);
     let roots_document = tables::signed(&view, tables::ROOTS)?.ok_or_else(|| missing("root list"))?;
     let status_document = tables::signed(&view, tables::STATUS)?.ok_or_else(|| missing("revocation list"))?;
     let roots = RootList::decode(&roots_document.document)?;
     let status = StatusList::decode(&status_document.document)?;
     let statement = Envelope::decode(row.credential.clone())?.trusted(&row.space)?;
     let credential = Credential::from_statement(&statement)?;
-    if credential.tls_key != keys.tls_digest()
-        || credential.statement_key != keys.statement().verifying_key()
-        || *credential.log.key() != keys.log().verifying_key()
-    {
+    if !names_our_keys(&credential, keys) {
         return Err(ServiceError::Conflict {
             reason: "the key files do not belong to this data directory's credential; restore keys and data from the same backup".to_owned(),
         });
     }
+    let ledger = open_ledger(store, keys, &row.node, &row.space, sources)?;
     // Freshness starts at the list's own date: a node that was off for long first has to hear from its registrar.
     let confirmed = status.issued;
     let directory = Directory::new(roots, status, confirmed, max_age);
@@ -355,7 +350,26 @@ pub(crate) fn log_of(node: &NodeId, key: &VerifyingKey) -> Result<LogVerifier, S
         .map_err(|error| ServiceError::Internal(error.to_string()))
 }
 
-fn new_ledger(store: &Store, keys: &NodeKeys, node: &NodeId, space: &SpaceId, sources: &Sources) -> Ledger {
+/// The verifier of a node's cosignatures, whose name follows from the node id.
+pub(crate) fn witness_of(node: &NodeId, key: &VerifyingKey) -> Result<WitnessVerifier, ServiceError> {
+    WitnessVerifier::new(witness_name_of(node.as_str()), key.clone())
+        .map_err(|error| ServiceError::Internal(error.to_string()))
+}
+
+fn names_our_keys(credential: &Credential, keys: &NodeKeys) -> bool {
+    credential.tls_key == keys.tls_digest()
+        && credential.statement_key == keys.statement().verifying_key()
+        && *credential.log.key() == keys.log().verifying_key()
+        && *credential.witness.key() == keys.witness().verifying_key()
+}
+
+fn open_ledger(
+    store: &Store,
+    keys: &NodeKeys,
+    node: &NodeId,
+    space: &SpaceId,
+    sources: &Sources,
+) -> Result<Ledger, ServiceError> {
     let identity = Identity {
         node: node.to_string(),
         origin: origin_of(node.as_str()),
@@ -363,5 +377,5 @@ fn new_ledger(store: &Store, keys: &NodeKeys, node: &NodeId, space: &SpaceId, so
         statement_key: keys.statement().clone(),
         log_key: keys.log().clone(),
     };
-    Ledger::new(store.clone(), identity, sources.clock.clone(), sources.entropy.clone())
+    Ok(Ledger::open(store.clone(), identity, sources.clock.clone(), sources.entropy.clone())?)
 }

@@ -2,13 +2,13 @@
 
 use bytes::Bytes;
 use huitong_ids::NodeId;
-use huitong_ledger::{Ledger, Proofs};
+use huitong_ledger::{Ledger, LedgerError, Proofs};
 use huitong_proof::cbor::Map;
 use huitong_proof::{Digest, Draft, Envelope, Kind, Statement};
 use huitong_store::{Read, Tx};
 
 use crate::error::{Refusal, ServiceError};
-use crate::model::{Caller, Credential};
+use crate::model::{Caller, Credential, NodeRecord};
 use crate::tables::{self, SelfRow};
 
 /// Most statements in one request for proofs.
@@ -57,7 +57,8 @@ pub fn remember_credential(
     Ok(())
 }
 
-/// The credential of a node we have relied on, or of ourselves.
+/// The credential of any node this one knows: itself, the registrars of its root list, the nodes it has relied on, and,
+/// at a registrar, its members. It says nothing of a later revocation: that is in [`crate::Directory::status`].
 pub fn credential_of(
     read: &impl Read,
     ledger: &Ledger,
@@ -69,17 +70,40 @@ pub fn credential_of(
             None => None,
         }
     } else {
-        match read.get(&tables::PEERS, node.as_str().as_bytes())? {
-            Some(bytes) => {
-                let digest = Digest::from_slice(&bytes).ok_or_else(|| {
-                    ServiceError::Internal("a stored credential digest is damaged".to_owned())
-                })?;
-                ledger.statement(read, &digest)?
-            }
+        match credential_digest(read, node)? {
+            Some(digest) => ledger.statement(read, &digest)?,
             None => None,
         }
     };
     statement.map(|statement| Ok((Credential::from_statement(&statement)?, statement))).transpose()
+}
+
+fn credential_digest(read: &impl Read, node: &NodeId) -> Result<Option<Digest>, ServiceError> {
+    let key = node.as_str().as_bytes();
+    match read.get(&tables::PEERS, key)? {
+        Some(bytes) => Digest::from_slice(&bytes)
+            .map(Some)
+            .ok_or_else(|| ServiceError::Internal("a stored credential digest is damaged".to_owned())),
+        None => read.get(&tables::NODES, key)?.map(|row| tables::node_statement(&row)).transpose(),
+    }
+}
+
+/// The nodes that this registrar has enrolled, itself left out, in order of their ids: at most `limit` after the id
+/// `after`. Revoked ones are among them, with their state. Empty on any other node.
+pub fn members(
+    read: &impl Read,
+    ledger: &Ledger,
+    after: Option<&NodeId>,
+    limit: usize,
+) -> Result<Vec<NodeRecord>, ServiceError> {
+    let after = after.map(|node| node.as_str().as_bytes());
+    // One more than asked for: this node's own row may be among them.
+    let rows = read.scan(&tables::NODES, &[], after, limit.saturating_add(1))?;
+    rows.iter()
+        .filter(|row| row.key != ledger.node().as_bytes())
+        .take(limit)
+        .map(|row| tables::decode_node(read, ledger, &row.value))
+        .collect()
 }
 
 /// Records a refusal: a REFUSAL statement (kind 31) to who asked, with detail {1 code, 2 reason, 3 next step, 4 what
@@ -121,7 +145,8 @@ pub fn read_refusal(statement: &Statement) -> Result<Refusal, ServiceError> {
     Ok(refusal)
 }
 
-/// Proves to a caller that statements are in our ledger. Only their issuer or audience may ask, for at most 256.
+/// Proves to a caller that statements are in our ledger, those whose bytes were removed among them. Only their issuer or
+/// audience may ask, for at most 256.
 pub async fn prove_for(
     caller: &Caller,
     ledger: &Ledger,
@@ -133,11 +158,19 @@ pub async fn prove_for(
     }
     let view = ledger.store().view();
     for digest in &digests {
-        let party = ledger.statement(&view, digest)?.is_some_and(|statement| {
-            let body = statement.body();
-            body.issuer == caller.node().as_str() || body.audience == caller.node().as_str()
-        });
-        if !party {
+        let is_caller = |node: &str| node == caller.node().as_str();
+        let is_party = match ledger.statement(&view, digest) {
+            Ok(found) => found.is_some_and(|statement| {
+                is_caller(&statement.body().issuer) || is_caller(&statement.body().audience)
+            }),
+            // Its bytes are gone here, and the other party still needs the proof of its hash.
+            Err(LedgerError::Redacted { index, .. }) => ledger
+                .gap(&view, index)?
+                .and_then(|gap| gap.removed)
+                .is_some_and(|removed| is_caller(&removed.issuer) || is_caller(&removed.audience)),
+            Err(error) => return Err(error.into()),
+        };
+        if !is_party {
             // The same answer for unknown and for foreign statements: who is no party learns nothing.
             return Err(ServiceError::NotFound { what: format!("statement {digest}") });
         }

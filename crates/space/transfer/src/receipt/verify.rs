@@ -4,10 +4,11 @@ use bytes::Bytes;
 use huitong_catalog::{AssetCertificate, AssetKind};
 use huitong_contract::{Agreement, agreement_hash};
 use huitong_identity::{Credential, Role, Trust, TrustedRegistrar};
-use huitong_ledger::{LogVerifier, MAX_PATH, SignedCheckpoint, verify_entry};
+use huitong_ledger::QuorumPolicy;
 use huitong_proof::cbor::{Fields, Value};
 use huitong_proof::{Digest, Envelope, Kind, Statement, group_count};
 
+use super::ledgers::{LogPart, read_log};
 use super::report::{Facts, ProblemKind, Report};
 use super::{FORMAT, LIMITS, REGISTRAR_STATEMENTS};
 use crate::details::{AcceptDetail, AckDetail, AckStatus, OfferDetail, UsageDetail, read_final};
@@ -15,20 +16,22 @@ use crate::details::{AcceptDetail, AckDetail, AckStatus, OfferDetail, UsageDetai
 use ProblemKind::{Incomplete, Invalid, Unreadable};
 
 /// Why verification cannot go on: already in the report.
-struct Stop;
+pub(super) struct Stop;
 
-/// Checks a receipt against the registrars that the verifier trusts. Needs nothing else: no node, no network, no clock.
-pub fn verify(bytes: &[u8], trust: &Trust) -> Report {
+/// Checks a receipt against the registrars that the verifier trusts and, if given, against the quorum of witnesses that it
+/// demands. Needs nothing else: no node, no network, no clock.
+pub fn verify(bytes: &[u8], trust: &Trust, policy: Option<&QuorumPolicy>) -> Report {
     let mut report = Report::default();
-    let facts = Verification { report: &mut report, trust }.run(bytes).ok();
+    let facts = Verification { report: &mut report, trust, policy }.run(bytes).ok();
     // Figures count only in a receipt that holds as a whole.
     report.facts = facts.filter(|_| report.problems.is_empty());
     report
 }
 
-struct Verification<'a> {
-    report: &'a mut Report,
+pub(super) struct Verification<'a> {
+    pub(super) report: &'a mut Report,
     trust: &'a Trust,
+    pub(super) policy: Option<&'a QuorumPolicy>,
 }
 
 /// The file, taken apart but not yet believed.
@@ -36,11 +39,7 @@ struct Parts {
     agreement: Vec<u8>,
     statements: Vec<Vec<u8>>,
     logs: Vec<LogPart>,
-}
-
-struct LogPart {
-    checkpoint: String,
-    inclusion: Vec<(u64, Vec<Digest>)>,
+    witnesses: Vec<Vec<u8>>,
 }
 
 impl Verification<'_> {
@@ -74,16 +73,8 @@ impl Verification<'_> {
         self.asset(&certificate, &agreement)?;
         let facts = self.delivery(&chain, &agreement, &provider, &consumer, &hash)?;
 
-        let names = ["the provider's ledger", "the consumer's ledger"];
-        for (number, (name, credential)) in names.into_iter().zip([&provider, &consumer]).enumerate() {
-            match parts.logs.get(number) {
-                Some(log) => self.log(name, log, &credential.log, &shared)?,
-                None => self.report.problem(Incomplete, name, "the receipt carries no proofs of it"),
-            }
-        }
-        if parts.logs.len() > names.len() {
-            return Err(self.stop(Invalid, "logs", "more than the provider's and the consumer's"));
-        }
+        let witnesses = self.witnesses(&parts.witnesses, [&provider, &consumer])?;
+        self.ledgers(&parts.logs, [&provider, &consumer], &witnesses, &shared)?;
         Ok(facts)
     }
 
@@ -103,18 +94,8 @@ impl Verification<'_> {
             fields.bytes(2, "agreement").map_err(|error| unreadable(self.report, &source_chain(&error)))?;
         let values =
             fields.array(3, "statements").map_err(|error| unreadable(self.report, &source_chain(&error)))?;
-        let mut statements = Vec::with_capacity(values.len().min(64));
-        for (index, value) in values.into_iter().enumerate() {
-            match value {
-                Value::Bytes(bytes) => statements.push(bytes),
-                _ => {
-                    return Err(unreadable(
-                        self.report,
-                        &format!("statements[{index}] is not a byte string"),
-                    ));
-                }
-            }
-        }
+        let statements =
+            byte_strings("statements", values).map_err(|error| unreadable(self.report, &error))?;
         let values =
             fields.array(4, "logs").map_err(|error| unreadable(self.report, &source_chain(&error)))?;
         let mut logs = Vec::with_capacity(values.len().min(2));
@@ -123,12 +104,15 @@ impl Verification<'_> {
                 .map_err(|error| unreadable(self.report, &format!("logs[{index}]: {error}")))?;
             logs.push(log);
         }
+        let values =
+            fields.array(5, "witnesses").map_err(|error| unreadable(self.report, &source_chain(&error)))?;
+        let witnesses = byte_strings("witnesses", values).map_err(|error| unreadable(self.report, &error))?;
         fields.finish().map_err(|error| unreadable(self.report, &source_chain(&error)))?;
-        Ok(Parts { agreement, statements, logs })
+        Ok(Parts { agreement, statements, logs, witnesses })
     }
 
     /// A registrar's statement about a node: signed by a registrar that the trust file names.
-    fn credential(&mut self, what: &'static str, bytes: Option<&Vec<u8>>) -> Result<Credential, Stop> {
+    pub(super) fn credential(&mut self, what: &str, bytes: Option<&Vec<u8>>) -> Result<Credential, Stop> {
         let (statement, registrar) = self.registrar_statement(what, bytes)?;
         let credential =
             Credential::from_statement(&statement).map_err(|error| self.stop(Invalid, what, error))?;
@@ -161,7 +145,7 @@ impl Verification<'_> {
 
     fn registrar_statement(
         &mut self,
-        what: &'static str,
+        what: &str,
         bytes: Option<&Vec<u8>>,
     ) -> Result<(Statement, TrustedRegistrar), Stop> {
         let bytes = bytes.ok_or_else(|| self.stop(Incomplete, what, "is missing"))?;
@@ -429,53 +413,17 @@ impl Verification<'_> {
         })
     }
 
-    /// Every shared statement is in this ledger.
-    fn log(
-        &mut self,
-        name: &str,
-        log: &LogPart,
-        verifier: &LogVerifier,
-        shared: &[Statement],
-    ) -> Result<(), Stop> {
-        let checkpoint = SignedCheckpoint::parse_exact(&log.checkpoint, verifier)
-            .map_err(|error| self.stop(Invalid, format!("{name}: checkpoint"), source_chain(&error)))?;
-        if log.inclusion.len() > shared.len() {
-            return Err(self.stop(Invalid, name, "it proves more statements than the receipt holds"));
-        }
-        let mut missing = false;
-        for (position, statement) in shared.iter().enumerate() {
-            let what = format!("{name}: proof of the {}", statement.kind().name());
-            let Some((index, path)) = log.inclusion.get(position) else {
-                self.report.problem(Incomplete, what, "is missing");
-                missing = true;
-                continue;
-            };
-            verify_entry(statement.bytes(), *index, path, checkpoint.checkpoint())
-                .map_err(|error| self.stop(Invalid, what, error))?;
-        }
-        if missing {
-            return Ok(());
-        }
-        let head = checkpoint.checkpoint();
-        self.report.claim(
-            "ledger",
-            format!(
-                "all {} statements are in {name} {} at size {} with root {}",
-                shared.len(),
-                head.origin,
-                head.size,
-                head.root
-            ),
-        );
-        Ok(())
-    }
-
     fn envelope(&mut self, what: &str, bytes: &[u8]) -> Result<Envelope, Stop> {
         Envelope::decode(Bytes::copy_from_slice(bytes))
             .map_err(|error| self.stop(Invalid, what, source_chain(&error)))
     }
 
-    fn stop(&mut self, kind: ProblemKind, what: impl Into<String>, reason: impl std::fmt::Display) -> Stop {
+    pub(super) fn stop(
+        &mut self,
+        kind: ProblemKind,
+        what: impl Into<String>,
+        reason: impl std::fmt::Display,
+    ) -> Stop {
         self.report.problem(kind, what, reason);
         Stop
     }
@@ -534,33 +482,16 @@ fn next<'a>(
     }
 }
 
-fn read_log(value: Value) -> Result<LogPart, String> {
-    let mut fields = Fields::from_value(value, "log").map_err(|error| error.to_string())?;
-    let checkpoint = fields.text(1, "checkpoint").map_err(|error| error.to_string())?;
-    let values = fields.array(2, "inclusion").map_err(|error| error.to_string())?;
-    fields.finish().map_err(|error| error.to_string())?;
-    let mut inclusion = Vec::with_capacity(values.len().min(64));
-    for (number, value) in values.into_iter().enumerate() {
-        let wrong = || format!("inclusion[{number}] is not [index, [hash]]");
-        let Value::Array(pair) = value else { return Err(wrong()) };
-        let [Value::Uint(index), Value::Array(hashes)] = pair.as_slice() else { return Err(wrong()) };
-        if hashes.len() > MAX_PATH {
-            return Err(wrong());
-        }
-        let path = hashes
-            .iter()
-            .map(|hash| match hash {
-                Value::Bytes(bytes) => Digest::from_slice(bytes).ok_or_else(wrong),
-                _ => Err(wrong()),
-            })
-            .collect::<Result<_, _>>()?;
-        inclusion.push((*index, path));
-    }
-    Ok(LogPart { checkpoint, inclusion })
+fn byte_strings(what: &str, values: Vec<Value>) -> Result<Vec<Vec<u8>>, String> {
+    let bytes = values.into_iter().enumerate().map(|(index, value)| match value {
+        Value::Bytes(bytes) => Ok(bytes),
+        _ => Err(format!("{what}[{index}] is not a byte string")),
+    });
+    bytes.collect()
 }
 
 /// An error with its sources, which errors do not repeat in their own text.
-fn source_chain(error: &dyn std::error::Error) -> String {
+pub(super) fn source_chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -10,7 +10,7 @@ use super::Transfers;
 use super::destination::{part_path, remove_part};
 use super::fetch::Fetch;
 use super::provider::terminate;
-use crate::model::{FromConsumer, StartTransfer, Statements, Transfer, TransferState, Want};
+use crate::model::{Finality, FromConsumer, StartTransfer, Statements, Transfer, TransferState, Want};
 use crate::peer::TransferPeer;
 use crate::tables;
 
@@ -82,6 +82,7 @@ impl Transfers {
                     code: String::new(),
                     reason: String::new(),
                     proven: false,
+                    finality: Finality::Provisional,
                     started: ledger.clock().now(),
                     finished: None,
                     statements: Statements::default(),

@@ -21,7 +21,7 @@ use super::{Abort, Transfers, check_belongs, issue, source};
 use crate::details::{
     AcceptDetail, AckDetail, AckStatus, OfferDetail, UsageDetail, abort_detail, final_detail, read_abort,
 };
-use crate::model::{FromConsumer, FromProvider, Statements, Transfer, TransferState, Want};
+use crate::model::{Finality, FromConsumer, FromProvider, Statements, Transfer, TransferState, Want};
 use crate::{rules, tables};
 
 /// How long the consumer may take for its first frame.
@@ -275,6 +275,7 @@ fn new_transfer(
         code: String::new(),
         reason: String::new(),
         proven: false,
+        finality: Finality::Provisional,
         started: now,
         finished: None,
         statements: Statements { certificate: Some(certificate), ..Statements::default() },

@@ -1,19 +1,21 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use huitong_identity::{Caller, PeerError, Trust, prove_for};
 use huitong_ids::NodeId;
 use huitong_ledger::{Ledger, Proofs};
 use huitong_proof::cbor::{Fields, Limits, Map, Value};
 use huitong_proof::{Digest, SpaceId};
 
+use super::witnesses::cosigned;
 use super::{MIB, Space, Who, as_peer_error, count, policy};
 use crate::EvidencePeer;
 use crate::receipt::{Outcome, Report, verify};
 
-const ID: [u8; 16] = [2; 16];
+pub(super) const ID: [u8; 16] = [2; 16];
 
-struct Keeper {
+pub(super) struct Keeper {
     ledger: Ledger,
     caller: Caller,
 }
@@ -24,19 +26,27 @@ impl EvidencePeer for Keeper {
         let proven = prove_for(&self.caller, &self.ledger, digests, known_size).await;
         proven.map_err(|error| as_peer_error(&error))
     }
+
+    async fn consistency(&self, _: &NodeId, old: u64, new: u64) -> Result<Vec<Digest>, PeerError> {
+        self.ledger.consistency(old, new).map_err(|error| PeerError::Broken(error.to_string()))
+    }
+
+    async fn credential(&self, _: &NodeId) -> Result<Bytes, PeerError> {
+        Err(PeerError::Unavailable("not part of these tests".to_owned()))
+    }
 }
 
-fn keeper(space: &Space, who: Who) -> Keeper {
+pub(super) fn keeper(space: &Space, who: Who) -> Keeper {
     let asks = if who == Who::Provider { Who::Consumer } else { Who::Provider };
     Keeper { ledger: space.node(who).ledger.clone(), caller: space.node(asks).caller.clone() }
 }
 
-fn trust(space: &Space) -> Trust {
+pub(super) fn trust(space: &Space) -> Trust {
     Trust::from_roots(&space.network.provider.standing.directory.roots())
 }
 
 /// Both sides' receipts of one finished transfer.
-async fn receipts(space: &Space, id: [u8; 16]) -> [Vec<u8>; 2] {
+pub(super) async fn receipts(space: &Space, id: [u8; 16]) -> [Vec<u8>; 2] {
     space.start(id).await;
     assert_eq!(space.run(id).await.consumer, Ok(()));
     assert!(space.provider.receipt(&id).await.is_err(), "not before the other side's proofs are here");
@@ -50,20 +60,21 @@ async fn receipts(space: &Space, id: [u8; 16]) -> [Vec<u8>; 2] {
     [space.provider.receipt(&id).await.unwrap(), space.consumer.receipt(&id).await.unwrap()]
 }
 
-async fn counted_space() -> Space {
+pub(super) async fn counted_space() -> Space {
     Space::new(MIB + 1, MIB, &policy(&[&count(9)])).await
 }
 
 /// A receipt taken apart, to be put together in another way.
 #[derive(Clone)]
-struct Parts {
+pub(super) struct Parts {
     document: Vec<u8>,
-    statements: Vec<Value>,
-    logs: Vec<(String, Vec<Value>)>,
+    pub(super) statements: Vec<Value>,
+    pub(super) logs: Vec<(String, Vec<Value>)>,
+    pub(super) witnesses: Vec<Value>,
 }
 
 impl Parts {
-    fn of(receipt: &[u8]) -> Self {
+    pub(super) fn of(receipt: &[u8]) -> Self {
         let mut fields = Fields::decode(receipt, Limits::DOCUMENT, "receipt").unwrap();
         fields.text(1, "format").unwrap();
         let document = fields.bytes(2, "document").unwrap();
@@ -72,10 +83,11 @@ impl Parts {
             let mut log = Fields::from_value(log, "log").unwrap();
             (log.text(1, "checkpoint").unwrap(), log.array(2, "inclusion").unwrap())
         });
-        Self { document, statements, logs: logs.collect() }
+        let logs = logs.collect();
+        Self { document, statements, logs, witnesses: fields.array(5, "witnesses").unwrap() }
     }
 
-    fn encode(&self) -> Vec<u8> {
+    pub(super) fn encode(&self) -> Vec<u8> {
         let logs = self.logs.iter();
         let logs = logs.map(|(text, proofs)| Map::new().text(1, text).array(2, proofs.clone()).build());
         Map::new()
@@ -83,11 +95,12 @@ impl Parts {
             .bytes(2, &self.document)
             .array(3, self.statements.clone())
             .array(4, logs.collect())
+            .array(5, self.witnesses.clone())
             .encode()
     }
 }
 
-fn assert_not_valid(report: &Report, what: &str) {
+pub(super) fn assert_not_valid(report: &Report, what: &str) {
     assert_ne!(report.outcome(), Outcome::Valid, "{what}");
     assert!(report.facts.is_none(), "{what}");
     let problem = report.problems.first().expect(what);
@@ -100,7 +113,7 @@ async fn both_receipts_hold_and_say_the_same() {
     let receipts = receipts(&space, ID).await;
     for receipt in &receipts {
         assert_eq!(&Parts::of(receipt).encode(), receipt, "the test's own reading is faithful");
-        let report = verify(receipt, &trust(&space));
+        let report = verify(receipt, &trust(&space), None);
         assert_eq!(report.problems, []);
         assert_eq!(report.outcome(), Outcome::Valid);
         let facts = report.facts.clone().unwrap();
@@ -160,6 +173,7 @@ ledger: all 8 statements are in the consumer's ledger CONSUMER/huitong-log/1 at 
 async fn no_flipped_bit_goes_unnoticed() {
     let space = counted_space().await;
     let [receipt, _] = receipts(&space, ID).await;
+    let receipt = cosigned(&space, &receipt).await;
     let trust = trust(&space);
     let next = AtomicUsize::new(0);
     std::thread::scope(|scope| {
@@ -173,7 +187,7 @@ async fn no_flipped_bit_goes_unnoticed() {
                     }
                     let bit = position % 8;
                     bytes[position] ^= 1 << bit;
-                    assert_not_valid(&verify(&bytes, &trust), &format!("bit {bit} of byte {position}"));
+                    assert_not_valid(&verify(&bytes, &trust, None), &format!("bit {bit} of byte {position}"));
                     bytes[position] ^= 1 << bit;
                 }
             });
@@ -185,14 +199,15 @@ async fn no_flipped_bit_goes_unnoticed() {
 async fn no_part_of_a_receipt_is_one() {
     let space = counted_space().await;
     let [receipt, _] = receipts(&space, ID).await;
+    let receipt = cosigned(&space, &receipt).await;
     let trust = trust(&space);
     for length in 0..receipt.len() {
-        let report = verify(&receipt[..length], &trust);
+        let report = verify(&receipt[..length], &trust, None);
         assert_eq!(report.outcome(), Outcome::Unreadable, "{length}");
         assert_not_valid(&report, "truncated");
     }
     let longer = [receipt.as_slice(), &[0]].concat();
-    assert_eq!(verify(&longer, &trust).outcome(), Outcome::Unreadable);
+    assert_eq!(verify(&longer, &trust, None).outcome(), Outcome::Unreadable);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -208,14 +223,14 @@ async fn statements_have_one_order_and_all_are_needed() {
     for index in 0..total {
         let mut parts = whole.clone();
         parts.statements.remove(index);
-        assert_not_valid(&verify(&parts.encode(), &trust), &format!("without statement {index}"));
+        assert_not_valid(&verify(&parts.encode(), &trust, None), &format!("without statement {index}"));
         let mut parts = whole.clone();
         parts.statements.insert(index, whole.statements[index].clone());
-        assert_not_valid(&verify(&parts.encode(), &trust), &format!("statement {index} twice"));
+        assert_not_valid(&verify(&parts.encode(), &trust, None), &format!("statement {index} twice"));
         for other in index + 1..total {
             let mut parts = whole.clone();
             parts.statements.swap(index, other);
-            assert_not_valid(&verify(&parts.encode(), &trust), &format!("{index} and {other} swapped"));
+            assert_not_valid(&verify(&parts.encode(), &trust, None), &format!("{index} and {other} swapped"));
         }
         // The same with the proofs made to fit.
         if let Some(shared) = index.checked_sub(3) {
@@ -224,13 +239,16 @@ async fn statements_have_one_order_and_all_are_needed() {
             for (_, proofs) in &mut parts.logs {
                 proofs.insert(shared, proofs[shared].clone());
             }
-            assert_not_valid(&verify(&parts.encode(), &trust), &format!("{index} and its proofs twice"));
+            assert_not_valid(
+                &verify(&parts.encode(), &trust, None),
+                &format!("{index} and its proofs twice"),
+            );
             let mut parts = whole.clone();
             parts.statements.remove(index);
             for (_, proofs) in &mut parts.logs {
                 proofs.remove(shared);
             }
-            let report = verify(&parts.encode(), &trust);
+            let report = verify(&parts.encode(), &trust, None);
             assert_eq!(report.outcome(), Outcome::Incomplete, "without {index} and its proofs: {report:?}");
         }
     }
@@ -256,7 +274,7 @@ async fn a_missing_proof_is_incomplete() {
     ] {
         let mut parts = whole.clone();
         change(&mut parts);
-        let report = verify(&parts.encode(), &trust);
+        let report = verify(&parts.encode(), &trust, None);
         assert_not_valid(&report, name);
         assert_eq!(report.outcome(), Outcome::Incomplete, "{report:?}");
         assert!(report.problems[0].what.starts_with(name), "{report:?}");
@@ -276,7 +294,7 @@ async fn a_missing_proof_is_incomplete() {
     ] {
         let mut parts = whole.clone();
         change(&mut parts);
-        let report = verify(&parts.encode(), &trust);
+        let report = verify(&parts.encode(), &trust, None);
         assert_not_valid(&report, what);
         assert_eq!(report.outcome(), Outcome::Invalid, "{what}: {report:?}");
     }
@@ -289,7 +307,7 @@ async fn parts_of_two_transfers_do_not_fit_together() {
     let [one, _] = receipts(&space, ID).await;
     let [two, _] = receipts(&space, [3; 16]).await;
     let (one, two, trust) = (Parts::of(&one), Parts::of(&two), trust(&space));
-    assert_eq!(verify(&two.encode(), &trust).outcome(), Outcome::Valid);
+    assert_eq!(verify(&two.encode(), &trust, None).outcome(), Outcome::Valid);
     let total = one.statements.len();
     // Those of the contract are the same in both; every mixture of the transfers' own with proofs to fit fails.
     for mixture in 1..(1_u32 << (total - 6)) - 1 {
@@ -304,7 +322,7 @@ async fn parts_of_two_transfers_do_not_fit_together() {
                 }
             }
         }
-        assert_not_valid(&verify(&parts.encode(), &trust), &format!("mixture {mixture:b}"));
+        assert_not_valid(&verify(&parts.encode(), &trust, None), &format!("mixture {mixture:b}"));
     }
 }
 
@@ -313,7 +331,10 @@ async fn who_trusts_others_sees_nothing_proven() {
     let space = counted_space().await;
     let [receipt, _] = receipts(&space, ID).await;
     let right = trust(&space);
-    assert_eq!(verify(&receipt, &Trust::from_json(&right.to_json()).unwrap()).outcome(), Outcome::Valid);
+    assert_eq!(
+        verify(&receipt, &Trust::from_json(&right.to_json()).unwrap(), None).outcome(),
+        Outcome::Valid
+    );
 
     let mut other = right.clone();
     other.space = SpaceId::from_name("another space");
@@ -325,7 +346,7 @@ async fn who_trusts_others_sees_nothing_proven() {
     for (what, trust) in
         [("another space", other), ("another registrar", stranger), ("another key", key), ("nobody", nobody)]
     {
-        let report = verify(&receipt, &trust);
+        let report = verify(&receipt, &trust, None);
         assert_not_valid(&report, what);
         assert_eq!(report.outcome(), Outcome::Invalid, "{what}: {report:?}");
         assert_eq!(report.claims, [], "{what}");
@@ -340,6 +361,6 @@ async fn receipts_survive_a_restart() {
     let after = [space.provider.receipt(&ID).await.unwrap(), space.consumer.receipt(&ID).await.unwrap()];
     for (before, after) in before.iter().zip(&after) {
         assert_eq!(Parts::of(before).statements, Parts::of(after).statements);
-        assert_eq!(verify(after, &trust(&space)).outcome(), Outcome::Valid);
+        assert_eq!(verify(after, &trust(&space), None).outcome(), Outcome::Valid);
     }
 }
