@@ -126,6 +126,24 @@ impl Admin {
         }
     }
 
+    /// Follows a stream that must not be opened twice, to its end; gives its last message.
+    pub(crate) async fn follow<T, F>(
+        &self,
+        open: impl Fn(Client) -> F,
+        mut each: impl FnMut(&T),
+    ) -> Result<Option<T>, Failure>
+    where
+        F: Future<Output = Result<Response<Streaming<T>>, Status>>,
+    {
+        let mut stream = self.call(open).await?;
+        let mut last = None;
+        while let Some(message) = stream.message().await.map_err(|status| Failure::from_status(&status))? {
+            each(&message);
+            last = Some(message);
+        }
+        Ok(last)
+    }
+
     /// The node's own account of itself.
     pub(crate) async fn status(&self) -> Result<api::GetStatusResponse, Failure> {
         self.call(async |mut client: Client| client.get_status(api::GetStatusRequest {}).await).await

@@ -76,6 +76,9 @@ pub(crate) enum Command {
     /// The node's ledger of statements.
     #[command(subcommand)]
     Ledger(Ledger),
+    /// Journal, index and ledger files: check, rebuild, back up, restore, export, count.
+    #[command(subcommand)]
+    Store(Store),
     /// Messages that wait for other nodes.
     #[command(subcommand)]
     Outbox(Outbox),
@@ -367,7 +370,7 @@ pub(crate) enum Receipt {
     /// Verify a receipt with nothing but itself and a trust file: no node, no network.
     #[command(
         after_help = "Example:\n  huitong receipt verify table.receipt --trust trust.json\n\nExit codes: 0 \
-                            valid, 3 invalid, 4 incomplete, 5 unreadable."
+                            valid, 3 invalid, 4 incomplete, 5 unreadable, 8 the policy is not met."
     )]
     Verify {
         /// The receipt.
@@ -375,6 +378,9 @@ pub(crate) enum Receipt {
         /// The trust file, from `huitong identity trust` of a party you trust.
         #[arg(long, value_name = "FILE")]
         trust: PathBuf,
+        /// A quorum policy (C2SP tlog-policy) that both ledgers' checkpoints must satisfy.
+        #[arg(long, value_name = "FILE")]
+        policy: Option<PathBuf>,
     },
     /// What a receipt says. Proves nothing: use `verify` for that.
     Show {
@@ -394,6 +400,131 @@ pub(crate) enum Ledger {
         #[arg(long, default_value_t = 50, value_parser = value_parser!(u64).range(1..=1000))]
         limit: u64,
     },
+    /// How far the ledger is signed and final, who witnesses it, and whether the node may sign.
+    Status,
+    /// The quorum policy in force (C2SP tlog-policy), for `huitong receipt verify --policy`.
+    #[command(after_help = "Example:\n  huitong ledger policy > policy.txt")]
+    Policy,
+    /// Check another node's ledger against everything known of it. Exits with 3 if it contradicts itself.
+    #[command(after_help = "Example:\n  huitong ledger audit NODE --fork-proof node.fork")]
+    Audit {
+        /// Node id.
+        node: String,
+        /// Write a fork proof to this file if there is one.
+        #[arg(long, value_name = "FILE")]
+        fork_proof: Option<PathBuf>,
+    },
+    /// Fork proofs: that somebody signed two things that exclude each other.
+    #[command(subcommand)]
+    Fork(Fork),
+    /// What the monitor has found.
+    #[command(args_conflicts_with_subcommands = true)]
+    Alerts {
+        /// Also those that were dealt with.
+        #[arg(long)]
+        all: bool,
+        #[command(subcommand)]
+        command: Option<Alerts>,
+    },
+    /// Compare this node's ledger with what witnesses and counterparties know of it.
+    Compare {
+        /// End the safe mode although not everybody answers. Refused if somebody is known to know more.
+        #[arg(long)]
+        resume_unconfirmed: bool,
+    },
+    /// Get statements back that this node has lost, from witnesses and counterparties.
+    Recover,
+    /// Remove the bytes of one statement from this node for good; its hash, and who removed it and why, stay.
+    #[command(
+        after_help = "Example:\n  huitong ledger redact DIGEST --who \"Records office\" --reason \"retention of 5 \
+                            years is over\""
+    )]
+    Redact {
+        /// The statement's digest, 64 hexadecimal digits.
+        digest: String,
+        /// Who demands it.
+        #[arg(long)]
+        who: String,
+        /// Why: the retention rule, or the legal demand with its reference.
+        #[arg(long)]
+        reason: String,
+    },
+    /// Function node: the statements about all members' ledgers, one a day (log of logs).
+    Logs {
+        /// Make one now.
+        #[arg(long)]
+        state: bool,
+        /// Most statements, up to 366.
+        #[arg(long, default_value_t = 30, value_parser = value_parser!(u32).range(1..=366))]
+        limit: u32,
+    },
+}
+
+/// `huitong ledger fork ...`
+#[derive(Debug, Subcommand)]
+pub(crate) enum Fork {
+    /// Verify a fork proof with nothing but itself: no node, no network.
+    #[command(after_help = "Exit codes: 0 the proof holds, 3 it does not, 5 it cannot be read.")]
+    Verify {
+        /// The fork proof.
+        file: PathBuf,
+    },
+}
+
+/// `huitong ledger alerts ...`
+#[derive(Debug, Subcommand)]
+pub(crate) enum Alerts {
+    /// Say that an alert was dealt with.
+    Resolve {
+        /// Its number.
+        id: u64,
+    },
+}
+
+/// `huitong store ...`
+#[derive(Debug, Subcommand)]
+pub(crate) enum Store {
+    /// Read everything and change nothing: journal, snapshots, index, ledger.
+    #[command(
+        after_help = "The node must not be running.\n\nExit codes: 0 clean, 14 damaged, 19 nothing is lost and the next \
+                            start or `huitong store rebuild` mends it."
+    )]
+    Fsck(StorePlace),
+    /// Build the index, and whatever else can be derived, anew. The node must not be running.
+    Rebuild(StorePlace),
+    /// Back up journal and ledger into a new directory, while the node runs or not. Keys are not in it.
+    #[command(after_help = "Example:\n  huitong store snapshot /backup/2026-11-23")]
+    Snapshot {
+        /// The directory, which must not exist yet.
+        directory: PathBuf,
+        #[command(flatten)]
+        place: StorePlace,
+    },
+    /// Put a backup in place of a store that is not there any more. The node starts in safe mode afterwards.
+    #[command(after_help = "Example:\n  huitong store restore /backup/2026-11-23")]
+    Restore {
+        /// The backup.
+        directory: PathBuf,
+        #[command(flatten)]
+        place: StorePlace,
+    },
+    /// Write every statement of the ledger as a line of JSON. The node must not be running.
+    Export {
+        /// File to write, which must not exist yet; - for stdout.
+        file: PathBuf,
+        #[command(flatten)]
+        place: StorePlace,
+    },
+    /// Count what is there. The node must not be running.
+    Stats(StorePlace),
+}
+
+/// Which store.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct StorePlace {
+    /// The node's data directory, instead of the one its configuration names.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
 }
 
 /// `huitong outbox ...`

@@ -8,6 +8,7 @@ pub(crate) mod identity;
 mod ledger;
 pub(crate) mod receipt;
 pub(crate) mod serve;
+mod store;
 mod transfer;
 
 use std::io::Read as _;
@@ -94,7 +95,8 @@ async fn dispatch(cli: Cli, output: Output) -> Result<ExitCode, Failure> {
         Command::Contract(command) => contract::run(command, &global, output).await?,
         Command::Transfer(command) => transfer::run(command, &global, output).await?,
         Command::Receipt(command) => return receipt::run(command, &global, output).await,
-        Command::Ledger(command) => ledger::run(&command, &global, output).await?,
+        Command::Ledger(command) => return ledger::run(command, &global, output).await,
+        Command::Store(command) => return store::run(command, &global, output).await,
         Command::Outbox(_) => ledger::outbox(&global, output).await?,
         Command::Status { wait } => status(wait, &global, output).await?,
         Command::Completion { shell } => completion(shell, output),

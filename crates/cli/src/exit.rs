@@ -16,7 +16,8 @@ pub(crate) const EXIT_CODES: &str = "Exit codes:
   5  input unreadable              15  the data directory is in use by another process
   6  refused by a rule or a node   16  not enrolled and no invite
   7  the node is not running       17  enrolment was refused
-                                   18  another start error";
+  8  the policy is not met         18  another start error
+                                   19  the store needs mending";
 
 /// The exit codes a command chooses from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +36,10 @@ pub(crate) enum Exit {
     Refused,
     /// Nobody answers on the admin socket.
     NotRunning,
+    /// A receipt is valid, but not witnessed as the policy demands.
+    PolicyNotMet,
+    /// A store has lost nothing, but must be mended.
+    Recoverable,
     /// A node could not start; the code is the start error's own.
     Start(u8),
 }
@@ -50,6 +55,8 @@ impl Exit {
             Self::Unreadable => 5,
             Self::Refused => 6,
             Self::NotRunning => 7,
+            Self::PolicyNotMet => 8,
+            Self::Recoverable => 19,
             Self::Start(code) => code,
         }
     }

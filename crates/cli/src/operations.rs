@@ -5,12 +5,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use huitong_grpc::proto::admin as api;
+use indicatif::ProgressBar;
 use huitong_proof::{SystemClock, SystemEntropy, time_ordered_id};
 use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
 use crate::admin::{Admin, Client};
 use crate::exit::{Exit, Failure};
+use crate::output::Output;
 
 /// How often a node that starts is asked whether it is ready.
 const READY_POLL: Duration = Duration::from_millis(10);
@@ -241,6 +243,29 @@ pub(crate) async fn proven(admin: &Admin, id: Uuid, patience: Duration) -> Resul
     }
 }
 
+/// Waits until witnesses have cosigned both proofs of a transfer as this node's policy demands. Gives the transfer as
+/// it is when `patience` is over.
+pub(crate) async fn made_final(
+    admin: &Admin,
+    id: Uuid,
+    patience: Duration,
+) -> Result<api::Transfer, Failure> {
+    let deadline = Instant::now() + patience;
+    loop {
+        let known = transfer(admin, id).await?;
+        if known.finality == "final" || Instant::now() >= deadline {
+            return Ok(known);
+        }
+        sleep(READY_POLL).await;
+    }
+}
+
+/// The quorum policy in force.
+pub(crate) async fn policy(admin: &Admin) -> Result<String, Failure> {
+    let request = api::GetQuorumPolicyRequest {};
+    Ok(admin.call(async |mut client: Client| client.get_quorum_policy(request).await).await?.policy)
+}
+
 /// The receipt's bytes.
 pub(crate) async fn receipt(admin: &Admin, id: Uuid) -> Result<Vec<u8>, Failure> {
     let request = api::ExportReceiptRequest { id: id_bytes(id).into() };
@@ -260,6 +285,49 @@ pub(crate) async fn statements(admin: &Admin, limit: u64) -> Result<Vec<api::Log
     let request = api::ListStatementsRequest { limit };
     let answer = admin.call(async |mut client: Client| client.list_statements(request).await).await?;
     Ok(answer.statements)
+}
+
+/// How far the ledger is signed and final, and who vouches for it.
+pub(crate) async fn evidence(admin: &Admin) -> Result<api::GetEvidenceResponse, Failure> {
+    admin.call(async |mut client: Client| client.get_evidence(api::GetEvidenceRequest {}).await).await
+}
+
+/// Gets back what the node has lost; the answer is the report.
+pub(crate) async fn recover(admin: &Admin, output: Output) -> Result<api::RecoverLedgerResponse, Failure> {
+    let bar = output.counter("recovering");
+    let report = admin
+        .follow(
+            async |mut client: Client| client.recover_ledger(api::RecoverLedgerRequest {}).await,
+            |step: &api::RecoverLedgerResponse| show(&bar, &step.step, step.done, step.total),
+        )
+        .await;
+    bar.finish_and_clear();
+    report?.filter(|report| report.step.is_empty()).ok_or_else(|| missing("report"))
+}
+
+/// Has a running node back up its store; the answer is the report.
+pub(crate) async fn back_up(
+    admin: &Admin,
+    directory: &Path,
+    output: Output,
+) -> Result<api::BackUpStoreResponse, Failure> {
+    let request = api::BackUpStoreRequest { directory: absolute(directory)? };
+    let bar = output.counter("backing up");
+    let report = admin
+        .follow(
+            async |mut client: Client| client.back_up_store(request.clone()).await,
+            |step: &api::BackUpStoreResponse| show(&bar, &step.step, step.done, step.total),
+        )
+        .await;
+    bar.finish_and_clear();
+    report?.filter(|report| report.step.is_empty()).ok_or_else(|| missing("report"))
+}
+
+/// Moves a bar on.
+pub(crate) fn show(bar: &ProgressBar, step: &str, done: u64, total: u64) {
+    bar.set_message(step.to_owned());
+    bar.set_length(total.max(done));
+    bar.set_position(done);
 }
 
 fn missing(what: &str) -> Failure {

@@ -53,13 +53,21 @@ impl Output {
         }
     }
 
-    /// A progress bar on a terminal; invisible elsewhere.
+    /// A progress bar over bytes on a terminal; invisible elsewhere.
     pub(crate) fn progress(&self, what: &str) -> ProgressBar {
+        self.bar(what, "{msg} [{bar:30}] {bytes}/{total_bytes} {binary_bytes_per_sec} {eta}")
+    }
+
+    /// A progress bar over things on a terminal; invisible elsewhere.
+    pub(crate) fn counter(&self, what: &str) -> ProgressBar {
+        self.bar(what, "{msg} [{bar:30}] {pos}/{len} {eta}")
+    }
+
+    fn bar(&self, what: &str, template: &str) -> ProgressBar {
         if self.quiet || self.format == Format::Json || !std::io::stderr().is_terminal() {
             return ProgressBar::hidden();
         }
         let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
-        let template = "{msg} [{bar:30}] {bytes}/{total_bytes} {binary_bytes_per_sec} {eta}";
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style.progress_chars("=> "));
         }

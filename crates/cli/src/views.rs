@@ -109,12 +109,14 @@ pub(crate) fn transfer(transfer: &api::Transfer) -> Value {
         proven,
         started_milliseconds,
         finished_milliseconds,
+        finality,
     } = transfer;
     json!({
         "id": id_text(id), "side": side, "peer": peer, "contract": contract, "product": product,
         "state": state, "size": size, "bytes_moved": bytes_moved, "bytes_acknowledged": bytes_acknowledged,
         "blake3": blake3, "path": path, "code": code, "reason": reason, "proven": proven,
         "started_milliseconds": started_milliseconds, "finished_milliseconds": finished_milliseconds,
+        "finality": finality,
     })
 }
 
@@ -133,4 +135,66 @@ pub(crate) fn outbox_message(message: &api::OutboxMessage) -> Value {
         "id": id, "destination": destination, "topic": topic, "attempts": attempts,
         "last_error": last_error, "dead": dead, "created_milliseconds": created_milliseconds,
     })
+}
+
+pub(crate) fn evidence(standing: &api::GetEvidenceResponse) -> Value {
+    let api::GetEvidenceResponse {
+        size,
+        signed_size,
+        final_size,
+        cosigned,
+        requirement,
+        witnesses,
+        safe_mode,
+        alerts,
+    } = standing;
+    json!({
+        "size": size, "signed_size": signed_size, "final_size": final_size, "cosigned": cosigned,
+        "requirement": requirement, "witnesses": witnesses.iter().map(witness).collect::<Vec<_>>(),
+        "safe_mode": safe_mode, "alerts": alerts,
+    })
+}
+
+fn witness(witness: &api::Witness) -> Value {
+    let api::Witness { name, node, size, time_milliseconds, last_error } = witness;
+    json!({
+        "name": name, "node": node, "size": size, "time_milliseconds": time_milliseconds,
+        "last_error": last_error,
+    })
+}
+
+pub(crate) fn check(check: &api::AuditCheck) -> Value {
+    let api::AuditCheck { name, outcome, detail } = check;
+    json!({ "name": name, "outcome": outcome, "detail": detail })
+}
+
+pub(crate) fn alert(alert: &api::Alert) -> Value {
+    let api::Alert {
+        id,
+        code,
+        node,
+        text,
+        first_seen_milliseconds,
+        last_seen_milliseconds,
+        resolved_milliseconds,
+        count,
+    } = alert;
+    json!({
+        "id": id, "code": code, "node": node, "text": text, "first_seen_milliseconds": first_seen_milliseconds,
+        "last_seen_milliseconds": last_seen_milliseconds, "resolved_milliseconds": resolved_milliseconds,
+        "count": count,
+    })
+}
+
+pub(crate) fn logs_statement(statement: &api::LogsStatement) -> Value {
+    let api::LogsStatement { digest, time_milliseconds, index, logs, parts } = statement;
+    json!({
+        "digest": digest, "time_milliseconds": time_milliseconds, "index": index,
+        "logs": logs.iter().map(log_head).collect::<Vec<_>>(), "parts": parts,
+    })
+}
+
+fn log_head(head: &api::LogHead) -> Value {
+    let api::LogHead { origin, size, root, cosigned_milliseconds } = head;
+    json!({ "origin": origin, "size": size, "root": root, "cosigned_milliseconds": cosigned_milliseconds })
 }

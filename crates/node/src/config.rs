@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use huitong_contract::Approval;
 use huitong_identity::Genesis;
+use huitong_ids::NodeId;
+use huitong_ledger::QuorumPolicy;
 
 use self::raw::Raw;
 
@@ -40,6 +42,8 @@ pub struct Config {
     pub received_dir: PathBuf,
     /// Transfers at the same time, counted for each direction.
     pub max_concurrent_transfers: usize,
+    /// Who witnesses, reads and watches ledgers.
+    pub ledger: LedgerRules,
     /// What is logged and how.
     pub log: Log,
 }
@@ -99,6 +103,25 @@ pub struct Limits {
     pub drain_timeout: Duration,
 }
 
+/// Who witnesses, reads and watches ledgers.
+#[derive(Debug, Clone)]
+pub struct LedgerRules {
+    /// Whose cosignatures make this node's checkpoints final; `None`: the registrar alone, on a function node nobody.
+    pub policy: Option<QuorumPolicy>,
+    /// Nodes whose ledgers this one witnesses; a function node witnesses all its members besides.
+    pub witness_for: Vec<NodeId>,
+    /// Nodes that may read every entry of this ledger.
+    pub regulators: Vec<NodeId>,
+    /// How long after it was received a statement may be missing in its issuer's ledger.
+    pub statement_delay: Duration,
+    /// How old the newest checkpoint of another ledger may become.
+    pub stale_after: Duration,
+    /// How often other ledgers are looked at.
+    pub monitor_interval: Duration,
+    /// Whether the ledger is served on `listen.http`.
+    pub http_log: bool,
+}
+
 /// What is logged and how. The program that runs the node sets logging up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Log {
@@ -136,6 +159,17 @@ pub enum ConfigError {
         /// What the parser said.
         reason: String,
     },
+    /// The quorum policy cannot be used.
+    #[error(
+        "ledger.policy_file {}: {reason}; correct the file, which is a C2SP tlog-policy, or set the key to \"\"",
+        path.display()
+    )]
+    Policy {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A value that cannot be used.
     #[error("{key} is {value}, expected {expected}; {next_step}")]
     Value {
@@ -162,7 +196,7 @@ impl Config {
         Self::parse(&text, absolute.parent().unwrap_or(Path::new("/")), &path.display().to_string())
     }
 
-    /// Reads a configuration from its text. Relative paths are taken from `base`.
+    /// Reads a configuration from its text. Relative paths are taken from `base`, where the quorum policy is read too.
     ///
     /// # Errors
     /// [`ConfigError`], naming the key.

@@ -163,7 +163,9 @@ impl From<OpenError> for StartError {
     fn from(error: OpenError) -> Self {
         match &error {
             OpenError::Locked { .. } => Self::Locked(error.to_string()),
-            OpenError::Damaged { .. } => Self::Damaged(error.to_string()),
+            OpenError::Damaged { .. } | OpenError::Snapshot { .. } | OpenError::Version { .. } => {
+                Self::Damaged(error.to_string())
+            }
             OpenError::Io { source, .. } => {
                 let reason = source.to_string();
                 Self::Io { what: error.to_string(), reason }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use huitong_evidence::Evidence;
 use huitong_grpc::Peers;
 use huitong_identity::Standing;
 use huitong_store::Health as StoreHealth;
@@ -18,7 +19,7 @@ const LEAST_FREE_BYTES: u64 = 16 << 20;
 /// The state of one node. Clones share it.
 #[derive(Clone)]
 pub(crate) struct Health {
-    standing: Standing,
+    evidence: Evidence,
     peers: Peers,
     supervisor: Supervisor,
     max_clock_skew: Duration,
@@ -27,9 +28,9 @@ pub(crate) struct Health {
 }
 
 impl Health {
-    pub(crate) fn new(standing: Standing, peers: Peers, supervisor: Supervisor, config: &Config) -> Self {
+    pub(crate) fn new(evidence: Evidence, peers: Peers, supervisor: Supervisor, config: &Config) -> Self {
         let (max_clock_skew, data_dir) = (config.max_clock_skew, config.data_dir.clone());
-        Self { standing, peers, supervisor, max_clock_skew, data_dir, stopping: Arc::default() }
+        Self { evidence, peers, supervisor, max_clock_skew, data_dir, stopping: Arc::default() }
     }
 
     pub(crate) fn begin_stopping(&self) {
@@ -38,7 +39,7 @@ impl Health {
 
     /// Whether the process does its work at all; a restart may help when it does not.
     pub(crate) fn alive(&self) -> Result<(), String> {
-        match self.standing.ledger.store().health() {
+        match self.evidence.ledger().store().health() {
             StoreHealth::Ok => Ok(()),
             StoreHealth::Failed { reason } => Err(reason),
         }
@@ -51,7 +52,9 @@ impl Health {
         }
         self.alive()?;
         check_room(&self.data_dir, LEAST_FREE_BYTES)?;
-        let Standing { ledger, membership, directory } = &self.standing;
+        let standing = self.evidence.standing();
+        let Standing { ledger, membership, directory } = standing;
+        ledger.signing().map_err(|error| error.to_string())?;
         let now = ledger.clock().now();
         let credential = membership.credential();
         if !credential.is_valid_at(now) {
@@ -61,7 +64,7 @@ impl Health {
                 credential.not_before, credential.not_after
             ));
         }
-        if let Some(reason) = clock_doubt(&self.standing, &self.peers, self.max_clock_skew) {
+        if let Some(reason) = clock_doubt(standing, &self.peers, self.max_clock_skew) {
             return Err(format!("this node's clock says {now}, but {reason}; set the clock"));
         }
         if directory.is_stale(now) {
@@ -74,13 +77,13 @@ impl Health {
         Ok(())
     }
 
-    /// One line for each worker that is failing at present.
+    /// One line for each worker that is failing at present, and for what the store does by itself.
     pub(crate) fn complaints(&self) -> Vec<String> {
-        self.supervisor
-            .workers()
-            .into_iter()
-            .filter(|worker| !worker.last_error.is_empty())
+        let workers = self.supervisor.workers().into_iter().filter(|worker| !worker.last_error.is_empty());
+        let snapshots = self.evidence.ledger().store().maintenance().last_error;
+        workers
             .map(|worker| format!("{} failed {} times: {}", worker.name, worker.failures, worker.last_error))
+            .chain(snapshots.map(|error| format!("the store's snapshots failed: {error}")))
             .collect()
     }
 

@@ -1,4 +1,7 @@
-//! `/healthz`, `/readyz` and `/metrics` for supervisors and monitoring, in plain HTTP on loopback.
+//! `/healthz`, `/readyz` and `/metrics` for supervisors and monitoring, in plain HTTP on loopback, and the ledger for
+//! tools that speak C2SP.
+
+pub(crate) mod ledger;
 
 use std::collections::HashMap;
 use std::io;
@@ -14,6 +17,7 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use huitong_contract::Side;
+use huitong_evidence::Evidence;
 use huitong_identity::{ServiceError, Standing};
 use huitong_store::outbox;
 use huitong_transfer::Transfers;
@@ -36,18 +40,23 @@ const LIFETIME: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 pub(crate) struct Observed {
     pub(crate) health: Health,
-    pub(crate) standing: Standing,
+    pub(crate) evidence: Evidence,
+    /// Whether the ledger and the witness are served too.
+    pub(crate) serves_ledger: bool,
     pub(crate) transfers: Option<Transfers>,
     pub(crate) connections: Connections,
     pub(crate) metrics: Metrics,
 }
 
 pub(crate) fn router(observed: Observed) -> Router {
+    let ledger =
+        if observed.serves_ledger { ledger::open_routes(observed.evidence.clone()) } else { Router::new() };
     Router::new()
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics_text))
         .with_state(Arc::new(observed))
+        .merge(ledger)
 }
 
 /// Accepts so many connections at the same time, each for so long: whoever reaches the port must not be able to take the
@@ -164,7 +173,7 @@ impl Observed {
     }
 
     fn set_gauges(&self) -> Result<(), ServiceError> {
-        let Standing { ledger, directory, .. } = &self.standing;
+        let Standing { ledger, directory, .. } = self.evidence.standing();
         let now = ledger.clock().now();
         let set = |name: &'static str, value: f64| self.metrics.record(|| gauge!(name).set(value));
         set("huitong_up", if self.health.alive().is_ok() { 1.0 } else { 0.0 });
@@ -174,8 +183,24 @@ impl Observed {
         if let Some(bytes) = resident_bytes() {
             set("huitong_process_resident_bytes", bytes);
         }
+        let maintenance = ledger.store().maintenance();
+        set("huitong_store_ok", if self.health.alive().is_ok() { 1.0 } else { 0.0 });
+        set("huitong_store_snapshot_sequence", maintenance.last_snapshot_sequence.unwrap_or(0) as f64);
+        set("huitong_store_journal_bytes", maintenance.journal_bytes as f64);
+        set("huitong_ledger_safe_mode", if ledger.signing().is_err() { 1.0 } else { 0.0 });
+        let standing = self.evidence.ledger_standing()?;
+        set("huitong_ledger_statements", standing.size as f64);
+        set("huitong_ledger_signed_size", standing.signed_size as f64);
+        set("huitong_ledger_final_size", standing.final_size as f64);
+        for witness in standing.witnesses {
+            // Never is the beginning of the epoch.
+            let last = witness.time.map_or(0.0, |time| time.millis() as f64 / 1000.0);
+            self.metrics.record(|| {
+                gauge!("huitong_witness_last_success_seconds", "witness" => witness.name).set(last);
+            });
+        }
+        set("huitong_alerts_open", self.evidence.open_alerts()? as f64);
         let view = ledger.store().view();
-        set("huitong_ledger_statements", ledger.size(&view)? as f64);
         set("huitong_outbox_dead", number(outbox::dead(&view, 0, MOST_ROWS)?.len()));
         set("huitong_outbox_pending", number(outbox::pending(&view, None, MOST_ROWS)?.len()));
         if let Some(transfers) = &self.transfers {

@@ -6,11 +6,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use huitong_evidence::{Evidence, EvidenceSettings};
 use huitong_grpc::{EnrolmentClient, Peers};
 use huitong_identity::peer::EnrolmentPeer as _;
 use huitong_identity::{
-    Invite, JoinRequest, KeyError, NodeKeys, PeerError, RootAuthority, ServiceError, Sources, Standing,
-    StatusList, enrolment_request, found, join, load,
+    Invite, JoinRequest, KeyError, NodeKeys, PeerError, Registrar, RootAuthority, ServiceError, Sources,
+    Standing, StatusList, enrolment_request, found, join, load,
 };
 use huitong_ids::NodeId;
 use huitong_proof::KeyFileError;
@@ -62,7 +63,7 @@ pub async fn client(config: &Config, sources: &Sources) -> Result<(Standing, Pee
         reason: "its data directory holds no credential".to_owned(),
     })?;
     let tls = tls(&home.keys, &standing);
-    let peers = peers(config, tls, &standing, &Metrics::new())?;
+    let peers = peers(config, tls, &standing, None, &Metrics::new())?;
     Ok((standing, peers))
 }
 
@@ -87,7 +88,7 @@ impl Home {
         check_clock(config, sources, &store)?;
         // A node that has a past has keys; new ones would only hide that the old ones are lost.
         if store.opening().records > 0 {
-            for name in ["tls.key", "statement.key", "log.key"] {
+            for name in ["tls.key", "statement.key", "log.key", "witness.key"] {
                 let path = config.keys_dir().join(name);
                 if !path.exists() {
                     return Err(KeyError::from(KeyFileError::Missing { path }).into());
@@ -184,14 +185,39 @@ pub(crate) fn peers(
     config: &Config,
     tls: Tls,
     standing: &Standing,
+    registrar: Option<Registrar>,
     metrics: &Metrics,
 ) -> Result<Peers, StartError> {
-    let dial = PeerDial::new(tls, metrics.clone()).map_err(unusable_certificate)?;
-    let registrar = match &config.role {
-        NodeRole::Function(_) => String::new(),
-        NodeRole::Connector(connector) => connector.registrar_address.clone(),
+    let dial = Arc::new(PeerDial::new(tls, metrics.clone()).map_err(unusable_certificate)?);
+    let standing = standing.clone();
+    Ok(match (registrar, &config.role) {
+        (Some(registrar), _) => Peers::at_registrar(dial, standing, registrar),
+        (None, NodeRole::Connector(connector)) => {
+            Peers::new(dial, standing, connector.registrar_address.clone())
+        }
+        (None, NodeRole::Function(_)) => Peers::new(dial, standing, String::new()),
+    })
+}
+
+/// The node's ledger among those of others.
+pub(crate) fn evidence(
+    config: &Config,
+    keys: &NodeKeys,
+    standing: &Standing,
+) -> Result<Evidence, StartError> {
+    let cosigner = keys
+        .cosigner(standing.membership.node())
+        .map_err(|error| StartError::Damaged(format!("{error}; restore it from a backup")))?;
+    let rules = &config.ledger;
+    let settings = EvidenceSettings {
+        policy: rules.policy.clone(),
+        witness_for: rules.witness_for.clone(),
+        regulators: rules.regulators.clone(),
+        statement_delay: rules.statement_delay,
+        stale_after: rules.stale_after,
+        ..EvidenceSettings::default()
     };
-    Ok(Peers::new(Arc::new(dial), standing.clone(), registrar))
+    Ok(Evidence::new(standing.clone(), cosigner, settings))
 }
 
 pub(crate) fn unusable_certificate(error: rustls::Error) -> StartError {

@@ -13,7 +13,9 @@ mod health;
 mod http;
 mod identity;
 mod listener;
+
 mod metrics;
+mod serving;
 mod start;
 mod supervisor;
 mod tls;

@@ -15,7 +15,7 @@ use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -164,7 +164,7 @@ impl Admit for AdmitStrangers {
 pub(crate) struct Connections {
     open: Arc<Mutex<HashMap<SocketAddr, Open>>>,
     changed: watch::Sender<u64>,
-    arrivals: mpsc::Sender<NodeId>,
+    arrivals: broadcast::Sender<NodeId>,
 }
 
 struct Open {
@@ -189,14 +189,14 @@ impl Drop for OpenConnection {
 
 impl Connections {
     /// Nodes that connect are named on `arrivals`: who calls us can be called again.
-    pub(crate) fn new(arrivals: mpsc::Sender<NodeId>) -> Self {
+    pub(crate) fn new(arrivals: broadcast::Sender<NodeId>) -> Self {
         Self { open: Arc::default(), changed: watch::Sender::new(0), arrivals }
     }
 
     fn open(&self, connection: &PeerConnection, close: CancellationToken) -> OpenConnection {
         let PeerConnection { caller, remote } = connection;
-        // A full queue loses nothing but a shorter wait.
-        let _ = self.arrivals.try_send(caller.node().clone());
+        // Whoever misses it loses nothing but a shorter wait.
+        let _ = self.arrivals.send(caller.node().clone());
         self.table().insert(*remote, Open { caller: caller.clone(), close, endless: false });
         OpenConnection { registry: self.clone(), remote: *remote }
     }
@@ -535,7 +535,7 @@ mod tests {
     async fn a_drain_notices_that_a_connection_became_endless() {
         let directory = tempfile::tempdir().unwrap();
         let network = huitong_identity::testing::network(directory.path()).await;
-        let (arrivals, _named) = mpsc::channel(1);
+        let (arrivals, _named) = broadcast::channel(1);
         let connections = Connections::new(arrivals);
         let remote = SocketAddr::from(([127, 0, 0, 1], 1));
         let peer = PeerConnection { caller: network.provider.caller.clone(), remote };

@@ -22,6 +22,8 @@ use crate::listener::Connections;
 
 /// Streams that end only with their connection: a stopping node does not wait for them.
 const ENDLESS: [&str; 3] = ["/FollowTrust", "/Watch", "/ServerReflectionInfo"];
+/// Paths that are answered without gRPC begin like this.
+const LEDGER_FILES: &str = "log/";
 
 /// Counters and gauges of one node. Clones share them.
 #[derive(Clone)]
@@ -59,8 +61,7 @@ impl Metrics {
         self.record(|| counter!("huitong_worker_failures_total", "worker" => worker).increment(1));
     }
 
-    fn call(&self, listener: &'static str, method: String, code: Code) {
-        let code = format!("{code:?}");
+    fn call(&self, listener: &'static str, method: String, code: String) {
         self.record(|| {
             counter!("huitong_rpc_total", "listener" => listener, "method" => method, "code" => code)
                 .increment(1);
@@ -209,11 +210,18 @@ where
         Box::pin(async move {
             let response = answer.await?;
             drop(running);
-            let code = Code::from_bytes(
-                response.headers().get("grpc-status").map_or(b"0".as_slice(), |value| value.as_bytes()),
-            );
-            // What does not exist gets one name: a caller must not be able to invent metrics.
-            let method = if code == Code::Unimplemented { "unknown".to_owned() } else { method };
+            // What does not exist gets one name, and so do the files of the ledger: a caller must not be able to invent
+            // metrics.
+            let (method, code) = match response.headers().get("grpc-status") {
+                None if method.starts_with(LEDGER_FILES) => {
+                    ("log".to_owned(), response.status().as_str().to_owned())
+                }
+                None => (method, format!("{:?}", Code::Ok)),
+                Some(code) => match Code::from_bytes(code.as_bytes()) {
+                    Code::Unimplemented => ("unknown".to_owned(), format!("{:?}", Code::Unimplemented)),
+                    code => (method, format!("{code:?}")),
+                },
+            };
             counts.metrics.call(counts.listener, method, code);
             Ok(response)
         })

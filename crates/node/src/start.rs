@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use huitong_catalog::{Registry, Shelf};
 use huitong_contract::Contracts;
+use huitong_evidence::{Answer, Evidence};
 use huitong_grpc::{AdminServices, PeerServices, Peers, admin_routes, enrolment_routes, peer_routes};
 use huitong_identity::peer::RegistrarPeer as _;
 use huitong_identity::{Registrar, Sources, Standing};
@@ -15,36 +16,25 @@ use huitong_transfer::{TransferSettings, Transfers};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::sync::{broadcast, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tonic::transport::Server;
 
 use crate::admin::AdminSocket;
 use crate::config::{Config, NodeRole};
 use crate::error::StartError;
 use crate::health::{Health, clock_doubt};
-use crate::http::{BoundedListener, Observed};
-use crate::identity::{Home, peers, private_directory, tls, unusable_certificate};
-use crate::listener::{AdmitPeers, AdmitStrangers, Bounds, Connections, Secured, listen};
+use crate::http::{self, Observed};
+use crate::identity::{Home, evidence, peers, private_directory, tls, unusable_certificate};
+use crate::listener::{AdmitPeers, AdmitStrangers, Bounds, Connections};
 use crate::metrics::{CountCalls, Metrics};
+use crate::serving::{PEERS, STRANGERS, Serving};
 use crate::supervisor::Supervisor;
 use crate::tls::Tls;
 use crate::workers::{self, Work};
 
 const CLOCK_TIMEOUT: Duration = Duration::from_secs(2);
 const HEARTBEAT: Duration = Duration::from_secs(5);
-const KEEP_ALIVE: Duration = Duration::from_secs(10);
-/// Until a response begins, the request's last byte included. Our own callers wait for 20 s.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
-/// Requests are small: what other nodes may send before it is read, which bounds the memory of a connection. What a
-/// provider sends goes through its client's windows.
-const PEERS: Flow =
-    Flow { streams: 64, stream_window: 256 << 10, connection_window: 1 << 20, headers: 64 << 10 };
-/// An enrolment is one request of a few KiB from somebody unknown.
-const STRANGERS: Flow =
-    Flow { streams: 2, stream_window: 64 << 10, connection_window: 64 << 10, headers: 16 << 10 };
 /// Names of nodes that wait for a worker.
 const NAMED_NODES: usize = 256;
 /// After the drain everything is told to end; what does not is left behind.
@@ -64,7 +54,7 @@ pub struct RunningNode {
     pub admin_socket: PathBuf,
     /// `host:port` that other nodes are told.
     pub advertised: String,
-    standing: Standing,
+    evidence: Evidence,
     health: Health,
     supervisor: Supervisor,
     connections: Connections,
@@ -109,21 +99,28 @@ impl std::fmt::Debug for RunningNode {
 pub async fn start(config: Config, sources: Sources) -> Result<RunningNode, StartError> {
     raise_descriptor_limit(&config);
     let home = Home::open(&config, &sources).await?;
-    let (standing, root) = match &config.role {
+    let (standing, function) = match &config.role {
         NodeRole::Function(function) => {
             let (standing, root) = home.found(&config, function, &sources).await?;
-            (standing, Some((root, function)))
+            let registrar = Registrar::new(standing.clone(), root, function.genesis.segment.clone());
+            (standing, Some((registrar, function)))
         }
         NodeRole::Connector(connector) => (home.join(&config, connector, &sources).await?, None),
     };
+    let registrar = function.as_ref().map(|(registrar, _)| registrar.clone());
 
     let metrics = Metrics::new();
     let tls = tls(&home.keys, &standing);
-    let peers = peers(&config, tls.clone(), &standing, &metrics)?;
-    compare_clocks(&config, &standing, &peers).await?;
+    let peers = peers(&config, tls.clone(), &standing, registrar, &metrics)?;
+    let evidence = evidence(&config, &home.keys, &standing)?;
+    // Nothing is signed before others were asked what they know of this ledger: a number that is used twice cannot be
+    // taken back.
+    let (clocks, compared) =
+        tokio::join!(compare_clocks(&config, &standing, &peers), compare_ledger(&evidence, &peers));
+    clocks.and(compared)?;
 
     let peer_listener = bind("listen.peers", config.listen.peers).await?;
-    let enrolment_listener = match &root {
+    let enrolment_listener = match &function {
         Some((_, function)) => Some(bind("listen.enrolment", function.enrolment).await?),
         None => None,
     };
@@ -138,23 +135,21 @@ pub async fn start(config: Config, sources: Sources) -> Result<RunningNode, Star
     let enrolment_address = enrolment_listener.as_ref().map(local_address).transpose()?;
     let http_address = http_listener.as_ref().map(local_address).transpose()?;
     let advertised = config.advertised(peers_address.port());
-    let advertised_enrolment = match (&root, enrolment_address) {
+    let advertised_enrolment = match (&function, enrolment_address) {
         (Some((_, function)), Some(address)) => function.advertised(&config.domain, address.port()),
         _ => String::new(),
     };
 
     let supervisor = Supervisor::new(metrics.clone());
-    let health = Health::new(standing.clone(), peers.clone(), supervisor.clone(), &config);
-    let services = match &root {
-        Some((root, function)) => {
-            Services::function(&standing, root.clone(), function.genesis.segment.clone())
-        }
-        None => Services::connector(&standing, &config)?,
+    let health = Health::new(evidence.clone(), peers.clone(), supervisor.clone(), &config);
+    let services = match function {
+        Some((registrar, _)) => Services::function(&standing, registrar),
+        None => Services::connector(&evidence, &config)?,
     };
 
-    let (arrivals, arrived) = mpsc::channel(NAMED_NODES);
+    let (arrivals, _) = broadcast::channel(NAMED_NODES);
     let (refused, refusals) = mpsc::channel(NAMED_NODES);
-    let connections = Connections::new(arrivals);
+    let connections = Connections::new(arrivals.clone());
     let stop = Stop {
         accepting: CancellationToken::new(),
         connections: CancellationToken::new(),
@@ -178,7 +173,9 @@ pub async fn start(config: Config, sources: Sources) -> Result<RunningNode, Star
         server_config,
         AdmitPeers::new(tls.clone(), connections.clone(), config.limits.max_connections_per_address),
     );
-    serving.grpc("peers", PEERS, peer_routes(services.peer(&standing)), secured, Some(connections.clone()));
+    let routes = peer_routes(services.peer(&evidence)).into_axum_router();
+    let routes = routes.merge(http::ledger::peer_routes(evidence.clone()));
+    serving.grpc("peers", PEERS, routes.into(), secured, Some(connections.clone()));
     if let (Some(listener), Some(registrar)) = (enrolment_listener, services.registrar.clone()) {
         let server_config = Tls::enrolment_server(&tls).map_err(unusable_certificate)?;
         let secured = serving.listen(listener, server_config, AdmitStrangers);
@@ -191,6 +188,7 @@ pub async fn start(config: Config, sources: Sources) -> Result<RunningNode, Star
         shelf: services.shelf.clone(),
         contracts: services.contracts.clone(),
         transfers: services.transfers.clone(),
+        evidence: evidence.clone(),
         peers: peers.clone(),
         address: advertised.clone(),
         enrolment_address: advertised_enrolment,
@@ -202,7 +200,8 @@ pub async fn start(config: Config, sources: Sources) -> Result<RunningNode, Star
             listener,
             Observed {
                 health: health.clone(),
-                standing: standing.clone(),
+                evidence: evidence.clone(),
+                serves_ledger: config.ledger.http_log,
                 transfers: services.transfers.clone(),
                 connections: connections.clone(),
                 metrics: metrics.clone(),
@@ -210,16 +209,17 @@ pub async fn start(config: Config, sources: Sources) -> Result<RunningNode, Star
         );
     }
     let work = Work {
-        standing: standing.clone(),
+        evidence: evidence.clone(),
         peers,
         shelf: services.shelf,
         contracts: services.contracts,
         transfers: services.transfers,
         max_concurrent_transfers: config.max_concurrent_transfers,
+        monitor_interval: config.ledger.monitor_interval,
         connections: connections.clone(),
         address: advertised.clone(),
     };
-    workers::spawn(&supervisor, &work, arrived, refusals);
+    workers::spawn(&supervisor, &work, &arrivals, refusals);
 
     let node_id = standing.membership.node().clone();
     tracing::info!(node = %node_id, peers = %peers_address, %advertised, "the node is running");
@@ -231,7 +231,7 @@ pub async fn start(config: Config, sources: Sources) -> Result<RunningNode, Star
         http_address,
         admin_socket: config.listen.admin.clone(),
         advertised,
-        standing,
+        evidence,
         health,
         supervisor,
         connections,
@@ -245,7 +245,12 @@ pub async fn start(config: Config, sources: Sources) -> Result<RunningNode, Star
 impl RunningNode {
     /// What the node knows of itself and of others.
     pub fn standing(&self) -> &Standing {
-        &self.standing
+        self.evidence.standing()
+    }
+
+    /// The node's ledger among those of others: witnessing, comparison, safe mode, alerts.
+    pub fn evidence(&self) -> &Evidence {
+        &self.evidence
     }
 
     /// Whether the node takes work.
@@ -298,7 +303,7 @@ impl RunningNode {
         if tokio::time::timeout(LAST_MOMENT, self.servers.wait()).await.is_err() {
             tracing::warn!("some connections did not end in time and are left behind");
         }
-        self.standing.ledger.store().clone().close().await;
+        self.standing().ledger.store().clone().close().await;
         tracing::info!(node = %self.node_id, "stopped");
     }
 }
@@ -313,14 +318,10 @@ struct Services {
 }
 
 impl Services {
-    fn function(
-        standing: &Standing,
-        root: huitong_identity::RootAuthority,
-        segment: huitong_ids::Segment,
-    ) -> Self {
+    fn function(standing: &Standing, registrar: Registrar) -> Self {
         let Standing { ledger, membership, .. } = standing;
         Self {
-            registrar: Some(Registrar::new(standing.clone(), root, segment)),
+            registrar: Some(registrar),
             registry: Some(Registry::new(ledger.clone(), membership.clone())),
             shelf: None,
             contracts: None,
@@ -328,16 +329,18 @@ impl Services {
         }
     }
 
-    fn connector(standing: &Standing, config: &Config) -> Result<Self, StartError> {
+    fn connector(evidence: &Evidence, config: &Config) -> Result<Self, StartError> {
         for directory in [&config.trees_dir(), &config.received_dir] {
             private_directory(Path::new(directory))?;
         }
+        let standing = evidence.standing();
         let Standing { ledger, membership, directory } = standing;
         let shelf = Shelf::new(ledger.clone(), membership.clone(), directory.clone(), config.trees_dir());
         let contracts = Contracts::new(ledger.clone(), membership.clone(), shelf.clone(), config.approval);
         let settings = TransferSettings {
             received: config.received_dir.clone(),
             max_outgoing: config.max_concurrent_transfers,
+            policy: evidence.policy().map_err(StartError::records)?,
         };
         let transfers = Transfers::new(standing.clone(), contracts.clone(), shelf.clone(), settings);
         Ok(Self {
@@ -349,117 +352,16 @@ impl Services {
         })
     }
 
-    fn peer(&self, standing: &Standing) -> PeerServices {
+    fn peer(&self, evidence: &Evidence) -> PeerServices {
         PeerServices {
-            standing: standing.clone(),
+            standing: evidence.standing().clone(),
+            evidence: evidence.clone(),
             registrar: self.registrar.clone(),
             registry: self.registry.clone(),
             contracts: self.contracts.clone(),
             transfers: self.transfers.clone(),
             heartbeat: HEARTBEAT,
         }
-    }
-}
-
-/// What one connection may have under way.
-struct Flow {
-    streams: u32,
-    /// Bytes that are not read yet, of one stream.
-    stream_window: u32,
-    /// The same of all streams.
-    connection_window: u32,
-    /// Bytes of one request's header fields.
-    headers: u32,
-}
-
-/// Starts the servers of one node.
-struct Serving {
-    servers: TaskTracker,
-    bounds: Bounds,
-    metrics: Metrics,
-    accepting: CancellationToken,
-    close: CancellationToken,
-    calls: Vec<CountCalls>,
-}
-
-impl Serving {
-    fn listen<A: crate::listener::Admit>(
-        &self,
-        listener: TcpListener,
-        config: Arc<rustls::ServerConfig>,
-        admit: A,
-    ) -> mpsc::Receiver<std::io::Result<Secured<A::Info>>> {
-        let (accepting, close) = (self.accepting.clone(), self.close.clone());
-        listen(listener, config, admit, self.bounds, self.metrics.clone(), accepting, close)
-    }
-
-    fn grpc<I: Clone + Send + Sync + Unpin + 'static>(
-        &mut self,
-        name: &'static str,
-        flow: Flow,
-        routes: tonic::service::Routes,
-        connections: mpsc::Receiver<std::io::Result<Secured<I>>>,
-        registry: Option<Connections>,
-    ) {
-        let calls = CountCalls::new(name, self.metrics.clone(), registry);
-        self.calls.push(calls.clone());
-        let accepting = self.accepting.clone();
-        let server = Server::builder()
-            .http2_keepalive_interval(Some(KEEP_ALIVE))
-            .http2_keepalive_timeout(Some(KEEP_ALIVE))
-            .initial_stream_window_size(flow.stream_window)
-            .initial_connection_window_size(flow.connection_window)
-            .max_concurrent_streams(flow.streams)
-            .http2_max_header_list_size(flow.headers)
-            .timeout(REQUEST_TIMEOUT)
-            .layer(calls)
-            .serve_with_incoming_shutdown(
-                routes.prepare(),
-                ReceiverStream::new(connections),
-                accepting.cancelled_owned(),
-            );
-        self.servers.spawn(async move {
-            if let Err(error) = server.await {
-                tracing::error!(listener = name, %error, "the server ended");
-            }
-        });
-    }
-
-    /// Operators' connections are not waited for: their streams go on until the operator has seen enough.
-    fn admin(
-        &self,
-        routes: tonic::service::Routes,
-        connections: impl futures_util::Stream<Item = std::io::Result<tokio::net::UnixStream>> + Send + 'static,
-        socket: AdminSocket,
-    ) {
-        let close = self.close.clone();
-        let server = Server::builder()
-            .layer(CountCalls::new("admin", self.metrics.clone(), None))
-            .serve_with_incoming(routes.prepare(), Box::pin(connections));
-        self.servers.spawn(async move {
-            let _socket = socket;
-            tokio::select! {
-                () = close.cancelled() => {}
-                ended = server => if let Err(error) = ended {
-                    tracing::error!(listener = "admin", %error, "the server ended");
-                }
-            }
-        });
-    }
-
-    /// Answers until the very end, so that the drain can be watched.
-    fn http(&self, listener: TcpListener, observed: Observed) {
-        let close = self.close.clone();
-        self.servers.spawn(async move {
-            tokio::select! {
-                () = close.cancelled() => {}
-                ended = axum::serve(BoundedListener::new(listener), crate::http::router(observed)).into_future() => {
-                    if let Err(error) = ended {
-                        tracing::error!(listener = "http", %error, "the server ended");
-                    }
-                }
-            }
-        });
     }
 }
 
@@ -499,6 +401,21 @@ async fn compare_clocks(config: &Config, standing: &Standing, peers: &Peers) -> 
         Some(reason) => Err(StartError::Clock { now: ledger.clock().now(), reason }),
         None => Ok(()),
     }
+}
+
+/// Asks witnesses and counterparties whether they hold anything that this node signed and no longer has. Those who do
+/// not answer in time are asked again later.
+async fn compare_ledger(evidence: &Evidence, peers: &Peers) -> Result<(), StartError> {
+    let comparison = evidence.compare_once(peers).await.map_err(StartError::records)?;
+    for compared in comparison.compared {
+        if let Answer::Unknown { reason } = compared.answer {
+            tracing::info!(who = %compared.who, %reason, "not compared with yet: what it knows of this ledger");
+        }
+    }
+    if let Err(error) = evidence.ledger().signing() {
+        tracing::error!(%error, "the node starts in safe mode");
+    }
+    Ok(())
 }
 
 async fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {

@@ -1,5 +1,6 @@
 //! What a node does by itself. Every worker wakes on commits, so that nothing waits for a timer that could go at once.
 
+mod ledger;
 mod outbox;
 mod refusals;
 mod transfers;
@@ -8,11 +9,12 @@ use std::time::Duration;
 
 use huitong_catalog::Shelf;
 use huitong_contract::Contracts;
+use huitong_evidence::Evidence;
 use huitong_grpc::Peers;
 use huitong_identity::{Standing, report_address, workers::follow_once};
 use huitong_ids::NodeId;
 use huitong_transfer::Transfers;
-use tokio::sync::mpsc;
+use tokio::sync::{broadcast, mpsc};
 
 use crate::listener::Connections;
 use crate::supervisor::{Stopping, Supervisor};
@@ -22,46 +24,54 @@ use crate::tls::RefusedNode;
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// A node that has lost its registrar wants it back soon: every minute without it counts.
 const LONGEST_TRUST_PAUSE: Duration = Duration::from_secs(5);
-const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What the workers work with.
 #[derive(Clone)]
 pub(crate) struct Work {
-    pub(crate) standing: Standing,
+    pub(crate) evidence: Evidence,
     pub(crate) peers: Peers,
     pub(crate) shelf: Option<Shelf>,
     pub(crate) contracts: Option<Contracts>,
     pub(crate) transfers: Option<Transfers>,
     pub(crate) max_concurrent_transfers: usize,
+    /// How often other ledgers are looked at.
+    pub(crate) monitor_interval: Duration,
     pub(crate) connections: Connections,
     /// `host:port` that other nodes are told.
     pub(crate) address: String,
+}
+
+impl Work {
+    pub(crate) fn standing(&self) -> &Standing {
+        self.evidence.standing()
+    }
 }
 
 /// Starts all workers of a node. `arrivals` names nodes that have just connected, `refused` those that were refused.
 pub(crate) fn spawn(
     supervisor: &Supervisor,
     work: &Work,
-    arrivals: mpsc::Receiver<NodeId>,
+    arrivals: &broadcast::Sender<NodeId>,
     refused: mpsc::Receiver<RefusedNode>,
 ) {
     spawn_each(supervisor, "connections", LONGEST_PAUSE, work, |work| async move {
         end_revoked_connections(&work).await
     });
-    spawn_each(supervisor, "checkpoint", LONGEST_PAUSE, work, |work| async move { checkpoint(&work).await });
-    refusals::spawn(supervisor, work.standing.clone(), refused);
-    if work.standing.membership.is_registrar() {
+    ledger::spawn(supervisor, work, arrivals);
+    refusals::spawn(supervisor, work.standing().clone(), refused);
+    if work.standing().membership.is_registrar() {
         return;
     }
     spawn_each(supervisor, "trust", LONGEST_TRUST_PAUSE, work, |work| async move {
-        follow_once(&work.standing, &work.peers).await.map_err(|error| error.to_string())?;
+        follow_once(work.standing(), &work.peers).await.map_err(|error| error.to_string())?;
         Err("the registrar ended the connection".to_owned())
     });
     spawn_each(supervisor, "address", LONGEST_PAUSE, work, |work| async move {
-        report_address(&work.standing, &work.address).await.map_err(|error| error.to_string())?;
+        ledger::until_signing(work.evidence.ledger()).await;
+        report_address(work.standing(), &work.address).await.map_err(|error| error.to_string())?;
         Ok(())
     });
-    outbox::spawn(supervisor, work.clone(), arrivals);
+    outbox::spawn(supervisor, work.clone(), arrivals.clone());
     if let Some(transfers) = &work.transfers {
         transfers::spawn_runner(supervisor, work, transfers.clone());
         transfers::spawn_collector(supervisor, work, transfers.clone());
@@ -84,10 +94,10 @@ fn spawn_each<R>(
 /// A revoked node's open connections end as soon as we learn of it; an expired one's at the next look.
 async fn end_revoked_connections(work: &Work) -> Result<(), String> {
     const LOOK: Duration = Duration::from_secs(10);
-    let mut changes = work.standing.directory.changes();
+    let mut changes = work.standing().directory.changes();
     loop {
         changes.borrow_and_update();
-        let ended = work.connections.end_revoked(&work.standing);
+        let ended = work.connections.end_revoked(work.standing());
         if ended > 0 {
             tracing::info!(connections = ended, "ended connections of nodes that no longer count");
         }
@@ -95,23 +105,6 @@ async fn end_revoked_connections(work: &Work) -> Result<(), String> {
             changed = changes.changed() => changed.map_err(|_| "the trust view is gone".to_owned())?,
             () = tokio::time::sleep(LOOK) => {}
         }
-    }
-}
-
-/// Signs a checkpoint each second in which the ledger has grown, so that receipts do not wait for one.
-async fn checkpoint(work: &Work) -> Result<(), String> {
-    let ledger = &work.standing.ledger;
-    let mut commits = ledger.store().commits();
-    loop {
-        commits.borrow_and_update();
-        let view = ledger.store().view();
-        let size = ledger.size(&view).map_err(|error| error.to_string())?;
-        let signed = ledger.latest_checkpoint(&view).map_err(|error| error.to_string())?;
-        if signed.is_none_or(|signed| signed.checkpoint().size < size) {
-            ledger.checkpoint().await.map_err(|error| error.to_string())?;
-        }
-        tokio::time::sleep(CHECKPOINT_INTERVAL).await;
-        commits.changed().await.map_err(|_| "the store is closed".to_owned())?;
     }
 }
 

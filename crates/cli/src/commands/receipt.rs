@@ -5,10 +5,12 @@ use std::process::ExitCode;
 
 use huitong_contract::{Agreement, explain};
 use huitong_identity::Trust;
+use huitong_ledger::{MAX_POLICY_BYTES, PolicyError, QuorumPolicy};
 use huitong_policy::Language;
 use huitong_proof::cbor::{Fields, Limits, Value};
 use huitong_proof::{Digest, Envelope};
-use huitong_transfer::receipt::{self, Facts, Outcome, ProblemKind, Report};
+use huitong_transfer::Finality;
+use huitong_transfer::receipt::{self, Facts, LedgerFacts, Outcome, ProblemKind, Report};
 use serde_json::json;
 
 use crate::admin::Admin;
@@ -43,8 +45,10 @@ pub(crate) async fn run(command: Receipt, global: &Global, output: Output) -> Re
             });
             Ok(ExitCode::SUCCESS)
         }
-        Receipt::Verify { file, trust } => {
-            let report = receipt::verify(&read_input(&file, MAX_FILE_BYTES)?, &read_trust(&trust)?);
+        Receipt::Verify { file, trust, policy } => {
+            let policy = policy.as_deref().map(read_policy).transpose()?;
+            let receipt = read_input(&file, MAX_FILE_BYTES)?;
+            let report = receipt::verify(&receipt, &read_trust(&trust)?, policy.as_ref());
             output.result(&report_json(&report), || report_text(&report).join("\n"));
             Ok(ExitCode::from(exit_of(&report)))
         }
@@ -93,9 +97,19 @@ fn read_trust(path: &Path) -> Result<Trust, Failure> {
         .map_err(|error| Failure::from_sentence(Exit::Unreadable, "trust.unreadable", &error.to_string()))
 }
 
+fn read_policy(path: &Path) -> Result<QuorumPolicy, Failure> {
+    let limit = u64::try_from(MAX_POLICY_BYTES).unwrap_or(u64::MAX);
+    let text = read_input(path, limit)?;
+    String::from_utf8_lossy(&text).parse().map_err(|error: PolicyError| {
+        let message = format!("{}: {error}", path.display());
+        Failure::new(Exit::Unreadable, "policy.unreadable", message, "see `huitong ledger policy` for one that is whole")
+    })
+}
+
 fn exit_of(report: &Report) -> u8 {
     match report.outcome() {
         Outcome::Valid => 0,
+        Outcome::PolicyNotMet => Exit::PolicyNotMet.code(),
         Outcome::Invalid => Exit::ReceiptInvalid.code(),
         Outcome::Incomplete => Exit::ReceiptIncomplete.code(),
         Outcome::Unreadable => Exit::Unreadable.code(),
@@ -111,24 +125,36 @@ pub(crate) fn report_text(report: &Report) -> Vec<String> {
     }
     lines.push(match (&report.facts, report.outcome()) {
         (Some(facts), Outcome::Valid) => format!(
-            "VALID   {} of {} went from {} to {} under contract {} between {} and {}",
+            "VALID   {} of {} went from {} to {} under contract {} between {} and {}{}",
             bytes(facts.bytes),
             facts.product_name,
             facts.provider_name,
             facts.consumer_name,
             facts.contract,
             facts.offered,
-            facts.closed
+            facts.closed,
+            finality_text(report)
         ),
         (_, outcome) => format!("{}  {}", outcome_name(outcome).to_uppercase(), verdict(outcome)),
     });
     lines
 }
 
+/// Whether witnesses have made the receipt final, and the end of the time bracket then.
+fn finality_text(report: &Report) -> String {
+    match (report.finality(), report.not_after()) {
+        (Some(Finality::Final), Some(time)) => format!("; FINAL: witnesses had seen it all at {time}"),
+        (Some(Finality::Final), None) => "; FINAL".to_owned(),
+        (Some(Finality::Provisional), _) => "; PROVISIONAL: not enough witnesses have cosigned yet".to_owned(),
+        (None, _) => String::new(),
+    }
+}
+
 /// What an outcome means for who holds the receipt.
 fn verdict(outcome: Outcome) -> &'static str {
     match outcome {
         Outcome::Valid => "everything in it is proven",
+        Outcome::PolicyNotMet => "everything in it is proven, but fewer witnesses cosigned than the policy demands",
         Outcome::Incomplete => "nothing in it is false, but something is missing: export it again",
         Outcome::Invalid => "something in it is false: do not rely on it",
         Outcome::Unreadable => "this is not a whole receipt: get the file again",
@@ -146,6 +172,21 @@ fn report_json(report: &Report) -> serde_json::Value {
     json!({
         "outcome": outcome_name(report.outcome()), "claims": claims, "problems": problems,
         "facts": report.facts.as_ref().map(facts_json),
+        "finality": report.finality().map(Finality::name),
+        "not_after": report.not_after().map(|time| time.to_string()),
+        "ledgers": report.ledgers.iter().map(ledger_json).collect::<Vec<_>>(),
+    })
+}
+
+fn ledger_json(ledger: &LedgerFacts) -> serde_json::Value {
+    let LedgerFacts { origin, size, root, cosignatures, finality, not_after } = ledger;
+    let cosignatures: Vec<_> = cosignatures
+        .iter()
+        .map(|one| json!({ "node": one.node, "name": one.name, "time": one.time.to_string() }))
+        .collect();
+    json!({
+        "origin": origin, "size": size, "root": root.to_string(), "cosignatures": cosignatures,
+        "finality": finality.name(), "not_after": not_after.map(|time| time.to_string()),
     })
 }
 
@@ -174,6 +215,7 @@ fn facts_json(facts: &Facts) -> serde_json::Value {
 
 fn kind_name(kind: ProblemKind) -> &'static str {
     match kind {
+        ProblemKind::PolicyNotMet => "policy",
         ProblemKind::Incomplete => "incomplete",
         ProblemKind::Invalid => "invalid",
         ProblemKind::Unreadable => "unreadable",
@@ -183,6 +225,7 @@ fn kind_name(kind: ProblemKind) -> &'static str {
 fn outcome_name(outcome: Outcome) -> &'static str {
     match outcome {
         Outcome::Valid => "valid",
+        Outcome::PolicyNotMet => "policy_not_met",
         Outcome::Incomplete => "incomplete",
         Outcome::Invalid => "invalid",
         Outcome::Unreadable => "unreadable",

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use huitong_grpc::proto::admin as api;
 use huitong_identity::Trust;
+use huitong_ledger::{PolicyError, QuorumPolicy};
 use huitong_proof::{Clock as _, ContentTree, SystemClock};
 use huitong_transfer::receipt::{self, Outcome};
 use tokio::time::Instant;
@@ -391,6 +392,14 @@ async fn prove(
             "look at the nodes' logs",
         ));
     }
+    let witnessed = operations::made_final(&nodes.consumer.admin, id, PATIENCE).await?;
+    if witnessed.finality != "final" {
+        return Err(Failure::failed(
+            "demo.witness",
+            "the registrar did not cosign both ledgers' checkpoints",
+            "look at the nodes' logs",
+        ));
+    }
     let exported = operations::receipt(&nodes.consumer.admin, id).await?;
     let trust_text = operations::trust(&nodes.regional.admin).await?;
     let (receipt_path, trust_path) = (scene.stage.join("demo.receipt"), scene.stage.join("trust.json"));
@@ -398,7 +407,11 @@ async fn prove(
     write(&trust_path, trust_text.as_bytes())?;
     let trust = Trust::from_json(&trust_text)
         .map_err(|error| Failure::failed("demo.trust", error.to_string(), "report a defect"))?;
-    let report = receipt::verify(&exported, &trust);
+    let policy = operations::policy(&nodes.consumer.admin).await?;
+    let policy: QuorumPolicy = policy
+        .parse()
+        .map_err(|error: PolicyError| Failure::failed("demo.policy", error.to_string(), "report a defect"))?;
+    let report = receipt::verify(&exported, &trust, Some(&policy));
     for line in report_text(&report) {
         narrator.detail(&line);
     }

@@ -2,15 +2,19 @@
 
 mod catalog;
 mod contract;
+mod evidence;
 mod identity;
 mod ledger;
+mod store;
 mod transfer;
 mod watch;
+mod work;
 
 use std::sync::Arc;
 
 use huitong_catalog::Shelf;
 use huitong_contract::Contracts;
+use huitong_evidence::Evidence;
 use huitong_identity::{Registrar, ServiceError, Standing};
 use huitong_transfer::Transfers;
 use tokio_stream::wrappers::ReceiverStream;
@@ -19,11 +23,11 @@ use tonic::{Request, Response, Status};
 
 use crate::MAX_MESSAGE_BYTES;
 use crate::client::Peers;
-use crate::peer::{Served, failed};
+use crate::peer::Served;
 use crate::proto::OPERATOR_DESCRIPTORS;
 use crate::proto::admin as wire;
 use crate::proto::admin::admin_service_server::{AdminService, AdminServiceServer};
-use crate::status::not_this_node;
+use crate::status::{not_this_node, to_status};
 
 /// Most rows that a listing gives.
 const MAX_LISTED: usize = 1_000;
@@ -34,6 +38,8 @@ const MAX_LISTED: usize = 1_000;
 pub struct AdminServices {
     /// The node's ledger, credential and trust view.
     pub standing: Standing,
+    /// What nodes do with each other's ledgers.
+    pub evidence: Evidence,
     /// Function node: identity.
     pub registrar: Option<Registrar>,
     /// Connector: what it publishes.
@@ -84,7 +90,7 @@ impl AdminServices {
         self.transfers.as_ref().ok_or_else(not_a_connector)
     }
 
-    /// The other nodes, for a node that calls them.
+    /// The other nodes, for a connector, which buys from them.
     fn peers(&self) -> Result<&Peers, Status> {
         if self.standing.membership.is_registrar() {
             return Err(not_a_connector());
@@ -96,6 +102,11 @@ impl AdminServices {
     fn failed(&self) -> impl Fn(ServiceError) -> Status + '_ {
         failed(&self.standing)
     }
+}
+
+/// For `map_err`: a service's error as this node tells it to its operator.
+fn failed(standing: &Standing) -> impl Fn(ServiceError) -> Status + '_ {
+    |error| to_status(error, &**standing.ledger.entropy())
 }
 
 fn not_a_connector() -> Status {
@@ -145,10 +156,21 @@ serve! {
         get_checkpoint: GetCheckpointRequest => GetCheckpointResponse;
         list_statements: ListStatementsRequest => ListStatementsResponse;
         list_outbox: ListOutboxRequest => ListOutboxResponse;
+        get_evidence: GetEvidenceRequest => GetEvidenceResponse;
+        get_quorum_policy: GetQuorumPolicyRequest => GetQuorumPolicyResponse;
+        audit_ledger: AuditLedgerRequest => AuditLedgerResponse;
+        list_alerts: ListAlertsRequest => ListAlertsResponse;
+        resolve_alert: ResolveAlertRequest => ResolveAlertResponse;
+        compare_ledger: CompareLedgerRequest => CompareLedgerResponse;
+        redact_statement: RedactStatementRequest => RedactStatementResponse;
+        state_logs: StateLogsRequest => StateLogsResponse;
+        list_logs: ListLogsRequest => ListLogsResponse;
     }
     streams {
         publish as PublishStream: PublishRequest => PublishResponse;
         watch_negotiation as WatchNegotiationStream: WatchNegotiationRequest => WatchNegotiationResponse;
         watch_transfer as WatchTransferStream: WatchTransferRequest => WatchTransferResponse;
+        recover_ledger as RecoverLedgerStream: RecoverLedgerRequest => RecoverLedgerResponse;
+        back_up_store as BackUpStoreStream: BackUpStoreRequest => BackUpStoreResponse;
     }
 }

@@ -3,6 +3,7 @@
 mod channels;
 mod enrolment;
 mod frames;
+mod ledgers;
 mod peers;
 
 use std::io;
@@ -29,7 +30,7 @@ pub const MAX_FRAME_BYTES: u32 = 1 << 20;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Until the response begins; a stream may go on for as long as it likes.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
+pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// A signed refusal of at most 16 KiB travels in a header field, in base64, beside its reason.
 const MAX_HEADER_BYTES: u32 = 64 << 10;

@@ -7,6 +7,7 @@
 //! [`PeerConnection`], and connections to other nodes come from a [`Dial`].
 
 mod admin;
+mod blocking;
 mod client;
 mod convert;
 mod peer;

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use huitong_catalog::Registry;
 use huitong_contract::Contracts;
+use huitong_evidence::Evidence;
 use huitong_identity::{Caller, Registrar, ServiceError, Standing};
 use huitong_transfer::Transfers;
 use tonic::server::NamedService;
@@ -33,7 +34,7 @@ use crate::proto::identity::enrolment_service_server::EnrolmentServiceServer;
 use crate::proto::identity::identity_service_server::IdentityServiceServer;
 use crate::proto::ledger::ledger_service_server::LedgerServiceServer;
 use crate::proto::transfer::transfer_service_server::TransferServiceServer;
-use crate::status::{not_authenticated, to_status, unauthenticated};
+use crate::status::{not_authenticated, to_peer_status, unauthenticated};
 
 /// Who is at the other end of a connection. The listener makes it from the certificate of a finished handshake and
 /// hands it to tonic as the connection's `Connected::ConnectInfo`.
@@ -50,6 +51,8 @@ pub struct PeerConnection {
 pub struct PeerServices {
     /// The node's ledger, credential and trust view.
     pub standing: Standing,
+    /// What nodes do with each other's ledgers.
+    pub evidence: Evidence,
     /// Function node: identity.
     pub registrar: Option<Registrar>,
     /// Function node: catalog; needs `registrar` for the addresses of providers.
@@ -66,11 +69,11 @@ pub struct PeerServices {
 ///
 /// Every method but those two answers `UNAUTHENTICATED` on a connection without [`PeerConnection`].
 pub fn peer_routes(services: PeerServices) -> Routes {
-    let PeerServices { standing, registrar, registry, contracts, transfers, heartbeat } = services;
+    let PeerServices { standing, evidence, registrar, registry, contracts, transfers, heartbeat } = services;
     let allowances = Allowances::default();
     let mut served = Served::default();
     served.add(
-        LedgerServiceServer::new(ledger::Service { standing: standing.clone() })
+        LedgerServiceServer::new(ledger::Service { standing: standing.clone(), evidence })
             .max_decoding_message_size(MAX_REQUEST_BYTES),
     );
     if let Some(registrar) = &registrar {
@@ -169,7 +172,7 @@ pub(crate) fn authenticated<T>(request: &Request<T>, standing: &Standing) -> Res
     Ok(connection(request, standing)?.caller)
 }
 
-/// For `map_err`: a service's error as this node tells it.
+/// For `map_err`: a service's error as this node tells it to another.
 pub(crate) fn failed(standing: &Standing) -> impl Fn(ServiceError) -> Status + '_ {
-    |error| to_status(error, &**standing.ledger.entropy())
+    |error| to_peer_status(error, &**standing.ledger.entropy())
 }

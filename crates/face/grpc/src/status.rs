@@ -14,6 +14,9 @@ use crate::proto::error::ErrorDetail;
 /// A status travels in HTTP/2 header fields, which are bounded; the whole reason is in the signed refusal.
 const MAX_REASON_CHARACTERS: usize = 512;
 
+const SAFE_MODE_STEP: &str = "run `huitong ledger recover` on this node, or `huitong ledger compare` once its witnesses \
+                              can be reached";
+
 /// Turns a service's answer into a status with an [`ErrorDetail`].
 ///
 /// What went wrong inside this node goes to the log under a random correlation id, and only the id to the caller.
@@ -37,6 +40,25 @@ pub fn to_status(error: ServiceError, entropy: &dyn Entropy) -> Status {
         ServiceError::Forbidden { reason } => plain(Code::PermissionDenied, "request.forbidden", reason),
         ServiceError::Conflict { reason } => plain(Code::Aborted, "request.conflict", reason),
         ServiceError::Busy { reason } => plain(Code::ResourceExhausted, "request.busy", reason),
+        // A caller that asks again later may be served: for its outbox this is like a node that is down.
+        ServiceError::SafeMode { reason } => detailed(
+            Code::Unavailable,
+            ErrorDetail {
+                code: "ledger.safe_mode".to_owned(),
+                reason: format!("this node signs nothing now (safe mode): {reason}"),
+                next_step: SAFE_MODE_STEP.to_owned(),
+                statement: Bytes::new(),
+            },
+        ),
+        redacted @ ServiceError::Redacted { .. } => detailed(
+            Code::NotFound,
+            ErrorDetail {
+                code: "ledger.redacted".to_owned(),
+                reason: redacted.to_string(),
+                next_step: "its hash is kept and can still be proven".to_owned(),
+                statement: Bytes::new(),
+            },
+        ),
         ServiceError::Peer(PeerError::Unavailable(reason)) => {
             plain(Code::Unavailable, "peer.unavailable", reason)
         }
@@ -60,6 +82,24 @@ pub fn to_status(error: ServiceError, entropy: &dyn Entropy) -> Status {
                 format!("internal error; the node's log has it under {id}"),
             )
         }
+    }
+}
+
+/// The same for another node, which hears only what is its business.
+///
+/// Why a node signs nothing names its witnesses and the nodes it deals with.
+pub(crate) fn to_peer_status(error: ServiceError, entropy: &dyn Entropy) -> Status {
+    match error {
+        ServiceError::SafeMode { .. } => detailed(
+            Code::Unavailable,
+            ErrorDetail {
+                code: "ledger.safe_mode".to_owned(),
+                reason: "this node signs nothing now (safe mode)".to_owned(),
+                next_step: "try again later; its operator is told what to do".to_owned(),
+                statement: Bytes::new(),
+            },
+        ),
+        other => to_status(other, entropy),
     }
 }
 

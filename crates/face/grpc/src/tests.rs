@@ -1,7 +1,10 @@
 //! Real servers and real clients over connections in memory, between the nodes of one space.
 
 mod admin;
+mod evidence;
 mod exchange;
+mod hostile;
+mod ledgers;
 mod peers;
 mod status;
 
@@ -18,7 +21,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use huitong_catalog::{Publication, PublicationState, Publish, Registry, Shelf};
 use huitong_contract::{Approval, Contracts};
-use huitong_identity::testing::{TestNetwork, TestNode, network};
+use huitong_evidence::{Evidence, EvidenceSettings};
+use huitong_identity::testing::{TestNetwork, TestNode, cosigner, network};
 use huitong_identity::{Caller, Standing};
 use huitong_ids::{DataId, NodeId};
 use huitong_proof::Digest;
@@ -180,6 +184,10 @@ struct Space {
     home: tempfile::TempDir,
     nodes: TestNetwork,
     net: Net,
+    /// The registrar's.
+    evidence: Evidence,
+    /// What the registrar serves.
+    registrar_routes: Routes,
     provider: Connector,
     consumer: Connector,
 }
@@ -188,6 +196,7 @@ struct Space {
 #[derive(Clone)]
 struct Connector {
     node: TestNode,
+    evidence: Evidence,
     shelf: Shelf,
     contracts: Contracts,
     transfers: Transfers,
@@ -195,14 +204,15 @@ struct Connector {
 }
 
 impl Connector {
-    fn new(home: &Path, node: &TestNode, net: &Net) -> Self {
+    fn new(home: &Path, name: &str, node: &TestNode, net: &Net) -> Self {
+        let evidence = evidence_of(home, name, node);
         let home = home.join(node.membership.node().as_str());
         let Standing { ledger, membership, directory } = node.standing.clone();
         let shelf = Shelf::new(ledger.clone(), membership.clone(), directory, home.join("trees"));
         let contracts = Contracts::new(ledger, membership, shelf.clone(), Approval::Automatic);
-        let settings = TransferSettings { received: home.join("received"), max_outgoing: 4 };
+        let settings = TransferSettings { received: home.join("received"), max_outgoing: 4, policy: None };
         let transfers = Transfers::new(node.standing.clone(), contracts.clone(), shelf.clone(), settings);
-        Self { node: node.clone(), shelf, contracts, transfers, peers: peers_of(node, net) }
+        Self { node: node.clone(), evidence, shelf, contracts, transfers, peers: peers_of(node, net) }
     }
 
     fn id(&self) -> &NodeId {
@@ -216,6 +226,7 @@ impl Connector {
     fn services(&self) -> PeerServices {
         PeerServices {
             standing: self.node.standing.clone(),
+            evidence: self.evidence.clone(),
             registrar: None,
             registry: None,
             contracts: Some(self.contracts.clone()),
@@ -246,6 +257,11 @@ impl Connector {
     }
 }
 
+/// `name` is the node's in the fixture of identity, where its keys are.
+fn evidence_of(home: &Path, name: &str, node: &TestNode) -> Evidence {
+    Evidence::new(node.standing.clone(), cosigner(home, name, node), EvidenceSettings::default())
+}
+
 fn peers_of(node: &TestNode, net: &Net) -> Peers {
     let dial = Wire { net: net.clone(), caller: node.caller.clone() };
     Peers::new(Arc::new(dial), node.standing.clone(), REGISTRAR.to_owned())
@@ -258,28 +274,38 @@ impl Space {
         let net = Net::default();
         let registrar = &nodes.registrar;
         let registry = Registry::new(registrar.ledger.clone(), registrar.membership.clone());
+        let evidence = evidence_of(home.path(), "registrar", registrar);
         let services = PeerServices {
             standing: registrar.standing.clone(),
+            evidence: evidence.clone(),
             registrar: Some(nodes.registry.clone()),
             registry: Some(registry),
             contracts: None,
             transfers: None,
             heartbeat: HEARTBEAT,
         };
-        net.listen(REGISTRAR, registrar.membership.node(), peer_routes(services));
+        let registrar_routes = peer_routes(services);
+        net.listen(REGISTRAR, registrar.membership.node(), registrar_routes.clone());
         net.listen_to_strangers(ENROLMENT, enrolment_routes(nodes.registry.clone()));
-        let provider = Connector::new(home.path(), &nodes.provider, &net);
-        let consumer = Connector::new(home.path(), &nodes.consumer, &net);
+        let provider = Connector::new(home.path(), "provider", &nodes.provider, &net);
+        let consumer = Connector::new(home.path(), "consumer", &nodes.consumer, &net);
         for connector in [&provider, &consumer] {
             net.listen(&connector.address(), connector.id(), peer_routes(connector.services()));
             huitong_identity::report_address(&connector.node.standing, &connector.address()).await.unwrap();
             connector.deliver().await;
         }
-        Self { home, nodes, net, provider, consumer }
+        Self { home, nodes, net, evidence, registrar_routes, provider, consumer }
     }
 
     fn registrar(&self) -> &NodeId {
         self.nodes.registrar.membership.node()
+    }
+
+    /// How the registrar reaches its members.
+    fn registrar_peers(&self) -> Peers {
+        let TestNode { standing, caller, .. } = self.nodes.registrar.clone();
+        let dial = Wire { net: self.net.clone(), caller };
+        Peers::at_registrar(Arc::new(dial), standing, self.nodes.registry.clone())
     }
 
     fn file(&self, bytes: &[u8]) -> PathBuf {

@@ -6,11 +6,14 @@ use std::time::Duration;
 
 use huitong_contract::Approval;
 use huitong_identity::{Genesis, check_domain};
-use huitong_ids::{EntityCode, NodeType, Segment};
+use huitong_ids::{EntityCode, NodeId, NodeType, Segment};
+use huitong_ledger::QuorumPolicy;
 use huitong_proof::SpaceId;
 use serde::Deserialize;
 
-use super::{Config, ConfigError, Connector, FunctionNode, Limits, Listen, Log, LogFormat, NodeRole};
+use super::{
+    Config, ConfigError, Connector, FunctionNode, LedgerRules, Limits, Listen, Log, LogFormat, NodeRole,
+};
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -21,6 +24,7 @@ pub(super) struct Raw {
     limits: RawLimits,
     contract: RawContract,
     transfer: RawTransfer,
+    ledger: RawLedger,
     log: RawLog,
 }
 
@@ -78,6 +82,18 @@ struct RawContract {
 struct RawTransfer {
     received_dir: String,
     max_concurrent: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawLedger {
+    policy_file: String,
+    witness_for: Vec<String>,
+    regulators: Vec<String>,
+    statement_delay_seconds: u64,
+    stale_after_seconds: u64,
+    monitor_interval_seconds: u64,
+    http_log: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -147,6 +163,20 @@ impl Default for RawTransfer {
     }
 }
 
+impl Default for RawLedger {
+    fn default() -> Self {
+        Self {
+            policy_file: String::new(),
+            witness_for: Vec::new(),
+            regulators: Vec::new(),
+            statement_delay_seconds: 600,
+            stale_after_seconds: 3_600,
+            monitor_interval_seconds: 60,
+            http_log: true,
+        }
+    }
+}
+
 impl Default for RawLog {
     fn default() -> Self {
         Self { level: "info".to_owned(), format: "text".to_owned() }
@@ -156,7 +186,7 @@ impl Default for RawLog {
 impl Raw {
     pub(super) fn validate(self, base: &Path) -> Result<Config, ConfigError> {
         // Taken apart without `..`, so that a new key cannot be forgotten here.
-        let Self { node, identity, listen, limits, contract, transfer, log } = self;
+        let Self { node, identity, listen, limits, contract, transfer, ledger, log } = self;
         if node.data_dir.is_empty() {
             return Err(value("node.data_dir", &node.data_dir, "a directory", "name one that the node owns"));
         }
@@ -246,6 +276,7 @@ impl Raw {
                 directory => data_dir.join(directory),
             },
             max_concurrent_transfers: count("transfer.max_concurrent", transfer.max_concurrent, 1_024)?,
+            ledger: ledger_rules(&ledger, base)?,
             log: Log {
                 level: match log.level.as_str() {
                     "" => {
@@ -376,6 +407,51 @@ fn connector(identity: &RawIdentity, listen: &RawListen, base: &Path) -> Result<
     let invite_file =
         if identity.invite_file.is_empty() { None } else { Some(base.join(&identity.invite_file)) };
     Ok(NodeRole::Connector(Connector { registrar_address, invite_file }))
+}
+
+fn ledger_rules(ledger: &RawLedger, base: &Path) -> Result<LedgerRules, ConfigError> {
+    let RawLedger {
+        policy_file,
+        witness_for,
+        regulators,
+        statement_delay_seconds,
+        stale_after_seconds,
+        monitor_interval_seconds,
+        http_log,
+    } = ledger;
+    const WEEK: u64 = 7 * 24 * 3_600;
+    let policy = match policy_file.as_str() {
+        "" => None,
+        file => Some(policy(&base.join(file))?),
+    };
+    Ok(LedgerRules {
+        policy,
+        witness_for: nodes("ledger.witness_for", witness_for)?,
+        regulators: nodes("ledger.regulators", regulators)?,
+        statement_delay: seconds("ledger.statement_delay_seconds", *statement_delay_seconds, 1, WEEK)?,
+        stale_after: seconds("ledger.stale_after_seconds", *stale_after_seconds, 1, 4 * WEEK)?,
+        monitor_interval: seconds("ledger.monitor_interval_seconds", *monitor_interval_seconds, 1, 86_400)?,
+        http_log: *http_log,
+    })
+}
+
+fn policy(path: &Path) -> Result<QuorumPolicy, ConfigError> {
+    let refused = |reason: String| ConfigError::Policy { path: path.to_owned(), reason };
+    let text = std::fs::read_to_string(path).map_err(|error| refused(error.to_string()))?;
+    text.parse().map_err(|error: huitong_ledger::PolicyError| refused(error.to_string()))
+}
+
+fn nodes(key: &'static str, texts: &[String]) -> Result<Vec<NodeId>, ConfigError> {
+    let mut nodes = Vec::with_capacity(texts.len());
+    for text in texts {
+        let node = NodeId::parse(text).map_err(|error| {
+            value(key, text, "node ids of 32 characters", &format!("correct this one ({error})"))
+        })?;
+        if !nodes.contains(&node) {
+            nodes.push(node);
+        }
+    }
+    Ok(nodes)
 }
 
 fn http_address(listen: &RawListen) -> Result<Option<SocketAddr>, ConfigError> {

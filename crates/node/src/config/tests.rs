@@ -1,3 +1,7 @@
+use huitong_ids::{EntityCode, NodeType, Segment};
+use huitong_ledger::WitnessVerifier;
+use huitong_proof::SigningKey;
+
 use super::raw::Raw;
 use super::*;
 
@@ -92,6 +96,12 @@ fn bad_values_name_the_key() {
     check(CONNECTOR, "contract.approval = \"yes\"", "contract.approval");
     check(CONNECTOR, "transfer.received_dir = \"\"", "transfer.received_dir");
     check(CONNECTOR, "transfer.max_concurrent = 0", "transfer.max_concurrent");
+    check(CONNECTOR, "ledger.witness_for = [\"x\"]", "ledger.witness_for is \"x\"");
+    check(CONNECTOR, "ledger.regulators = [\"\"]", "ledger.regulators is empty");
+    check(CONNECTOR, "ledger.policy_file = \"missing\"", "ledger.policy_file /base/missing: ");
+    check(CONNECTOR, "ledger.statement_delay_seconds = 0", "ledger.statement_delay_seconds is 0, expected 1");
+    check(CONNECTOR, "ledger.stale_after_seconds = 0", "ledger.stale_after_seconds");
+    check(CONNECTOR, "ledger.monitor_interval_seconds = 0", "ledger.monitor_interval_seconds");
     check(CONNECTOR, "log.format = \"xml\"", "log.format");
     check(CONNECTOR, "log.level = \"\"", "log.level");
     check(FUNCTION, "listen.enrolment = \"x\"", "listen.enrolment");
@@ -102,6 +112,37 @@ fn bad_values_name_the_key() {
     check(&function("segment =", "space = \"\", segment ="), "", "identity.space");
     check(&function("segment =", "node_type = \"service\", segment ="), "", "identity.node_type");
     check(&function("segment =", "invite_file = \"i\", segment ="), "", "identity.invite_file");
+}
+
+#[test]
+fn a_quorum_policy_is_read_and_checked_with_the_configuration() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("quorum.policy");
+    let text = format!("{CONNECTOR}\nledger.policy_file = \"quorum.policy\"");
+    let read = || Config::from_toml(&text, directory.path());
+    let key = SigningKey::from_seed(&[7; 32]).verifying_key();
+    let verifier = WitnessVerifier::new("node/huitong-witness/1", key).unwrap();
+    let policy = QuorumPolicy::single("operator", verifier);
+    std::fs::write(&file, policy.to_string()).unwrap();
+    assert_eq!(read().unwrap().ledger.policy, Some(policy.clone()));
+    assert_eq!(super::Config::from_toml(CONNECTOR, directory.path()).unwrap().ledger.policy, None);
+
+    std::fs::write(&file, policy.to_string().replace("quorum operator", "quorum other")).unwrap();
+    let error = read().unwrap_err().to_string();
+    assert!(error.contains("quorum.policy: line 2 ") && error.contains("\"other\"") && error.contains("; "), "{error}");
+}
+
+#[test]
+fn nodes_are_named_by_their_ids() {
+    let entity = EntityCode::parse("91440300708461136T").unwrap();
+    let segment = Segment::parse("4403").unwrap();
+    let [one, two] = [1, 2].map(|random| NodeId::mint(NodeType::Connector, &entity, &segment, [random; 16]));
+    let text = format!(
+        "{CONNECTOR}\nledger = {{ witness_for = [\"{one}\", \"{two}\", \"{one}\"], regulators = [\"{two}\"] }}"
+    );
+    let rules = read(&text).unwrap().ledger;
+    assert_eq!(rules.witness_for, [one, two.clone()], "each once");
+    assert_eq!(rules.regulators, [two]);
 }
 
 #[test]

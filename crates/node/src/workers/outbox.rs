@@ -1,7 +1,6 @@
 //! Delivers queued messages: in order for each destination, destinations side by side.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 use std::time::Duration;
 
 use huitong_catalog as catalog;
@@ -9,7 +8,7 @@ use huitong_contract as contract;
 use huitong_identity::{Delivery, workers as identity};
 use huitong_ids::NodeId;
 use huitong_store::{Pending, Store, StoreError, TxError, outbox};
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::broadcast;
 use tokio::task::JoinSet;
 
 use super::{LONGEST_PAUSE, Work, backoff};
@@ -19,17 +18,15 @@ const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// Destinations that are served at the same time.
 const MOST_DESTINATIONS: usize = 64;
 
-pub(super) fn spawn(supervisor: &Supervisor, work: Work, arrivals: mpsc::Receiver<NodeId>) {
-    // Outlives a failed round; the lock is held by the one round that runs.
-    let arrivals = Arc::new(Mutex::new(arrivals));
+pub(super) fn spawn(supervisor: &Supervisor, work: Work, arrivals: broadcast::Sender<NodeId>) {
     supervisor.spawn("outbox", Stopping::AtOnce, LONGEST_PAUSE, move || {
-        let (work, arrivals) = (work.clone(), arrivals.clone());
-        async move { run(&work, &mut *arrivals.lock().await).await }
+        let (work, arrivals) = (work.clone(), arrivals.subscribe());
+        async move { run(&work, arrivals).await }
     });
 }
 
-async fn run(work: &Work, arrivals: &mut mpsc::Receiver<NodeId>) -> Result<(), String> {
-    let store = work.standing.ledger.store().clone();
+async fn run(work: &Work, mut arrivals: broadcast::Receiver<NodeId>) -> Result<(), String> {
+    let store = work.evidence.ledger().store().clone();
     let mut commits = store.commits();
     // Dropping the set ends its tasks: no delivery outlives the round.
     let mut deliveries: JoinSet<(String, Result<(), StoreError>)> = JoinSet::new();
@@ -41,7 +38,7 @@ async fn run(work: &Work, arrivals: &mut mpsc::Receiver<NodeId>) -> Result<(), S
             .map_err(|error| error.to_string())?;
         tokio::select! {
             changed = commits.changed() => changed.map_err(|_| "the store is closed".to_owned())?,
-            Some(node) = arrivals.recv() => { reachable.insert(node.to_string()); }
+            Ok(node) = arrivals.recv() => { reachable.insert(node.to_string()); }
             Some(ended) = deliveries.join_next() => {
                 let (destination, result) = ended.map_err(|error| error.to_string())?;
                 busy.remove(&destination);
@@ -61,7 +58,7 @@ fn begin(
     reachable: &mut HashSet<String>,
 ) -> Result<Duration, StoreError> {
     let view = store.view();
-    let now = work.standing.ledger.clock().now().millis();
+    let now = work.evidence.ledger().clock().now().millis();
     let mut wait = LONGEST_PAUSE;
     for destination in outbox::destinations(&view)? {
         if busy.contains(&destination) {
@@ -112,7 +109,7 @@ async fn deliver_all(work: &Work, store: &Store, destination: &str) -> Result<()
             Err(Delivery::Retry(reason)) => {
                 tracing::debug!(destination, topic = %message.topic, %reason, "message waits");
                 let pause = backoff(FIRST_PAUSE, LONGEST_PAUSE, message.attempts.saturating_add(1));
-                let next = work.standing.ledger.clock().now().saturating_add(pause).millis();
+                let next = work.evidence.ledger().clock().now().saturating_add(pause).millis();
                 transact(store, "node.postpone", move |tx| outbox::postpone(tx, id, next, &reason)).await?;
                 return Ok(());
             }
@@ -123,7 +120,7 @@ async fn deliver_all(work: &Work, store: &Store, destination: &str) -> Result<()
 
 async fn deliver(work: &Work, message: &Pending) -> Result<(), Delivery> {
     match (message.topic.as_str(), &work.shelf, &work.contracts) {
-        (identity::TOPIC, _, _) => identity::deliver(&work.standing, message, &work.peers).await,
+        (identity::TOPIC, _, _) => identity::deliver(work.standing(), message, &work.peers).await,
         (catalog::TOPIC, Some(shelf), _) => shelf.deliver(message, &work.peers).await,
         (contract::TOPIC, _, Some(contracts)) => contracts.deliver(message, &work.peers).await,
         (topic, _, _) => Err(Delivery::Dead(format!("this node has nothing that delivers {topic:?}"))),

@@ -31,7 +31,12 @@ pub(super) fn spawn(supervisor: &Supervisor, standing: Standing, refused: mpsc::
                     continue;
                 }
                 recorded.insert(next.node.clone(), now);
-                record(&standing, next).await.map_err(|error| error.to_string())?;
+                match record(&standing, next).await {
+                    Ok(()) => {}
+                    // The log line has to do.
+                    Err(error @ ServiceError::SafeMode { .. }) => tracing::warn!(%error, "not put on record"),
+                    Err(error) => return Err(error.to_string()),
+                }
             }
             Ok(())
         }

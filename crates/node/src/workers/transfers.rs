@@ -22,7 +22,7 @@ type Id = [u8; 16];
 
 /// Runs what wants to move, at most `max_concurrent` at a time. A stopping node lets running transfers go on.
 pub(super) fn spawn_runner(supervisor: &Supervisor, work: &Work, transfers: Transfers) {
-    let (standing, peers, most) = (work.standing.clone(), work.peers.clone(), work.max_concurrent_transfers);
+    let (standing, peers, most) = (work.standing().clone(), work.peers.clone(), work.max_concurrent_transfers);
     let drain = supervisor.draining().clone();
     supervisor.spawn("transfers", Stopping::Drains, LONGEST_PAUSE, move || {
         let attempts = Attempts {
@@ -46,7 +46,7 @@ pub(super) fn spawn_runner(supervisor: &Supervisor, work: &Work, transfers: Tran
 
 /// Collects proofs until every completed transfer has them.
 pub(super) fn spawn_collector(supervisor: &Supervisor, work: &Work, transfers: Transfers) {
-    let (standing, peers) = (work.standing.clone(), work.peers.clone());
+    let (standing, peers) = (work.standing().clone(), work.peers.clone());
     let drain = supervisor.draining().clone();
     supervisor.spawn("evidence", Stopping::AtOnce, LONGEST_PAUSE, move || {
         let attempts = Attempts {

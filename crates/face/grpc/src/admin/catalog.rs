@@ -17,9 +17,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::watch::{Look, progress as next_progress, watch};
-use super::{AdminServices, MAX_LISTED, Watch};
+use super::{AdminServices, MAX_LISTED, Watch, failed};
 use crate::convert::{broken, data_id, fixed};
-use crate::peer::failed;
 use crate::proto::admin as wire;
 
 const DEFAULT_HITS: u64 = 20;

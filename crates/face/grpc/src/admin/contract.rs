@@ -9,9 +9,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::watch::{Look, watch};
-use super::{AdminServices, MAX_LISTED, Watch};
+use super::{AdminServices, MAX_LISTED, Watch, failed};
 use crate::convert::{data_id, fixed};
-use crate::peer::failed;
 use crate::proto::admin as wire;
 use crate::proto::admin::NegotiationDecision;
 

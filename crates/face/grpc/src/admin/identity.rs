@@ -7,7 +7,7 @@ use huitong_store::outbox;
 use tonic::Status;
 
 use super::{AdminServices, MAX_LISTED};
-use crate::convert::node_id;
+use crate::convert::{length, millis, node_id};
 use crate::proto::admin as wire;
 
 const DAY: u64 = 24 * 3600;
@@ -45,7 +45,7 @@ impl AdminServices {
             status_age_milliseconds: if membership.is_registrar() { 0 } else { millis(age) },
             ledger_size: ledger.size(&view)?,
             ledger_origin: ledger.origin().to_owned(),
-            outbox: count(outbox::pending(&view, None, MAX_COUNTED)?.len()),
+            outbox: length(outbox::pending(&view, None, MAX_COUNTED)?.len()),
             credential_expires_milliseconds: credential.not_after.millis(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             time_milliseconds: now.millis(),
@@ -127,12 +127,4 @@ fn node(record: NodeRecord) -> wire::Node {
 
 fn roles(roles: &[Role]) -> Vec<String> {
     roles.iter().map(|role| role.name().to_owned()).collect()
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn count(length: usize) -> u64 {
-    u64::try_from(length).unwrap_or(u64::MAX)
 }

@@ -1,7 +1,7 @@
 //! The ledger and the outbox, for reading.
 
 use huitong_identity::{ServiceError, read_refusal};
-use huitong_ledger::{Ledger, LedgerError};
+use huitong_ledger::{EntryState, Gap, Ledger, LedgerError};
 use huitong_proof::{Envelope, Kind, Statement};
 use huitong_store::{Pending, Read, outbox};
 use tonic::Status;
@@ -50,13 +50,36 @@ fn newest(ledger: &Ledger, limit: u64) -> Result<Vec<wire::LoggedStatement>, Ser
     (size.saturating_sub(limit)..size)
         .rev()
         .map(|index| {
-            let bytes = ledger
-                .entry(&view, index)?
+            let entry = ledger
+                .entry_state(&view, index)?
                 .ok_or(LedgerError::Damaged { what: "an entry below the log's size is missing" })?;
-            let statement = Envelope::decode(bytes)?.trusted(ledger.space())?;
-            Ok(logged(index, &statement))
+            match entry {
+                EntryState::Present(bytes) => {
+                    Ok(logged(index, &Envelope::decode(bytes)?.trusted(ledger.space())?))
+                }
+                EntryState::Redacted(gap) => Ok(gone(*gap)),
+            }
         })
         .collect()
+}
+
+fn gone(gap: Gap) -> wire::LoggedStatement {
+    let Gap { index, leaf: _, who, why, time, removed } = gap;
+    let time_milliseconds = time.millis();
+    let Some(removed) = removed else {
+        let kind = "lost".to_owned();
+        return wire::LoggedStatement { index, kind, time_milliseconds, note: why, ..Default::default() };
+    };
+    let was = Kind::from_number(removed.kind).map_or("statement", Kind::name);
+    wire::LoggedStatement {
+        index,
+        kind: "removed".to_owned(),
+        issuer: removed.issuer,
+        audience: removed.audience,
+        time_milliseconds,
+        digest: removed.digest.to_string(),
+        note: format!("{was}, removed by {who}: {why}"),
+    }
 }
 
 fn logged(index: u64, statement: &Statement) -> wire::LoggedStatement {

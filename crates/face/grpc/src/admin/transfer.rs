@@ -10,9 +10,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::watch::{Look, watch};
-use super::{AdminServices, MAX_LISTED, Watch};
+use super::{AdminServices, MAX_LISTED, Watch, failed};
 use crate::convert::{contract_id, data_id, fixed};
-use crate::peer::failed;
 use crate::proto::admin as wire;
 
 const BUFFERED: usize = 4;
@@ -122,6 +121,7 @@ fn message(transfer: Transfer, moved: u64) -> wire::Transfer {
         code: transfer.code,
         reason: transfer.reason,
         proven: transfer.proven,
+        finality: transfer.finality.name().to_owned(),
         started_milliseconds: transfer.started.millis(),
         finished_milliseconds: transfer.finished.map_or(0, |at| at.millis()),
     }

@@ -3,14 +3,16 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use huitong_identity::{Credential, PeerError, Standing};
+use bytes::Bytes;
+use huitong_identity::{Credential, NodeLocation, PeerError, Registrar, Standing};
 use huitong_ids::NodeId;
 use huitong_proof::{Envelope, Timestamp};
+use tokio::time::timeout;
 use tonic::metadata::MetadataMap;
 use tonic::transport::Channel;
 use tonic::{Response, Status};
 
-use super::{Dial, Target, channel, control_endpoint, exchange_endpoint};
+use super::{Dial, REQUEST_TIMEOUT, Target, channel, control_endpoint, exchange_endpoint};
 use crate::MAX_MESSAGE_BYTES;
 use crate::convert::broken;
 use crate::peer::TIME_HEADER;
@@ -33,9 +35,17 @@ pub struct Peers {
 struct Inner {
     dial: Arc<dyn Dial>,
     standing: Standing,
-    registrar_address: String,
+    addresses: Addresses,
     known: Mutex<Known>,
     clocks: Mutex<Option<Clocks>>,
+}
+
+/// Who knows where the other nodes are.
+enum Addresses {
+    /// The registrar at this `host:port`.
+    Asked(String),
+    /// This node itself: it is the registrar.
+    Kept(Registrar),
 }
 
 /// The registrar's clock and our own at the same moment, give or take the time of one answer.
@@ -63,11 +73,20 @@ struct Route {
 }
 
 impl Peers {
-    /// `registrar_address` is the `host:port` where enrolled nodes reach the registrar; empty on the registrar itself,
-    /// which calls nobody.
+    /// The nodes around an ordinary node. `registrar_address` is the `host:port` where enrolled nodes reach the
+    /// registrar; without one (empty), nobody is found.
     pub fn new(dial: Arc<dyn Dial>, standing: Standing, registrar_address: String) -> Self {
+        Self::with_addresses(dial, standing, Addresses::Asked(registrar_address))
+    }
+
+    /// The nodes around a registrar: those it has registered, where they have said that they are.
+    pub fn at_registrar(dial: Arc<dyn Dial>, standing: Standing, registrar: Registrar) -> Self {
+        Self::with_addresses(dial, standing, Addresses::Kept(registrar))
+    }
+
+    fn with_addresses(dial: Arc<dyn Dial>, standing: Standing, addresses: Addresses) -> Self {
         let (known, clocks) = (Mutex::default(), Mutex::default());
-        Self { inner: Arc::new(Inner { dial, standing, registrar_address, known, clocks }) }
+        Self { inner: Arc::new(Inner { dial, standing, addresses, known, clocks }) }
     }
 
     /// What the registrar's clock showed when it was last followed; `None` before that.
@@ -93,7 +112,24 @@ impl Peers {
         }
     }
 
-    /// Makes one control call, and forgets the way to the node when the way failed.
+    /// Makes one control call whose answer is one message, and forgets the way to the node when the way failed. The
+    /// whole answer is there in time, or the call has failed; `meaning` says what a failure means.
+    pub(super) async fn unary<T, F>(
+        &self,
+        node: &NodeId,
+        call: impl FnOnce(Channel) -> F + Send,
+        meaning: impl Fn(&Status) -> PeerError + Send,
+    ) -> Result<T, PeerError>
+    where
+        T: Send,
+        F: Future<Output = Result<Response<T>, Status>> + Send,
+    {
+        let route = self.route(node).await?;
+        let answer = self.call_over(node, route, |channel| in_time(call(channel)), meaning).await?;
+        Ok(answer.into_inner())
+    }
+
+    /// Begins one call whose answer is a stream, and forgets the way to the node when the way failed.
     pub(super) async fn call<T, F>(
         &self,
         node: &NodeId,
@@ -103,7 +139,7 @@ impl Peers {
         F: Future<Output = Result<Response<T>, Status>> + Send,
     {
         let route = self.route(node).await?;
-        self.call_over(node, route, call).await
+        self.call_over(node, route, call, to_peer_error).await
     }
 
     /// A connection for one exchange.
@@ -126,6 +162,7 @@ impl Peers {
         node: &NodeId,
         route: Route,
         call: impl FnOnce(Channel) -> F + Send,
+        meaning: impl Fn(&Status) -> PeerError + Send,
     ) -> Result<Response<T>, PeerError>
     where
         F: Future<Output = Result<Response<T>, Status>> + Send,
@@ -138,7 +175,7 @@ impl Peers {
                     nodes.remove(node);
                 }
             }
-            to_peer_error(&status)
+            meaning(&status)
         })
     }
 
@@ -146,7 +183,7 @@ impl Peers {
         if let Some(route) = self.known().nodes.get(node) {
             return Ok(route.clone());
         }
-        let Standing { membership, directory, .. } = &self.inner.standing;
+        let directory = &self.inner.standing.directory;
         if let Some(revocation) = directory.status().revoked.iter().find(|entry| entry.node == *node) {
             return Err(PeerError::Refused {
                 code: "identity.revoked".to_owned(),
@@ -154,14 +191,14 @@ impl Peers {
                 statement: None,
             });
         }
-        if membership.is_registrar() {
-            // Everything a registrar says, it says in its answers.
-            return Err(PeerError::Broken("a registrar calls no other node".to_owned()));
-        }
-        let address = if node == membership.registrar() {
-            self.inner.registrar_address.clone()
-        } else {
-            self.locate(node).await?
+        let address = match &self.inner.addresses {
+            Addresses::Asked(address) if node == self.inner.standing.membership.registrar() => {
+                known_address(address, node)?
+            }
+            _ => {
+                let NodeLocation { address, credential: _ } = self.locate(node).await?;
+                known_address(&address, node)?
+            }
         };
         let mut known = self.known();
         // Somebody may have been faster; two connections would do no harm, but one is enough.
@@ -171,40 +208,52 @@ impl Peers {
         Ok(self.add(&mut known, node, &address))
     }
 
-    /// Asks the registrar where a node is, and checks that it speaks of a node it has registered.
-    async fn locate(&self, node: &NodeId) -> Result<String, PeerError> {
+    /// Where a node is, and the credential of that very node, both as its registrar has them.
+    pub(super) async fn locate(&self, node: &NodeId) -> Result<NodeLocation, PeerError> {
+        let address = match &self.inner.addresses {
+            Addresses::Asked(address) => address,
+            Addresses::Kept(registrar) => {
+                // A node that has just enrolled may speak to us before its address is here.
+                return registrar.locate(node).map_err(|error| PeerError::Unavailable(error.to_string()));
+            }
+        };
         let registrar = self.inner.standing.membership.registrar().clone();
         let route = self.known().nodes.get(&registrar).cloned();
         let route = match route {
             Some(route) => route,
             None => {
+                let address = known_address(address, &registrar)?;
                 let mut known = self.known();
-                self.add(&mut known, &registrar, &self.inner.registrar_address)
+                self.add(&mut known, &registrar, &address)
             }
         };
         let request = wire::LocateNodeRequest { node: node.to_string() };
-        let response = self
-            .call_over(&registrar, route, |channel| async move {
-                IdentityServiceClient::new(channel)
-                    .max_decoding_message_size(MAX_MESSAGE_BYTES)
-                    .locate_node(request)
-                    .await
+        let locate = |channel| {
+            in_time(async move {
+                let client = IdentityServiceClient::new(channel);
+                client.max_decoding_message_size(MAX_MESSAGE_BYTES).locate_node(request).await
             })
-            .await
-            .map_err(|error| match error {
-                // A node that has just enrolled may speak to us before its address has reached the registrar.
+        };
+        let response =
+            self.call_over(&registrar, route, locate, to_peer_error).await.map_err(|error| match error {
+                // As above.
                 PeerError::Refused { reason, .. } => PeerError::Unavailable(reason),
                 other => other,
             })?;
         let wire::LocateNodeResponse { address, credential } = response.into_inner();
-        self.check_credential(node, credential)?;
-        if address.is_empty() {
-            return Err(PeerError::Broken(format!("the registrar located {node} without an address")));
-        }
-        Ok(address)
+        self.check_credential(node, credential.clone())?;
+        Ok(NodeLocation { address, credential })
     }
 
-    fn check_credential(&self, node: &NodeId, credential: bytes::Bytes) -> Result<(), PeerError> {
+    /// The CREDENTIAL statement of a node: of a registrar as the root list has it, of any other as its registrar does.
+    pub(super) async fn credential_of(&self, node: &NodeId) -> Result<Bytes, PeerError> {
+        if let Some(root) = self.inner.standing.directory.roots().entry(node.as_str()) {
+            return Ok(root.credential.clone());
+        }
+        Ok(self.locate(node).await?.credential)
+    }
+
+    fn check_credential(&self, node: &NodeId, credential: Bytes) -> Result<(), PeerError> {
         let Standing { ledger, directory, .. } = &self.inner.standing;
         let wrong = |reason: &str| PeerError::Broken(format!("the located node's credential {reason}"));
         let envelope = Envelope::decode(credential).map_err(|error| wrong(&error.to_string()))?;
@@ -242,4 +291,21 @@ impl Peers {
     fn known(&self) -> MutexGuard<'_, Known> {
         self.inner.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn known_address(address: &str, node: &NodeId) -> Result<String, PeerError> {
+    if address.is_empty() {
+        return Err(PeerError::Broken(format!("there is no address of {node}")));
+    }
+    Ok(address.to_owned())
+}
+
+/// The endpoint's own limit is over when an answer begins, and an answer may trickle on for ever.
+async fn in_time<T>(
+    answer: impl Future<Output = Result<Response<T>, Status>> + Send,
+) -> Result<Response<T>, Status> {
+    timeout(REQUEST_TIMEOUT, answer).await.unwrap_or_else(|_| {
+        let seconds = REQUEST_TIMEOUT.as_secs();
+        Err(Status::deadline_exceeded(format!("the answer was not complete within {seconds} s")))
+    })
 }

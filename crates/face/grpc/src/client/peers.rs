@@ -4,6 +4,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use huitong_catalog::{CatalogPeer, Hit, Resolved, SearchPage, SecurityLevel};
 use huitong_contract::ContractPeer;
+use huitong_evidence::LogPeer;
 use huitong_identity::peer::{RegistrarPeer, TrustUpdate};
 use huitong_identity::{PeerError, ServiceError};
 use huitong_ids::{DataId, NodeId};
@@ -19,7 +20,7 @@ use super::Peers;
 use super::enrolment::signed;
 use super::frames::{consumer_message, provider_frame};
 use crate::MAX_MESSAGE_BYTES;
-use crate::convert::{self, broken, data_id, node_id};
+use crate::convert::{self, broken, bytes_of, data_id, digests, node_id};
 use crate::proto::catalog::catalog_service_client::CatalogServiceClient;
 use crate::proto::contract::contract_service_client::ContractServiceClient;
 use crate::proto::identity::identity_service_client::IdentityServiceClient;
@@ -35,12 +36,15 @@ const BUFFERED: usize = 8;
 macro_rules! call {
     ($peers:ident, $node:ident, $client:ident :: $method:ident ($request:ident)) => {
         $peers
-            .call($node, |channel| async move {
-                let mut client = $client::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
-                client.$method($request).await
-            })
+            .unary(
+                $node,
+                |channel| async move {
+                    let mut client = $client::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
+                    client.$method($request).await
+                },
+                to_peer_error,
+            )
             .await?
-            .into_inner()
     };
 }
 
@@ -157,10 +161,23 @@ impl TransferPeer for Peers {
 #[async_trait]
 impl EvidencePeer for Peers {
     async fn prove(&self, node: &NodeId, digests: Vec<Digest>, known_size: u64) -> Result<Proofs, PeerError> {
-        let digests = digests.iter().map(|digest| Bytes::copy_from_slice(digest.as_bytes())).collect();
+        let digests = digests.iter().map(bytes_of).collect();
         let request = ledger::ProveRequest { digests, known_size };
         let response = call!(self, node, LedgerServiceClient::prove(request));
         proofs(response).map_err(broken)
+    }
+
+    async fn consistency(
+        &self,
+        node: &NodeId,
+        old_size: u64,
+        new_size: u64,
+    ) -> Result<Vec<Digest>, PeerError> {
+        LogPeer::consistency(self, node, old_size, new_size).await
+    }
+
+    async fn credential(&self, node: &NodeId) -> Result<Bytes, PeerError> {
+        self.credential_of(node).await
     }
 }
 
@@ -224,8 +241,4 @@ fn proofs(response: ledger::ProveResponse) -> Result<Proofs, ServiceError> {
         })
         .collect::<Result<_, ServiceError>>()?;
     Ok(Proofs { checkpoint, inclusion, consistency: digests("consistency", &consistency)? })
-}
-
-fn digests(field: &str, values: &[Bytes]) -> Result<Vec<Digest>, ServiceError> {
-    values.iter().map(|value| convert::digest(field, value)).collect()
 }

@@ -10,15 +10,15 @@ use tonic::codegen::http::Uri;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status, Streaming};
 
-use super::{Connector, ENROLMENT, POLICY, REGISTRAR, Space, peers_of};
+use super::{Connector, ENROLMENT, POLICY, REGISTRAR, Space};
 use crate::proto::admin as wire;
 use crate::proto::admin::NegotiationDecision;
 use crate::proto::admin::admin_service_client::AdminServiceClient;
 use crate::{AdminServices, admin_routes, error_detail};
 
-type Admin = AdminServiceClient<Channel>;
+pub(super) type Admin = AdminServiceClient<Channel>;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
 impl Space {
     fn admin(&self, socket: &'static str, services: AdminServices) -> Admin {
@@ -31,11 +31,12 @@ impl Space {
         AdminServiceClient::new(Endpoint::from_static("http://admin").connect_with_connector_lazy(connector))
     }
 
-    fn connector_admin(&self, socket: &'static str, connector: &Connector) -> Admin {
+    pub(super) fn connector_admin(&self, socket: &'static str, connector: &Connector) -> Admin {
         self.admin(
             socket,
             AdminServices {
                 standing: connector.node.standing.clone(),
+                evidence: connector.evidence.clone(),
                 registrar: None,
                 shelf: Some(connector.shelf.clone()),
                 contracts: Some(connector.contracts.clone()),
@@ -48,16 +49,17 @@ impl Space {
         )
     }
 
-    fn registrar_admin(&self) -> Admin {
+    pub(super) fn registrar_admin(&self) -> Admin {
         self.admin(
             "registrar.sock",
             AdminServices {
                 standing: self.nodes.registrar.standing.clone(),
+                evidence: self.evidence.clone(),
                 registrar: Some(self.nodes.registry.clone()),
                 shelf: None,
                 contracts: None,
                 transfers: None,
-                peers: peers_of(&self.nodes.registrar, &self.net),
+                peers: self.registrar_peers(),
                 address: REGISTRAR.to_owned(),
                 enrolment_address: ENROLMENT.to_owned(),
                 readiness: Arc::new(|| Err("the store has failed".to_owned())),
@@ -67,7 +69,7 @@ impl Space {
 }
 
 /// Reads a stream up to the first message that satisfies the condition.
-async fn until<T: std::fmt::Debug>(stream: &mut Streaming<T>, wanted: impl Fn(&T) -> bool) -> T {
+pub(super) async fn until<T: std::fmt::Debug>(stream: &mut Streaming<T>, wanted: impl Fn(&T) -> bool) -> T {
     loop {
         let next = timeout(PATIENCE, stream.message()).await.unwrap().unwrap();
         let next = next.unwrap_or_else(|| panic!("the stream ended before what was waited for"));
@@ -78,7 +80,7 @@ async fn until<T: std::fmt::Debug>(stream: &mut Streaming<T>, wanted: impl Fn(&T
 }
 
 #[track_caller]
-fn failed_as<T: std::fmt::Debug>(answer: Result<T, Status>, code: Code, name: &str) {
+pub(super) fn failed_as<T: std::fmt::Debug>(answer: Result<T, Status>, code: Code, name: &str) {
     let status = answer.unwrap_err();
     assert_eq!(status.code(), code, "{status:?}");
     assert_eq!(error_detail(&status).unwrap().code, name);
@@ -169,7 +171,9 @@ async fn a_file_goes_from_publication_to_receipt() {
     let done = until(&mut watch, |it| it.transfer.as_ref().unwrap().state == "COMPLETED").await;
     assert_eq!(std::fs::read(done.transfer.unwrap().path).unwrap(), b"rain");
     consumer.transfers.collect(&[3; 16], &consumer.peers).await.unwrap();
-    until(&mut watch, |it| it.transfer.as_ref().unwrap().proven).await;
+    let proven = until(&mut watch, |it| it.transfer.as_ref().unwrap().proven).await.transfer.unwrap();
+    // Without a policy nobody's cosignature is waited for.
+    assert_eq!(proven.finality, "final");
     assert!(timeout(PATIENCE, watch.message()).await.unwrap().unwrap().is_none(), "proven is the end");
     let receipt = buyer.export_receipt(wire::ExportReceiptRequest { id }).await.unwrap().into_inner();
     assert!(!receipt.receipt.is_empty());

@@ -6,7 +6,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use huitong_catalog::CatalogPeer;
 use huitong_contract::{AcceptCounter, ContractPeer, State, Terms};
+use huitong_evidence::LogPeer;
 use huitong_identity::peer::{EnrolmentPeer, RegistrarPeer};
+use huitong_identity::testing::TestNode;
 use huitong_identity::{
     Delivery, InviteRequest, JoinRequest, NodeKeys, PeerError, Role, Sources, enrolment_request, workers,
 };
@@ -23,7 +25,7 @@ use crate::proto::identity::identity_service_client::IdentityServiceClient;
 use crate::proto::identity::{FollowTrustRequest, LocateNodeRequest};
 use crate::proto::ledger::ProveRequest;
 use crate::proto::ledger::ledger_service_client::LedgerServiceClient;
-use crate::{Clocks, EnrolmentClient, PeerServices, error_detail, peer_routes};
+use crate::{Clocks, EnrolmentClient, PeerServices, Peers, error_detail, peer_routes};
 
 /// Nothing here waits for longer, unless it is broken.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -39,6 +41,11 @@ fn refused_as<T: std::fmt::Debug>(answer: Result<T, PeerError>, expected: &str) 
 /// A product id that no registrar has assigned.
 fn some_product(of: &NodeId) -> DataId {
     DataId::mint(DataType::Product, &of.entity(), &of.segment(), [0; 16], None).unwrap()
+}
+
+/// A node that no registrar has enrolled.
+pub(super) fn some_node(of: &NodeId) -> NodeId {
+    NodeId::mint(NodeType::Connector, &of.entity(), &of.segment(), [1; 16])
 }
 
 #[tokio::test]
@@ -215,8 +222,7 @@ async fn a_node_without_an_address_is_tried_again_and_a_revoked_one_is_not() {
     let space = Space::new().await;
     let (provider, consumer) = (&space.provider, &space.consumer);
     let product = some_product(provider.id());
-    let nowhere =
-        NodeId::mint(NodeType::Connector, &provider.id().entity(), &provider.id().segment(), [1; 16]);
+    let nowhere = some_node(provider.id());
     let answer = consumer.peers.standing_terms(&nowhere, &product).await;
     assert!(matches!(answer, Err(PeerError::Unavailable(_))), "{answer:?}");
     let mut news = consumer.peers.follow_trust(space.registrar(), 1, 1).await.unwrap();
@@ -259,6 +265,7 @@ async fn without_a_connection_of_an_authenticated_node_nothing_is_served() {
     let space = Space::new().await;
     let services = PeerServices {
         standing: space.nodes.registrar.standing.clone(),
+        evidence: space.evidence.clone(),
         registrar: Some(space.nodes.registry.clone()),
         registry: None,
         contracts: None,
@@ -322,9 +329,27 @@ async fn another_node_at_the_address_is_not_spoken_to() {
 }
 
 #[tokio::test]
-async fn a_registrar_calls_nobody() {
+async fn a_registrar_finds_its_members_itself() {
     let space = Space::new().await;
-    let peers = peers_of(&space.nodes.registrar, &space.net);
-    let answer = peers.report_address(space.provider.id() as &NodeId, Bytes::new()).await;
+    let peers = space.registrar_peers();
+    let before = space.net.dialled();
+    let text = LogPeer::checkpoint(&peers, space.provider.id()).await.unwrap();
+    assert!(text.starts_with(space.provider.node.ledger.origin()), "{text}");
+    assert_eq!(space.net.dialled() - before, 1, "nobody was asked for the address");
+
+    let stranger = some_node(space.provider.id());
+    let unknown = LogPeer::checkpoint(&peers, &stranger).await;
+    assert!(matches!(&unknown, Err(PeerError::Unavailable(why)) if why.contains("not known")), "{unknown:?}");
+    space.nodes.registry.revoke(space.consumer.id(), "left the space").await.unwrap();
+    refused_as(LogPeer::checkpoint(&peers, space.consumer.id()).await, "identity.revoked");
+}
+
+#[tokio::test]
+async fn without_a_registrar_nobody_is_found() {
+    let space = Space::new().await;
+    let TestNode { standing, caller, .. } = space.nodes.consumer.clone();
+    let dial = Wire { net: space.net.clone(), caller };
+    let peers = Peers::new(Arc::new(dial), standing, String::new());
+    let answer = peers.standing_terms(space.provider.id(), &some_product(space.provider.id())).await;
     assert!(matches!(answer, Err(PeerError::Broken(_))), "{answer:?}");
 }

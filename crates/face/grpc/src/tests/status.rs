@@ -9,6 +9,7 @@ use tonic::{Code, Status};
 
 use super::Space;
 use crate::proto::error::ErrorDetail;
+use crate::status::to_peer_status;
 use crate::{error_detail, to_peer_error, to_status};
 
 /// What the other side understands.
@@ -73,6 +74,13 @@ fn every_service_error_has_its_status_and_comes_back() {
         Code::Aborted,
         "request.conflict",
         Refused("request.conflict"),
+    );
+    check(ServiceError::SafeMode { reason: text() }, Code::Unavailable, "ledger.safe_mode", Unavailable);
+    check(
+        ServiceError::Redacted { what: text(), who: text(), why: text() },
+        Code::NotFound,
+        "ledger.redacted",
+        Refused("ledger.redacted"),
     );
     check(ServiceError::Busy { reason: text() }, Code::ResourceExhausted, "request.busy", Unavailable);
     check(PeerError::Unavailable(text()).into(), Code::Unavailable, "peer.unavailable", Unavailable);
@@ -153,4 +161,36 @@ async fn a_signed_refusal_travels_with_its_status() {
         }
         other => panic!("{other:?}"),
     }
+}
+
+#[test]
+fn who_removed_a_statement_and_why_is_told() {
+    let redacted = |who: &str| ServiceError::Redacted {
+        what: "entry 7".to_owned(),
+        who: who.to_owned(),
+        why: "court order 17".to_owned(),
+    };
+    let status = to_status(redacted("the officer"), &SeededEntropy::new(1));
+    for words in ["entry 7", "the officer", "court order 17"] {
+        assert!(status.message().contains(words), "{status:?}");
+    }
+    assert!(!error_detail(&status).unwrap().next_step.is_empty());
+    // What is lost was removed by nobody.
+    let lost = to_status(redacted(""), &SeededEntropy::new(1));
+    assert!(!lost.message().contains("removed by"), "{lost:?}");
+}
+
+#[test]
+fn why_a_node_signs_nothing_is_told_to_its_operator_only() {
+    let error = ServiceError::SafeMode { reason: "node X shows statement 7 to node Y".to_owned() };
+    let operator = to_status(error.clone(), &SeededEntropy::new(1));
+    assert!(operator.message().contains("node X"), "{operator:?}");
+    assert!(error_detail(&operator).unwrap().next_step.contains("huitong ledger recover"));
+    let peer = to_peer_status(error, &SeededEntropy::new(1));
+    let told = format!("{} {:?}", peer.message(), error_detail(&peer));
+    assert!(!told.contains("node X") && !told.contains("node Y"), "{told}");
+    assert_eq!(
+        (peer.code(), error_detail(&peer).unwrap().code.as_str()),
+        (Code::Unavailable, "ledger.safe_mode")
+    );
 }

@@ -23,6 +23,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
 use tonic::transport::{Channel, Endpoint};
 
+/// Longer than the pauses between the tries of any worker in these tests.
+const PATIENCE: Duration = Duration::from_secs(40);
+
 /// A node that runs, and what it was made of.
 pub(crate) struct Node {
     pub(crate) node: RunningNode,
@@ -139,19 +142,68 @@ pub(crate) fn until_async(condition: impl AsyncFn() -> bool) -> impl Future<Outp
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        assert!(tokio::time::timeout(Duration::from_secs(10), wait).await.is_ok(), "waited in vain: {place}");
+        assert!(tokio::time::timeout(PATIENCE, wait).await.is_ok(), "waited in vain: {place}");
     }
 }
 
 pub(crate) async fn http_get(address: SocketAddr, path: &str) -> (u16, String) {
-    let mut stream = TcpStream::connect(address).await.unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    let code = head.split(' ').nth(1).unwrap().parse().unwrap();
-    (code, body.to_owned())
+    let answer = http(address, "GET", path, &[]).await;
+    (answer.status, String::from_utf8(answer.body).unwrap())
+}
+
+/// An answer in HTTP.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) content_type: String,
+    pub(crate) body: Vec<u8>,
+}
+
+/// One request on a connection of its own, in plain HTTP/1.1.
+pub(crate) async fn http(address: SocketAddr, method: &str, path: &str, body: &[u8]) -> Answer {
+    let stream = TcpStream::connect(address).await.unwrap();
+    let (mut reading, mut writing) = stream.into_split();
+    let length = body.len();
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+    );
+    let mut answer = Vec::new();
+    let send = async {
+        // Whoever sends too much may be answered before it is all sent.
+        let _ = writing.write_all(&[head.as_bytes(), body].concat()).await;
+    };
+    let (read, ()) = tokio::join!(reading.read_to_end(&mut answer), send);
+    if answer.is_empty() {
+        read.unwrap();
+    }
+    let end = answer.windows(4).position(|window| window == b"\r\n\r\n").unwrap();
+    let head = String::from_utf8(answer[..end].to_vec()).unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    let header = |name: &str| {
+        let lines = head.lines().filter_map(|line| line.split_once(": "));
+        lines.filter(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value.to_owned()).next()
+    };
+    Answer { status, content_type: header("content-type").unwrap_or_default(), body: answer[end + 4..].to_vec() }
+}
+
+/// One GET on the listener for nodes, in HTTP/2 with the certificate of the node that lives there.
+pub(crate) async fn peer_get(address: SocketAddr, home: &Path, certificate: &[u8], path: &str) -> Answer {
+    let key = std::fs::read_to_string(home.join("data/keys/tls.key")).unwrap();
+    let key = KeyPair::from_pem(&key).unwrap().serialize_der();
+    let identity = (vec![certificate.to_vec()], key);
+    let connector = tower::service_fn(move |_| {
+        let identity = identity.clone();
+        async move { secure([127, 0, 0, 1].into(), address, Some(identity)).await.map(TokioIo::new) }
+    });
+    let mut channel = Endpoint::from_static("http://node").connect_with_connector(connector).await.unwrap();
+    let request = tonic::codegen::http::Request::get(path).body(tonic::body::Body::empty()).unwrap();
+    tower::ServiceExt::ready(&mut channel).await.unwrap();
+    let response = tower::Service::call(&mut channel, request).await.unwrap();
+    let status = response.status().as_u16();
+    let content_type = response.headers().get("content-type").map_or("", |value| value.to_str().unwrap());
+    let content_type = content_type.to_owned();
+    let body = axum::body::to_bytes(axum::body::Body::new(response.into_body()), 1 << 20).await.unwrap();
+    Answer { status, content_type, body: body.to_vec() }
 }
 
 /// A certificate authority that is not the space's, or that has the space's stolen key.
@@ -221,6 +273,18 @@ pub(crate) async fn connect_from(
     address: SocketAddr,
     identity: Option<(Vec<Vec<u8>>, Vec<u8>)>,
 ) -> std::io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
+    let mut stream = secure(from, address, identity).await?;
+    let mut first = [0; 9];
+    stream.read_exact(&mut first).await?;
+    assert_eq!(first[3], 4, "an HTTP/2 SETTINGS frame");
+    Ok(stream)
+}
+
+async fn secure(
+    from: IpAddr,
+    address: SocketAddr,
+    identity: Option<(Vec<Vec<u8>>, Vec<u8>)>,
+) -> std::io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(&[&rustls::version::TLS13])
@@ -245,11 +309,7 @@ pub(crate) async fn connect_from(
     socket.bind(SocketAddr::new(from, 0))?;
     let tcp = socket.connect(address).await?;
     let name = ServerName::IpAddress(address.ip().into());
-    let mut stream = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, tcp).await?;
-    let mut first = [0; 9];
-    stream.read_exact(&mut first).await?;
-    assert_eq!(first[3], 4, "an HTTP/2 SETTINGS frame");
-    Ok(stream)
+    tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, tcp).await
 }
 
 #[derive(Debug)]
