@@ -408,7 +408,8 @@ pub(crate) enum Ledger {
     /// Check another node's ledger against everything known of it. Exits with 3 if it contradicts itself.
     #[command(after_help = "Example:\n  huitong ledger audit NODE --fork-proof node.fork")]
     Audit {
-        /// Node id.
+        /// Node id, as in `huitong ledger list`.
+        #[arg(value_parser = node_id)]
         node: String,
         /// Write a fork proof to this file if there is one.
         #[arg(long, value_name = "FILE")]
@@ -440,7 +441,7 @@ pub(crate) enum Ledger {
                             years is over\""
     )]
     Redact {
-        /// The statement's digest, 64 hexadecimal digits.
+        /// The statement's digest, 64 hexadecimal digits, as in `huitong ledger list -o json`.
         digest: String,
         /// Who demands it.
         #[arg(long)]

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use huitong_grpc::proto::admin as api;
-use indicatif::ProgressBar;
 use huitong_proof::{SystemClock, SystemEntropy, time_ordered_id};
+use indicatif::ProgressBar;
 use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
@@ -294,11 +294,11 @@ pub(crate) async fn evidence(admin: &Admin) -> Result<api::GetEvidenceResponse, 
 
 /// Gets back what the node has lost; the answer is the report.
 pub(crate) async fn recover(admin: &Admin, output: Output) -> Result<api::RecoverLedgerResponse, Failure> {
-    let bar = output.counter("recovering");
+    let bar = output.steps();
     let report = admin
         .follow(
             async |mut client: Client| client.recover_ledger(api::RecoverLedgerRequest {}).await,
-            |step: &api::RecoverLedgerResponse| show(&bar, &step.step, step.done, step.total),
+            |step: &api::RecoverLedgerResponse| show(&bar, &step.step, step.done, step.total, "entries"),
         )
         .await;
     bar.finish_and_clear();
@@ -312,20 +312,21 @@ pub(crate) async fn back_up(
     output: Output,
 ) -> Result<api::BackUpStoreResponse, Failure> {
     let request = api::BackUpStoreRequest { directory: absolute(directory)? };
-    let bar = output.counter("backing up");
+    let bar = output.steps();
     let report = admin
         .follow(
             async |mut client: Client| client.back_up_store(request.clone()).await,
-            |step: &api::BackUpStoreResponse| show(&bar, &step.step, step.done, step.total),
+            |step: &api::BackUpStoreResponse| show(&bar, &step.step, step.done, step.total, &step.unit),
         )
         .await;
     bar.finish_and_clear();
     report?.filter(|report| report.step.is_empty()).ok_or_else(|| missing("report"))
 }
 
-/// Moves a bar on.
-pub(crate) fn show(bar: &ProgressBar, step: &str, done: u64, total: u64) {
+/// Moves a bar of [`Output::steps`] on.
+pub(crate) fn show(bar: &ProgressBar, step: &str, done: u64, total: u64, unit: &str) {
     bar.set_message(step.to_owned());
+    bar.set_prefix(unit.to_owned());
     bar.set_length(total.max(done));
     bar.set_position(done);
 }

@@ -58,9 +58,9 @@ impl Output {
         self.bar(what, "{msg} [{bar:30}] {bytes}/{total_bytes} {binary_bytes_per_sec} {eta}")
     }
 
-    /// A progress bar over things on a terminal; invisible elsewhere.
-    pub(crate) fn counter(&self, what: &str) -> ProgressBar {
-        self.bar(what, "{msg} [{bar:30}] {pos}/{len} {eta}")
+    /// A progress bar over steps, each with its name and unit, on a terminal; invisible elsewhere.
+    pub(crate) fn steps(&self) -> ProgressBar {
+        self.bar("", "{msg} [{bar:30}] {human_pos}/{human_len} {prefix}")
     }
 
     fn bar(&self, what: &str, template: &str) -> ProgressBar {

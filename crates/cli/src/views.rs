@@ -168,6 +168,24 @@ pub(crate) fn check(check: &api::AuditCheck) -> Value {
     json!({ "name": name, "outcome": outcome, "detail": detail })
 }
 
+pub(crate) fn recovery(report: &api::RecoverLedgerResponse) -> Value {
+    let api::RecoverLedgerResponse {
+        step: _,
+        done,
+        total,
+        recovered,
+        lost,
+        affected,
+        signing,
+        safe_mode,
+        agreements,
+    } = report;
+    json!({
+        "size_before": done, "size": total, "recovered": recovered, "lost": lost, "affected": affected,
+        "agreements": agreements, "signing": signing, "safe_mode": safe_mode,
+    })
+}
+
 pub(crate) fn alert(alert: &api::Alert) -> Value {
     let api::Alert {
         id,

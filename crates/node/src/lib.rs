@@ -13,7 +13,7 @@ mod health;
 mod http;
 mod identity;
 mod listener;
-
+pub mod maintenance;
 mod metrics;
 mod serving;
 mod start;

@@ -9,7 +9,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use huitong_ledger::Ledger;
+use huitong_ledger::{Ledger, testing};
 use huitong_node::{Config, RunningNode, Sources};
 use huitong_proof::{SystemClock, SystemEntropy};
 
@@ -20,8 +20,6 @@ use crate::writers;
 pub(crate) const CHILD: &str = "--child-node";
 
 const PROOFS: u64 = 20_000;
-/// Statements in one transaction while the ledger is filled.
-const TOGETHER: u64 = 512;
 
 pub(crate) fn measure(place: &Path, entries: u64, report: &mut Report) {
     let directory = place.join("node");
@@ -29,7 +27,7 @@ pub(crate) fn measure(place: &Path, entries: u64, report: &mut Report) {
     let empty = node.memory("VmRSS");
     report.figure("ready_empty_seconds", node.ready.as_secs_f64(), "s");
 
-    eprintln!("filling the ledger through the node's own path; a 10 million takes a while");
+    eprintln!("filling the ledger through the node's own path");
     let began = Instant::now();
     node.ask(&format!("fill {entries}"));
     report.figure("fill_statements_per_second", entries as f64 / began.elapsed().as_secs_f64(), "1/s");
@@ -65,7 +63,7 @@ fn fsck(directory: &Path) -> Duration {
     let disk = huitong_store::disk::Disk::real();
     let found = huitong_store::offline::fsck(&store, &disk, &mut |_| {}).unwrap();
     assert!(found.is_clean(), "{found:?}");
-    let found = huitong_ledger::offline::fsck(&store, &mut |_| {}).unwrap();
+    let found = huitong_ledger::offline::fsck(&store, &disk, &mut |_| {}).unwrap();
     assert!(found.is_clean(), "{found:?}");
     began.elapsed()
 }
@@ -159,7 +157,7 @@ async fn obey(node: RunningNode) {
     while let Some(Ok(line)) = lines.next() {
         match line.split_once(' ') {
             Some(("fill", count)) => {
-                fill(&ledger, count.parse().unwrap()).await;
+                testing::fill(&ledger, count.parse().unwrap(), &mut |_| {}).await.unwrap();
                 say("filled");
             }
             Some(("proofs", count)) => {
@@ -176,22 +174,6 @@ async fn obey(node: RunningNode) {
     }
 }
 
-async fn fill(ledger: &Ledger, count: u64) {
-    let mut issued = 0;
-    let mut shown = 0;
-    while issued < count {
-        let together = TOGETHER.min(count - issued);
-        writers::issue(ledger, issued, together).await;
-        issued += together;
-        if issued / 1_000_000 > shown {
-            shown = issued / 1_000_000;
-            eprintln!("{shown} million");
-        }
-    }
-    ledger.checkpoint().await.unwrap();
-    ledger.publish().await.unwrap();
-}
-
 /// Median and 99th percentile in milliseconds of an inclusion proof for a random entry, checkpoint at hand.
 async fn proofs(ledger: &Ledger, count: u64) -> [f64; 2] {
     let size = ledger.checkpoint().await.unwrap().checkpoint().size;
@@ -206,7 +188,7 @@ async fn proofs(ledger: &Ledger, count: u64) -> [f64; 2] {
         let view = ledger.store().view();
         let entry = ledger.entry(&view, index).unwrap().unwrap();
         let began = Instant::now();
-        let proof = ledger.inclusion(index, size).unwrap();
+        let proof = ledger.inclusion_at(index, size).unwrap();
         times.push(began.elapsed().as_secs_f64() * 1000.0);
         let leaf = huitong_ledger::leaf_hash(&entry);
         huitong_ledger::verify_inclusion(&leaf, index, size, &proof, &root).unwrap();

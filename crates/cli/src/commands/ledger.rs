@@ -156,18 +156,19 @@ async fn compare(admin: &Admin, resume_unconfirmed: bool, output: Output) -> Res
 
 async fn recover(admin: &Admin, output: Output) -> Result<ExitCode, Failure> {
     let report = operations::recover(admin, output).await?;
-    let json = json!({
-        "recovered": report.recovered, "lost": report.lost, "affected": report.affected, "signing": report.signing,
-    });
-    output.result(&json, || {
-        let mut lines = vec![format!(
-            "{} statements came back; of {} only the hash is left",
-            report.recovered, report.lost
-        )];
-        lines.extend(
-            report.affected.iter().map(|node| format!("look through the contracts and transfers with {node}")),
-        );
-        lines.push(signing_line(report.signing, "see `huitong ledger status`"));
+    output.result(&views::recovery(&report), || {
+        let mut lines = vec![match (report.recovered, report.lost, report.done == report.total) {
+            (0, 0, true) => format!("nothing is missing among {} entries", report.total),
+            (recovered, lost, _) => format!(
+                "{recovered} statements came back, of {lost} only the hash is left; the ledger had {} entries and now \
+                 has {}",
+                report.done, report.total
+            ),
+        }];
+        let look = |what: &str, name: &String| format!("look through the contracts and transfers {what} {name}");
+        lines.extend(report.affected.iter().map(|node| look("with", node)));
+        lines.extend(report.agreements.iter().map(|hash| look("under agreement", hash)));
+        lines.push(signing_line(report.signing, &report.safe_mode));
         lines.join("\n")
     });
     Ok(if report.signing { ExitCode::SUCCESS } else { ExitCode::from(Exit::Refused.code()) })

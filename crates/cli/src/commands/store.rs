@@ -1,104 +1,112 @@
 //! `huitong store`: the files of journal, snapshots, index and ledger, on a node that is not running. Only a backup can
 //! also be made by a running node.
 
-use std::fs::{File, OpenOptions};
-use std::io::{BufWriter, Write};
+use std::error::Error as _;
+use std::fs::OpenOptions;
+use std::io::{BufWriter, ErrorKind, IntoInnerError, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use huitong_ledger::{LedgerError, offline as ledger};
+use huitong_node::maintenance::{self, Finding, MaintenanceError, Progress, Severity, Unit};
 use huitong_proof::{Clock as _, SystemClock};
-use huitong_store::backup::BackupError;
-use huitong_store::disk::Disk;
-use huitong_store::offline::{self as store, Finding, Severity};
-use huitong_store::{OpenError, Progress};
 use indicatif::ProgressBar;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::admin::Admin;
 use crate::cli::{Global, Store, StorePlace};
 use crate::commands::load_config;
 use crate::exit::{Exit, Failure};
-use crate::output::{Output, bytes, moment};
 use crate::operations;
+use crate::output::{Output, bytes, moment};
 
 pub(crate) async fn run(command: Store, global: &Global, output: Output) -> Result<ExitCode, Failure> {
-    let disk = Disk::real();
     match command {
-        Store::Fsck(place) => fsck(&directory(&place, global)?, &disk, output),
-        Store::Rebuild(place) => rebuild(&directory(&place, global)?, &disk, output),
+        Store::Fsck(place) => fsck(&store_at(&place, global)?, output),
+        Store::Rebuild(place) => rebuild(&store_at(&place, global)?, output),
         Store::Snapshot { directory: to, place } => {
-            if place.data_dir.is_none() {
-                let admin = Admin::of(global, output)?.impatient();
-                if admin.status().await.is_ok() {
-                    return back_up_running(&admin, &to, output).await;
-                }
+            match running(&place, global, output).await? {
+                Some(admin) => back_up_running(&admin, &to, output).await?,
+                None => back_up(&store_at(&place, global)?, &to, output)?,
             }
-            back_up(&directory(&place, global)?, &to, &disk, output)
+            Ok(ExitCode::SUCCESS)
         }
-        Store::Restore { directory: from, place } => restore(&from, &directory(&place, global)?, &disk, output),
-        Store::Export { file, place } => export(&directory(&place, global)?, &file, &disk, output),
-        Store::Stats(place) => stats(&directory(&place, global)?, &disk, output),
+        Store::Restore { directory: from, place } => restore(&from, &place_of(&place, global)?, output),
+        Store::Export { file, place } => export(&store_at(&place, global)?, &file, output),
+        Store::Stats(place) => stats(&store_at(&place, global)?, output),
     }
 }
 
-/// Where the store lies.
-fn directory(place: &StorePlace, global: &Global) -> Result<PathBuf, Failure> {
+/// The node that can make the backup itself, if one is meant and runs.
+async fn running(place: &StorePlace, global: &Global, output: Output) -> Result<Option<Admin>, Failure> {
+    if place.data_dir.is_some() {
+        return Ok(None);
+    }
+    let admin = Admin::of(global, output)?;
+    match admin.clone().impatient().status().await {
+        Ok(_) => Ok(Some(admin)),
+        // Who names a socket means a running node.
+        Err(failure) if global.admin.is_some() => Err(failure),
+        Err(_) => Ok(None),
+    }
+}
+
+/// Where the store is to lie.
+fn place_of(place: &StorePlace, global: &Global) -> Result<PathBuf, Failure> {
     match &place.data_dir {
         Some(data_dir) => Ok(data_dir.join("store")),
         None => Ok(load_config(global)?.store_dir()),
     }
 }
 
-fn fsck(dir: &Path, disk: &Disk, output: Output) -> Result<ExitCode, Failure> {
-    let bar = output.counter("checking");
-    let stored = store::fsck(dir, disk, &mut |step| show(&bar, step)).map_err(opening)?;
-    // The ledger's rows are read through the store: first that must be whole.
-    let logged = match stored.is_clean() && dir.join("ledger").exists() {
-        true => Some(ledger::fsck(dir, disk, &mut |step| show(&bar, step)).map_err(reading)?),
-        false => None,
-    };
+/// Where the store lies.
+fn store_at(place: &StorePlace, global: &Global) -> Result<PathBuf, Failure> {
+    let directory = place_of(place, global)?;
+    if directory.is_dir() {
+        return Ok(directory);
+    }
+    Err(Failure::new(
+        Exit::Start(18),
+        "store.missing",
+        format!("there is no store at {}", directory.display()),
+        "name the node's configuration with -c, or its data directory with --data-dir",
+    ))
+}
+
+fn fsck(directory: &Path, output: Output) -> Result<ExitCode, Failure> {
+    let bar = output.steps();
+    let checked = maintenance::fsck(directory, &mut |step| show(&bar, step)).map_err(failed)?;
     bar.finish_and_clear();
-    let findings: Vec<&Finding> =
-        stored.findings.iter().chain(logged.iter().flat_map(|logged| &logged.findings)).collect();
-    let worst = findings.iter().map(|finding| finding.severity).max().unwrap_or(Severity::Note);
+    let worst = checked.worst();
     let outcome = match worst {
         Severity::Note => "clean",
         Severity::Recoverable => "recoverable",
         Severity::Damage => "damaged",
     };
+    let (store, ledger) = (&checked.store, checked.ledger.as_ref());
     let json = json!({
-        "outcome": outcome, "findings": findings.iter().map(|finding| finding_json(finding)).collect::<Vec<_>>(),
-        "segments": stored.segments, "journal_bytes": stored.journal_bytes,
-        "last_sequence": stored.last_sequence, "snapshots": stored.snapshots, "rows": stored.rows,
-        "index_rows": stored.index_rows,
-        "ledger": logged.as_ref().map(|logged| json!({
-            "size": logged.size, "settled": logged.settled, "signed": logged.signed, "gaps": logged.gaps,
-            "tiles": logged.tiles, "lookup_records": logged.records,
+        "outcome": outcome, "findings": checked.findings().map(finding_json).collect::<Vec<_>>(),
+        "segments": store.segments, "journal_bytes": store.journal_bytes, "last_sequence": store.last_sequence,
+        "snapshots": store.snapshots, "rows": store.rows, "index_rows": store.index_rows,
+        "ledger": ledger.map(|ledger| json!({
+            "size": ledger.size, "settled": ledger.settled, "signed": ledger.signed, "gaps": ledger.gaps,
+            "tiles": ledger.tiles, "lookup_records": ledger.records,
         })),
     });
     output.result(&json, || {
-        let mut lines: Vec<String> = findings
-            .iter()
-            .map(|finding| {
-                let Finding { severity, place, what, next_step } = finding;
-                format!("{:<11} {place}: {what}\n            next: {next_step}", severity.name())
-            })
-            .collect();
+        let mut lines: Vec<String> = checked.findings().map(finding_text).collect();
         lines.push(format!(
-            "journal     {} segments, {}, up to transaction {}; {} snapshots; {} rows",
-            stored.segments,
-            bytes(stored.journal_bytes),
-            stored.last_sequence,
-            stored.snapshots,
-            stored.rows,
+            "journal      {} segments, {}, up to transaction {}; {} snapshots; {} rows",
+            store.segments,
+            bytes(store.journal_bytes),
+            store.last_sequence,
+            store.snapshots,
+            store.rows,
         ));
-        match &logged {
-            Some(logged) => lines.push(format!(
-                "ledger      {} entries, {} of them settled, {} removed; {} tiles and {} lookup records compared",
-                logged.size, logged.settled, logged.gaps, logged.tiles, logged.records
-            )),
-            None => lines.push("ledger      not checked: first the store must be whole".to_owned()),
+        if let Some(ledger) = ledger {
+            lines.push(format!(
+                "ledger       {} entries, {} of them settled, {} removed; {} tiles and {} lookup records compared",
+                ledger.size, ledger.settled, ledger.gaps, ledger.tiles, ledger.records
+            ));
         }
         lines.push(outcome.to_uppercase());
         lines.join("\n")
@@ -110,84 +118,97 @@ fn fsck(dir: &Path, disk: &Disk, output: Output) -> Result<ExitCode, Failure> {
     })
 }
 
-fn rebuild(dir: &Path, disk: &Disk, output: Output) -> Result<ExitCode, Failure> {
-    let bar = output.counter("rebuilding");
-    let sequence = store::rebuild(dir, disk, &mut |step| show(&bar, step)).map_err(opening)?;
-    let entries = match dir.join("ledger").exists() {
-        true => ledger::rebuild(dir, disk, &mut |step| show(&bar, step)).map_err(reading)?,
-        false => 0,
-    };
+fn rebuild(directory: &Path, output: Output) -> Result<ExitCode, Failure> {
+    let bar = output.steps();
+    let rebuilt = maintenance::rebuild(directory, &mut |step| show(&bar, step)).map_err(failed)?;
     bar.finish_and_clear();
-    output.result(&json!({ "last_sequence": sequence, "entries": entries }), || {
-        format!("the index holds transaction {sequence}; tiles and lookups of {entries} entries were made again")
+    output.result(&json!({ "last_sequence": rebuilt.sequence, "entries": rebuilt.entries }), || {
+        format!(
+            "the index was built anew up to transaction {}, and the hash tree and lookups of {} entries",
+            rebuilt.sequence, rebuilt.entries
+        )
     });
     Ok(ExitCode::SUCCESS)
 }
 
-async fn back_up_running(admin: &Admin, to: &Path, output: Output) -> Result<ExitCode, Failure> {
+async fn back_up_running(admin: &Admin, to: &Path, output: Output) -> Result<(), Failure> {
     let report = operations::back_up(admin, to, output).await?;
-    let (sequence, size) = (report.sequence, report.bytes);
-    told_backup(to, sequence, size, output);
-    Ok(ExitCode::SUCCESS)
+    tell_backup(to, report.sequence, report.bytes, output);
+    Ok(())
 }
 
-fn back_up(dir: &Path, to: &Path, disk: &Disk, output: Output) -> Result<ExitCode, Failure> {
-    let bar = output.counter("backing up");
-    let made = SystemClock.now().millis();
-    let mut report = store::backup(dir, to, made, disk, &mut |step| show(&bar, step)).map_err(backing_up)?;
-    if dir.join("ledger").exists() {
-        report = ledger::backup(dir, to, disk, &mut |step| show(&bar, step)).map_err(reading)?;
-    }
+fn back_up(directory: &Path, to: &Path, output: Output) -> Result<(), Failure> {
+    let bar = output.steps();
+    let now = SystemClock.now();
+    let made = maintenance::snapshot(directory, to, now, &mut |step| show(&bar, step)).map_err(failed)?;
     bar.finish_and_clear();
-    told_backup(to, report.sequence, report.bytes, output);
-    Ok(ExitCode::SUCCESS)
+    tell_backup(to, made.sequence, made.bytes, output);
+    Ok(())
 }
 
-fn told_backup(to: &Path, sequence: u64, size: u64, output: Output) {
+fn tell_backup(to: &Path, sequence: u64, size: u64, output: Output) {
     output.result(&json!({ "backup": to, "last_sequence": sequence, "bytes": size }), || {
         format!(
-            "backed up to {} ({}), up to transaction {sequence}\nKeys are not in it: keep a copy of the node's keys \
-             directory in another safe place.",
+            "backed up to {} ({}), up to transaction {sequence}\nThe keys are not in it: keep a copy of the node's \
+             `keys` directory in another safe place.",
             to.display(),
             bytes(size)
         )
     });
 }
 
-fn restore(from: &Path, dir: &Path, disk: &Disk, output: Output) -> Result<ExitCode, Failure> {
-    let bar = output.counter("restoring");
-    let now = moment(SystemClock.now().millis());
-    let note = format!("restored {now} from {}\n", from.display());
-    let report = store::restore(from, dir, &note, disk, &mut |step| show(&bar, step)).map_err(backing_up)?;
+fn restore(from: &Path, directory: &Path, output: Output) -> Result<ExitCode, Failure> {
+    let bar = output.steps();
+    let now = SystemClock.now();
+    // The mark that the restored store carries names it, and is read in another working directory.
+    let from = std::path::absolute(from).map_err(|error| Failure::file("find", from, &error))?;
+    let restored = maintenance::restore(&from, directory, now, &mut |step| show(&bar, step));
     bar.finish_and_clear();
-    let json = json!({ "store": dir, "last_sequence": report.sequence, "bytes": report.bytes });
+    let restored = restored.map_err(|error| occupied(failed(error), directory))?;
+    let json = json!({ "store": directory, "last_sequence": restored.sequence, "bytes": restored.bytes });
     output.result(&json, || {
         format!(
             "restored {} to {}, up to transaction {}\nNext: put the node's keys back, start it, and look at `huitong \
-             ledger status`: it signs nothing\nuntil its witnesses and counterparties have confirmed that nothing is \
-             missing, or `huitong ledger recover` has\nbrought back what is.",
-            bytes(report.bytes),
-            dir.display(),
-            report.sequence
+             ledger status`. It is in safe mode: it signs\nnothing until witnesses and counterparties have confirmed \
+             that nothing is missing, or `huitong ledger recover`\nhas brought back what is.",
+            bytes(restored.bytes),
+            directory.display(),
+            restored.sequence
         )
     });
     Ok(ExitCode::SUCCESS)
 }
 
-fn export(dir: &Path, file: &Path, disk: &Disk, output: Output) -> Result<ExitCode, Failure> {
-    let bar = output.counter("exporting");
-    let written = |error: std::io::Error| Failure::file("write", file, &error);
+fn export(directory: &Path, file: &Path, output: Output) -> Result<ExitCode, Failure> {
+    let bar = output.steps();
     let mut show = |step| show(&bar, step);
     if file == Path::new("-") {
         let mut out = BufWriter::new(std::io::stdout().lock());
-        ledger::export(dir, disk, &mut out, &mut show).map_err(reading)?;
-        out.flush().map_err(written)?;
-        return Ok(ExitCode::SUCCESS);
+        let written = maintenance::export(directory, &mut out, &mut show).map(|_| out.flush());
+        bar.finish_and_clear();
+        return match written {
+            Ok(Ok(())) => Ok(ExitCode::SUCCESS),
+            // A reader that has seen enough is not an error of ours.
+            Ok(Err(error)) if error.kind() == ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
+            Err(error) if is_broken_pipe(&error) => Ok(ExitCode::SUCCESS),
+            Ok(Err(error)) => Err(Failure::file("write", file, &error)),
+            Err(error) => Err(failed(error)),
+        };
     }
-    let created: File = OpenOptions::new().write(true).create_new(true).open(file).map_err(written)?;
+    let written = |error: std::io::Error| Failure::file("write", file, &error);
+    let created = OpenOptions::new().write(true).create_new(true).open(file).map_err(|error| {
+        match error.kind() {
+            ErrorKind::AlreadyExists => Failure::failed(
+                "file",
+                format!("{} exists already", file.display()),
+                "name a file that does not exist yet",
+            ),
+            _ => written(error),
+        }
+    })?;
     let mut out = BufWriter::new(created);
-    let entries = ledger::export(dir, disk, &mut out, &mut show).map_err(reading)?;
-    out.into_inner().map_err(std::io::IntoInnerError::into_error).and_then(|file| file.sync_all()).map_err(written)?;
+    let entries = maintenance::export(directory, &mut out, &mut show).map_err(failed)?;
+    out.into_inner().map_err(IntoInnerError::into_error).and_then(|file| file.sync_all()).map_err(written)?;
     bar.finish_and_clear();
     output.result(&json!({ "file": file, "entries": entries }), || {
         format!("{entries} entries written to {}", file.display())
@@ -195,53 +216,49 @@ fn export(dir: &Path, file: &Path, disk: &Disk, output: Output) -> Result<ExitCo
     Ok(ExitCode::SUCCESS)
 }
 
-fn stats(dir: &Path, disk: &Disk, output: Output) -> Result<ExitCode, Failure> {
-    let bar = output.counter("counting");
-    let stored = store::stats(dir, disk, &mut |step| show(&bar, step)).map_err(opening)?;
-    let logged = match dir.join("ledger").exists() {
-        true => Some(ledger::stats(dir, disk).map_err(reading)?),
-        false => None,
-    };
+fn stats(directory: &Path, output: Output) -> Result<ExitCode, Failure> {
+    let bar = output.steps();
+    let maintenance::Stats { store, ledger } =
+        maintenance::stats(directory, &mut |step| show(&bar, step)).map_err(failed)?;
     bar.finish_and_clear();
-    let tables: serde_json::Map<String, Value> = stored
+    let tables: Map<String, Value> = store
         .tables
         .iter()
         .map(|(name, table)| (name.clone(), json!({ "rows": table.rows, "bytes": table.bytes })))
         .collect();
     let json = json!({
-        "last_sequence": stored.last_sequence, "last_time_milliseconds": stored.last_time,
-        "segments": stored.segments, "journal_bytes": stored.journal_bytes, "snapshots": stored.snapshots,
-        "snapshot_bytes": stored.snapshot_bytes, "index_bytes": stored.index_bytes, "tables": tables,
-        "ledger": logged.as_ref().map(|logged| json!({
-            "origin": logged.origin, "size": logged.size, "settled": logged.settled, "signed": logged.signed,
-            "gaps": logged.gaps, "channels": logged.channels, "bundle_bytes": logged.bundles.bytes,
-            "tile_bytes": logged.tiles.bytes, "lookup_bytes": logged.runs.bytes,
+        "last_sequence": store.last_sequence, "last_time_milliseconds": store.last_time,
+        "segments": store.segments, "journal_bytes": store.journal_bytes, "snapshots": store.snapshots,
+        "snapshot_bytes": store.snapshot_bytes, "index_bytes": store.index_bytes, "tables": tables,
+        "ledger": ledger.as_ref().map(|ledger| json!({
+            "origin": ledger.origin, "size": ledger.size, "settled": ledger.settled, "signed": ledger.signed,
+            "gaps": ledger.gaps, "channels": ledger.channels, "bundle_bytes": ledger.bundles.bytes,
+            "tile_bytes": ledger.tiles.bytes, "lookup_bytes": ledger.runs.bytes,
         })),
     });
     output.result(&json, || {
         let mut lines = vec![
-            format!("transactions  {}, the last at {}", stored.last_sequence, moment(stored.last_time)),
-            format!("journal       {} segments, {}", stored.segments, bytes(stored.journal_bytes)),
-            format!("snapshots     {}, {}", stored.snapshots, bytes(stored.snapshot_bytes)),
-            format!("index         {}", bytes(stored.index_bytes)),
+            format!("transactions  {}, the last at {}", store.last_sequence, moment(store.last_time)),
+            format!("journal       {} segments, {}", store.segments, bytes(store.journal_bytes)),
+            format!("snapshots     {}, {}", store.snapshots, bytes(store.snapshot_bytes)),
+            format!("index         {}", bytes(store.index_bytes)),
         ];
-        if let Some(logged) = &logged {
+        if let Some(ledger) = &ledger {
             lines.push(format!(
-                "ledger        {} entries ({} settled, {} removed): entries {}, tiles {}, lookups {}",
-                logged.size,
-                logged.settled,
-                logged.gaps,
-                bytes(logged.bundles.bytes),
-                bytes(logged.tiles.bytes),
-                bytes(logged.runs.bytes)
+                "ledger        {} entries, {} of them settled, {} removed; files: entries {}, tiles {}, lookups {}",
+                ledger.size,
+                ledger.settled,
+                ledger.gaps,
+                bytes(ledger.bundles.bytes),
+                bytes(ledger.tiles.bytes),
+                bytes(ledger.runs.bytes)
             ));
         }
-        lines.extend(
-            stored
-                .tables
-                .iter()
-                .map(|(name, table)| format!("  {name:<28} {:>10} rows {:>14}", table.rows, bytes(table.bytes))),
-        );
+        lines.push("tables".to_owned());
+        let tables = store.tables.iter();
+        lines.extend(tables.map(|(name, table)| {
+            format!("  {name:<28} {:>10} rows {:>20}", table.rows, bytes(table.bytes))
+        }));
         lines.join("\n")
     });
     Ok(ExitCode::SUCCESS)
@@ -252,40 +269,47 @@ fn finding_json(finding: &Finding) -> Value {
     json!({ "severity": severity.name(), "place": place, "what": what, "next_step": next_step })
 }
 
+fn finding_text(finding: &Finding) -> String {
+    let Finding { severity, place, what, next_step } = finding;
+    format!("{:<12} {place}: {what}\n             next: {next_step}", severity.name())
+}
+
 fn show(bar: &ProgressBar, progress: Progress) {
-    operations::show(bar, progress.step, progress.done, progress.total);
-}
-
-fn opening(error: OpenError) -> Failure {
-    let (exit, code) = match &error {
-        OpenError::Locked { .. } => (Exit::Start(15), "store.locked"),
-        OpenError::Io { .. } | OpenError::Index { .. } => (Exit::Failed, "store.files"),
-        OpenError::Damaged { .. } | OpenError::Snapshot { .. } | OpenError::Version { .. } => {
-            (Exit::Start(14), "store.damaged")
-        }
+    let Progress { step, done, total, unit } = progress;
+    let unit = match unit {
+        Unit::Bytes => "bytes",
+        Unit::Rows => "rows",
+        Unit::Files => "files",
+        Unit::Entries => "entries",
     };
-    Failure::from_sentence(exit, code, &whole(&error))
+    operations::show(bar, step, done, total, unit);
 }
 
-fn backing_up(error: BackupError) -> Failure {
-    match error {
-        BackupError::Files(error) => opening(error),
-        other => Failure::from_sentence(Exit::Failed, "store.backup", &whole(&other)),
-    }
-}
-
-fn reading(error: LedgerError) -> Failure {
-    match error {
-        LedgerError::Open(error) => opening(error),
-        other => Failure::from_sentence(Exit::Start(14), "store.ledger", &whole(&other)),
-    }
-}
-
-/// An error and what is behind it, in one sentence.
-fn whole(error: &dyn std::error::Error) -> String {
+/// An error with everything behind it before the next step.
+fn failed(error: MaintenanceError) -> Failure {
+    let mut failure =
+        Failure::from_sentence(Exit::Start(error.exit_code()), error.code(), &error.to_string());
     let causes = std::iter::successors(error.source(), |&cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| {
-        let words = cause.to_string();
-        if text.contains(&words) { text } else { format!("{text}: {words}") }
-    })
+    for words in causes.map(|cause| cause.to_string()) {
+        if !failure.message.contains(&words) && !failure.next.contains(&words) {
+            failure.message = format!("{}: {words}", failure.message);
+        }
+    }
+    failure
+}
+
+/// What is in the way of a restored store is a store: nobody is told to put it elsewhere.
+fn occupied(failure: Failure, directory: &Path) -> Failure {
+    if failure.code != "store.target" {
+        return failure;
+    }
+    let next = format!("move {} away first, and keep it until the restored node works", directory.display());
+    Failure { next, ..failure }
+}
+
+fn is_broken_pipe(error: &MaintenanceError) -> bool {
+    let first: &(dyn std::error::Error + 'static) = error;
+    std::iter::successors(Some(first), |&error| error.source())
+        .filter_map(|error| error.downcast_ref::<std::io::Error>())
+        .any(|error| error.kind() == ErrorKind::BrokenPipe)
 }

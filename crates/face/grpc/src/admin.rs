@@ -5,6 +5,7 @@ mod contract;
 mod evidence;
 mod identity;
 mod ledger;
+mod redaction;
 mod store;
 mod transfer;
 mod watch;

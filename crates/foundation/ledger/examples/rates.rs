@@ -1,5 +1,6 @@
 //! Prints how fast this machine issues, fills, proves and opens: `cargo run --release -p huitong-ledger --features testing
-//! --example rates -- DIRECTORY [ENTRIES]`. The directory must be new.
+//! --example rates -- DIRECTORY [ENTRIES]`. A directory that exists is only
+//! checked.
 
 #![expect(clippy::print_stdout, clippy::unwrap_used, reason = "it prints, and stops when something is wrong")]
 
@@ -7,9 +8,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use huitong_ledger::{Identity, Ledger, origin_of, testing};
+use huitong_ledger::{Identity, Ledger, offline, origin_of, testing};
 use huitong_proof::{Clock, Digest, Draft, Kind, Map, SigningKey, SpaceId, SystemClock, SystemEntropy};
-use huitong_store::Store;
+use huitong_store::{Disk, Store};
 
 fn open(directory: &std::path::Path) -> Ledger {
     let store = Store::open(directory, Arc::new(|| SystemClock.now().millis())).unwrap();
@@ -69,10 +70,20 @@ async fn issue(ledger: &Ledger, callers: u64, time: Duration) -> f64 {
     total as f64 / start.elapsed().as_secs_f64()
 }
 
+fn check(directory: &std::path::Path) {
+    let start = Instant::now();
+    let report = offline::fsck(directory, &Disk::real(), &mut |_| {}).unwrap();
+    println!("fsck of {} entries in {:?}: {:?}", report.size, start.elapsed(), report.findings);
+}
+
 #[tokio::main]
 async fn main() {
     let mut arguments = std::env::args().skip(1);
     let directory = PathBuf::from(arguments.next().unwrap());
+    if directory.exists() {
+        check(&directory);
+        return;
+    }
     let entries: u64 = arguments.next().map_or(100_000, |text| text.parse().unwrap());
     let ledger = open(&directory);
     let publishing = ledger.clone();
@@ -131,6 +142,16 @@ async fn main() {
     }
     times.sort();
     println!("proof p50 {:?}, p99 {:?}", times[times.len() / 2], times[times.len() * 99 / 100]);
+    ledger.store().clone().close().await;
+    drop((view, ledger));
+    check(&directory);
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    println!("{}", status.lines().filter(|line| line.starts_with("VmHWM") || line.starts_with("VmRSS")).collect::<Vec<_>>().join(", "));
+    println!(
+        "{}",
+        status
+            .lines()
+            .filter(|line| line.starts_with("VmHWM") || line.starts_with("VmRSS"))
+            .collect::<Vec<_>>()
+            .join(", ")
+    );
 }

@@ -28,7 +28,8 @@ impl About {
         let text = String::from_utf8_lossy(&bytes);
         let mut lines = text.lines();
         if lines.next() != Some(FORMAT) {
-            let what = "says that the ledger was written by another version of this program; use that version";
+            let what =
+                "says that the ledger was written by another version of this program; use that version";
             return Err(LedgerError::damaged_file(&path, what));
         }
         let mut field = |name: &str| lines.next()?.strip_prefix(name)?.strip_prefix(' ');
@@ -36,7 +37,10 @@ impl About {
             let space = field("space")?.parse().ok()?;
             let node = field("node")?.to_owned();
             let origin = field("origin")?.to_owned();
-            let block = field("block")?.parse().ok().filter(|block: &u64| *block > 0 && block.is_multiple_of(WIDTH))?;
+            let block = field("block")?
+                .parse()
+                .ok()
+                .filter(|block: &u64| *block > 0 && block.is_multiple_of(WIDTH))?;
             Some(Self { space, node, origin, block })
         };
         let about = read();

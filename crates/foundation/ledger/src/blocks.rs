@@ -27,8 +27,9 @@ impl Derived {
         let first = number.saturating_mul(WIDTH);
         for (index, bytes) in (first..).zip(bundle.entries()) {
             if bytes.is_empty() {
-                let gap = gap(index)?
-                    .ok_or(LedgerError::Damaged { what: "an entry is empty and nothing says who removed it" })?;
+                let gap = gap(index)?.ok_or(LedgerError::Damaged {
+                    what: "an entry is empty and nothing says who removed it",
+                })?;
                 self.leaves.push(gap.leaf);
                 self.records.extend(gap.keys().iter().flat_map(|keys| keys.records(index)));
             } else {

@@ -110,7 +110,9 @@ mod tests {
         let mut checked = 0;
         for (size, leaf) in (1_u64..).zip(&leaves) {
             edge.push(*leaf);
-            if size < 2_000 && size % 97 != 0 && size % 256 > 1 || size >= 2_000 && !(65_534..=65_538).contains(&size) && size != 70_000 {
+            if size < 2_000 && size % 97 != 0 && size % 256 > 1
+                || size >= 2_000 && !(65_534..=65_538).contains(&size) && size != 70_000
+            {
                 continue;
             }
             let naive = naive(&leaves[..size as usize]);
@@ -121,8 +123,12 @@ mod tests {
                     assert_eq!(TileName::partial(level, size), Some(TileName { level, number, width }));
                 }
             }
-            let full: Vec<_> = naive.iter().filter(|(_, hashes)| hashes.len() == 256).map(|(key, _)| *key).collect();
-            assert_eq!(edge.unwritten(size).map(|(level, number, _)| (level, number)).collect::<Vec<_>>(), full);
+            let full: Vec<_> =
+                naive.iter().filter(|(_, hashes)| hashes.len() == 256).map(|(key, _)| *key).collect();
+            assert_eq!(
+                edge.unwritten(size).map(|(level, number, _)| (level, number)).collect::<Vec<_>>(),
+                full
+            );
             checked += 1;
         }
         assert!(checked > 30);

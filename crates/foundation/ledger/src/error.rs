@@ -109,7 +109,9 @@ pub enum LedgerError {
         reason: String,
     },
     /// The bytes of the entry were removed; its hash is kept.
-    #[error("entry {index} of this log was removed by {who}: {why}; its hash is kept and can still be proven")]
+    #[error(
+        "entry {index} of this log was removed by {who}: {why}; its hash is kept and can still be proven"
+    )]
     Redacted {
         /// Index of the entry.
         index: u64,

@@ -137,7 +137,9 @@ impl Gap {
     pub(crate) fn decode(index: u64, row: &[u8]) -> Result<Self, LedgerError> {
         let mut fields = Fields::decode(row, Limits::DOCUMENT, "gap")?;
         if fields.uint(1, "version")? != VERSION {
-            return Err(LedgerError::Damaged { what: "a gap was written by another version of this program" });
+            return Err(LedgerError::Damaged {
+                what: "a gap was written by another version of this program",
+            });
         }
         let (leaf, who, why) = (fields.digest(2, "leaf")?, fields.text(3, "who")?, fields.text(4, "why")?);
         let time = Timestamp::from_millis(fields.uint(5, "time")?);

@@ -32,7 +32,8 @@ impl Gate {
             closed = Some(String::from_utf8_lossy(&reason).trim().to_owned());
         } else if let Some(said) = place::read(&restored)? {
             let said = String::from_utf8_lossy(&said);
-            closed = Some(format!("this store was restored from a backup ({})", said.trim().replace('\n', ", ")));
+            closed =
+                Some(format!("this store was restored from a backup ({})", said.trim().replace('\n', ", ")));
         }
         Ok(Self { closed: RwLock::new(closed), unconfirmed, restored })
     }

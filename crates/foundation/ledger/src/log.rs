@@ -386,11 +386,8 @@ impl Ledger {
         statement: &Statement,
         head: Option<(u64, Digest)>,
     ) -> Result<u64, LedgerError> {
-        let body = statement.body();
         let index = self.append_row(tx, statement.bytes())?;
-        if head.is_none_or(|(seq, _)| body.seq > seq) {
-            tables::put_head(tx, &body.issuer, &body.audience, body.seq, &statement.digest())?;
-        }
+        raise_head(tx, statement, head)?;
         let keys = Keys::of(statement);
         self.inner.recent.lock().unwrap_or_else(PoisonError::into_inner).note(&keys, index);
         Ok(index)
@@ -419,9 +416,9 @@ impl Ledger {
     fn contradicted_by(&self, r: &impl Read, s: &Statement) -> Result<Option<u64>, LedgerError> {
         let body = s.body();
         let neighbour = |seq: Option<u64>| match seq {
-            Some(seq) => {
-                Ok::<_, LedgerError>(self.on_channel(r, &body.issuer, &body.audience, seq)?.map(|(_, found)| found))
-            }
+            Some(seq) => Ok::<_, LedgerError>(
+                self.on_channel(r, &body.issuer, &body.audience, seq)?.map(|(_, found)| found),
+            ),
             None => Ok(None),
         };
         if neighbour(Some(body.seq))?.is_some() {
@@ -442,6 +439,19 @@ impl Ledger {
         }
         Ok(None)
     }
+}
+
+/// The head of a channel moves to the statement if that has a higher number.
+pub(crate) fn raise_head(
+    tx: &mut Tx<'_>,
+    statement: &Statement,
+    head: Option<(u64, Digest)>,
+) -> Result<(), LedgerError> {
+    let body = statement.body();
+    if head.is_none_or(|(seq, _)| body.seq > seq) {
+        tables::put_head(tx, &body.issuer, &body.audience, body.seq, &statement.digest())?;
+    }
+    Ok(())
 }
 
 impl fmt::Debug for Ledger {

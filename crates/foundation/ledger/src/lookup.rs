@@ -117,6 +117,11 @@ impl Recent {
     /// Notes what leads to the last entry of the log.
     pub(crate) fn note(&mut self, keys: &Keys, index: u64) {
         self.forget_from(index);
+        self.add(keys, index);
+    }
+
+    /// Notes what leads to an entry that was empty before.
+    pub(crate) fn add(&mut self, keys: &Keys, index: u64) {
         let records: Vec<Record> = keys.records(index).collect();
         self.noted.insert(index, records.iter().map(|record| record.fingerprint).collect());
         self.blocks.entry(index / self.block).or_default().extend(records);

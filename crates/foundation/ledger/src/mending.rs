@@ -133,7 +133,8 @@ impl<R: Read> Mender<'_, R> {
 
     /// Makes the run over one block.
     pub(crate) fn make_run(&self, name: RunName) -> Result<Run, LedgerError> {
-        let span = name.span(self.block).ok_or(LedgerError::Damaged { what: "a lookup run is beyond counting" })?;
+        let span =
+            name.span(self.block).ok_or(LedgerError::Damaged { what: "a lookup run is beyond counting" })?;
         let mut records = self.derived(span.start / WIDTH..span.end / WIDTH)?.records;
         records.sort_unstable();
         let path = self.place.of_run(name);

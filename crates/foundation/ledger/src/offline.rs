@@ -5,15 +5,15 @@
 mod check;
 mod export;
 mod rebuild;
+mod rows;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use huitong_store::backup::{self, Addition, BackupReport, Change};
 use huitong_store::disk::Disk;
-use huitong_store::{Progress, Read, Row, Store, Table, View};
+use huitong_store::{Progress, Read};
 
 use crate::about::About;
 use crate::checkpoint::SignedCheckpoint;
@@ -25,6 +25,7 @@ use crate::tables::{self, ERASE, Extent, GAP, HEAD};
 pub use check::{FsckReport, fsck};
 pub use export::export;
 pub use rebuild::rebuild;
+use rows::Rows;
 
 /// What a ledger holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -64,14 +65,14 @@ pub struct FileStats {
 /// Storage errors.
 pub fn stats(store: &Path, disk: &Disk) -> Result<Stats, LedgerError> {
     let stopped = Stopped::open(store, disk)?;
-    let rows = stopped.rows()?;
+    let facts = stopped.facts()?;
     let mut stats = Stats {
         origin: stopped.about()?.origin,
-        size: rows.extent.size,
-        settled: rows.settled,
-        signed: rows.latest.as_ref().map(|latest| latest.checkpoint().size),
-        gaps: rows.gaps.len() as u64,
-        channels: rows.heads.len() as u64,
+        size: facts.extent.size,
+        settled: facts.settled,
+        signed: facts.latest.as_ref().map(|latest| latest.checkpoint().size),
+        gaps: facts.gaps.len() as u64,
+        channels: facts.heads.len() as u64,
         ..Stats::default()
     };
     for file in files_below(&stopped.root, &stopped.root)? {
@@ -145,15 +146,15 @@ fn files_below(directory: &Path, base: &Path) -> Result<Vec<PathBuf>, LedgerErro
     Ok(files)
 }
 
-/// A stopped node's store and the ledger's files beside it, both locked.
+/// A stopped node's ledger: its rows in memory, its files locked.
 struct Stopped {
-    store: Store,
     place: Place,
     root: PathBuf,
+    view: Rows,
 }
 
-/// The rows of a ledger. Few: what is settled is in files.
-struct Rows {
+/// What the rows of a ledger say. Few: what is settled is in files.
+struct Facts {
     extent: Extent,
     settled: u64,
     latest: Option<SignedCheckpoint>,
@@ -164,72 +165,47 @@ struct Rows {
     erase: BTreeSet<u64>,
 }
 
-const PAGE: usize = 4_096;
-
 impl Stopped {
     fn open(store: &Path, disk: &Disk) -> Result<Self, LedgerError> {
         let root = store.join("ledger");
         // Otherwise a mistyped path would become a store.
         fs::metadata(&root).map_err(LedgerError::file("open", &root))?;
-        let opened = Store::open_on(store, Arc::new(|| 0), disk.clone())?;
+        let view = Rows::read(store, disk)?;
         let place = Place::open(&root, disk)?;
-        Ok(Self { store: opened, place, root })
-    }
-
-    fn view(&self) -> View {
-        self.store.view()
+        Ok(Self { place, root, view })
     }
 
     /// Whose log it is.
     fn about(&self) -> Result<About, LedgerError> {
         About::read(&self.root)?.ok_or_else(|| {
-            LedgerError::damaged_file(&self.root.join(ABOUT), "is missing; start the node once, which writes it")
+            LedgerError::damaged_file(
+                &self.root.join(ABOUT),
+                "is missing; start the node once, which writes it",
+            )
         })
     }
 
-    fn rows(&self) -> Result<Rows, LedgerError> {
-        let view = self.view();
-        let mut rows = Rows {
-            extent: tables::extent(&view)?,
-            settled: tables::settled(&view)?,
-            latest: tables::latest_checkpoint(&view)?,
-            gaps: BTreeMap::new(),
-            heads: BTreeMap::new(),
-            erase: BTreeSet::new(),
-        };
-        for_each(&view, &GAP, &mut |row| {
+    fn facts(&self) -> Result<Facts, LedgerError> {
+        let view = &self.view;
+        let mut gaps = BTreeMap::new();
+        for row in view.scan(&GAP, &[], None, usize::MAX)? {
             let index = tables::number(&row.key)?;
-            rows.gaps.insert(index, Gap::decode(index, &row.value)?);
-            Ok(())
-        })?;
-        for_each(&view, &HEAD, &mut |row| {
-            let (issuer, audience, seq, _) = tables::read_channel(row)?;
-            rows.heads.insert((issuer, audience), seq);
-            Ok(())
-        })?;
-        for_each(&view, &ERASE, &mut |row| {
-            rows.erase.insert(tables::number(&row.key)?);
-            Ok(())
-        })?;
-        Ok(rows)
-    }
-}
-
-fn for_each(
-    r: &impl Read,
-    table: &Table,
-    each: &mut dyn FnMut(&Row) -> Result<(), LedgerError>,
-) -> Result<(), LedgerError> {
-    let mut after: Option<Vec<u8>> = None;
-    loop {
-        let page = r.scan(table, &[], after.as_deref(), PAGE)?;
-        for row in &page {
-            each(row)?;
+            gaps.insert(index, Gap::decode(index, &row.value)?);
         }
-        match page.into_iter().last() {
-            Some(last) => after = Some(last.key),
-            None => return Ok(()),
+        let mut heads = BTreeMap::new();
+        for row in view.scan(&HEAD, &[], None, usize::MAX)? {
+            let (issuer, audience, seq, _) = tables::read_channel(&row)?;
+            heads.insert((issuer, audience), seq);
         }
+        let erase = view.scan(&ERASE, &[], None, usize::MAX)?;
+        Ok(Facts {
+            extent: tables::extent(view)?,
+            settled: tables::settled(view)?,
+            latest: tables::latest_checkpoint(view)?,
+            gaps,
+            heads,
+            erase: erase.iter().map(|row| tables::number(&row.key)).collect::<Result<_, _>>()?,
+        })
     }
 }
 

@@ -97,7 +97,8 @@ impl Ledger {
             tracing::warn!(directory = %place.root().display(), what, "a file of the ledger was made again");
         }
 
-        let text = place::read(&place.root().join(CHECKPOINT))?.and_then(|bytes| String::from_utf8(bytes).ok());
+        let text =
+            place::read(&place.root().join(CHECKPOINT))?.and_then(|bytes| String::from_utf8(bytes).ok());
         let published = text.and_then(|text| SignedCheckpoint::stored(&text).ok());
         let published = published.map_or(0, |published| published.checkpoint().size);
         let published = published.min(signed.map_or(0, |signed| signed.size));

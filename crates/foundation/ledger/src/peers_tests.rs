@@ -185,3 +185,37 @@ async fn only_the_logs_own_signature_line_is_kept() {
     let view = node.ledger.store().view();
     assert_eq!(tables::observed(&view, log.name()).unwrap().unwrap().text(), plain.checkpoint);
 }
+
+#[tokio::test]
+async fn checkpoints_of_others_are_kept_in_bounds() {
+    let node = Node::new(1);
+    let leaves: Vec<Digest> = (0..3_000_u32).map(|n| crate::merkle::leaf_hash(&n.to_be_bytes())).collect();
+    let naive = crate::merkle::tests::Naive::new(&leaves);
+    let peer = LogVerifier::new("peer", log_key(2).verifying_key()).unwrap();
+    let offered: Vec<Proofs> = (1..=3_000)
+        .map(|size| {
+            let consistency = if size == 1 { Vec::new() } else { naive.consistency(size - 1, size) };
+            Proofs { consistency, ..forged("peer", size as u64, naive.root(size)) }
+        })
+        .collect();
+    node.run(move |ledger, tx| {
+        offered.iter().try_for_each(|proofs| {
+            ledger.observe(tx, &peer, &proofs.checkpoint, &proofs.consistency).map(|_| ())
+        })
+    })
+    .await
+    .unwrap();
+    let view = node.ledger.store().view();
+    assert_eq!(node.ledger.observed(&view, "peer").unwrap().map(|newest| newest.size), Some(3_000));
+    let kept: Vec<u64> = tables::seen_below(&view, "peer", u64::MAX, usize::MAX)
+        .unwrap()
+        .iter()
+        .map(|kept| kept.checkpoint().size)
+        .collect();
+    assert!(kept.len() as u64 <= tables::SEEN_KEPT, "{}", kept.len());
+    // The newest are all there, and older ones lie the further apart the older they are.
+    assert_eq!(kept[..256], (2_745..=3_000).rev().collect::<Vec<u64>>());
+    assert!(*kept.last().unwrap() < 500);
+    let gap = |at: usize| kept[at] - kept[at + 1];
+    assert!(gap(kept.len() - 2) > gap(300), "{kept:?}");
+}

@@ -152,9 +152,7 @@ impl Place {
         if self.known.lock().unwrap_or_else(PoisonError::into_inner).contains(directory) {
             return Ok(());
         }
-        self.disk
-            .create_directory(directory)
-            .map_err(LedgerError::file("create directory", directory))?;
+        self.disk.create_directory(directory).map_err(LedgerError::file("create directory", directory))?;
         self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(directory.to_owned());
         Ok(())
     }

@@ -7,7 +7,8 @@ use crate::checkpoint::{Checkpoint, SignedCheckpoint};
 use crate::error::LedgerError;
 use crate::log::{Inclusion, Ledger, Proofs};
 use crate::merkle::{
-    Nodes, consistency_path, empty_root, inclusion_path, node_hash, root, verify_consistency, verify_inclusion,
+    Nodes, consistency_path, empty_root, inclusion_path, node_hash, root, verify_consistency,
+    verify_inclusion,
 };
 use crate::note::LogVerifier;
 use crate::tables::{self, Extent};
@@ -50,7 +51,8 @@ impl Ledger {
     pub async fn checkpoint(&self) -> Result<SignedCheckpoint, LedgerError> {
         loop {
             let view = self.store().view();
-            let latest = tables::latest_checkpoint(&view)?.map(|signed| self.of_this_log(signed)).transpose()?;
+            let latest =
+                tables::latest_checkpoint(&view)?.map(|signed| self.of_this_log(signed)).transpose()?;
             let size = tables::size(&view)?;
             if let Some(latest) = latest
                 && latest.checkpoint().size == size
@@ -59,8 +61,9 @@ impl Ledger {
             }
             self.signing()?;
             let ledger = self.clone();
-            let computed =
-                tokio::task::spawn_blocking(move || ledger.compute()).await.map_err(|_| LedgerError::Worker)??;
+            let computed = tokio::task::spawn_blocking(move || ledger.compute())
+                .await
+                .map_err(|_| LedgerError::Worker)??;
             let ledger = self.clone();
             let signed =
                 self.store().transact("ledger.checkpoint", move |tx| ledger.sign(tx, &computed)).await?;
@@ -84,8 +87,11 @@ impl Ledger {
         if *size > newest {
             return Err(LedgerError::Behind { known: *size, size: newest });
         }
-        if latest.is_some_and(|latest| latest.checkpoint().size == *size && latest.checkpoint().root != *root) {
-            return Err(LedgerError::Damaged { what: "a cosigned checkpoint has another root than was signed" });
+        if latest.is_some_and(|latest| latest.checkpoint().size == *size && latest.checkpoint().root != *root)
+        {
+            return Err(LedgerError::Damaged {
+                what: "a cosigned checkpoint has another root than was signed",
+            });
         }
         match tables::cosigned(tx)? {
             Some(kept) if kept.checkpoint().size > *size => Ok(()),
@@ -157,9 +163,8 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError::NotLogged`]; those of [`Ledger::inclusion_at`].
     pub fn inclusion(&self, digest: &Digest, size: u64) -> Result<Inclusion, LedgerError> {
-        let index = self
-            .index_of(&self.store().view(), digest)?
-            .ok_or(LedgerError::NotLogged { digest: *digest })?;
+        let index =
+            self.index_of(&self.store().view(), digest)?.ok_or(LedgerError::NotLogged { digest: *digest })?;
         Ok(Inclusion { digest: *digest, index, path: self.inclusion_at(index, size)? })
     }
 
@@ -191,10 +196,10 @@ impl Ledger {
             let tile = self.tile(0, next / WIDTH)?;
             let first = next - next % WIDTH;
             let last = end.min(first.saturating_add(WIDTH));
-            let range = usize::try_from(next - first).unwrap_or_default()..usize::try_from(last - first).unwrap_or_default();
-            let hashes = tile
-                .get(range)
-                .ok_or(LedgerError::Damaged { what: "the hash of an entry is missing" })?;
+            let range = usize::try_from(next - first).unwrap_or_default()
+                ..usize::try_from(last - first).unwrap_or_default();
+            let hashes =
+                tile.get(range).ok_or(LedgerError::Damaged { what: "the hash of an entry is missing" })?;
             leaves.extend_from_slice(hashes);
             next = last;
         }
@@ -238,7 +243,8 @@ impl Ledger {
             }
             subtrees.push((level, hash));
         }
-        let root = subtrees.into_iter().map(|(_, hash)| hash).rev().reduce(|right, left| node_hash(&left, &right));
+        let root =
+            subtrees.into_iter().map(|(_, hash)| hash).rev().reduce(|right, left| node_hash(&left, &right));
         Ok(root.unwrap_or_else(empty_root))
     }
 
@@ -284,7 +290,9 @@ impl Ledger {
             return Err(LedgerError::Damaged { what: "the log is shorter than its newest checkpoint" });
         }
         if root(nodes, signed.size)? != signed.root {
-            return Err(LedgerError::Damaged { what: "the entries do not have the root that was signed for them" });
+            return Err(LedgerError::Damaged {
+                what: "the entries do not have the root that was signed for them",
+            });
         }
         Ok(())
     }
@@ -296,7 +304,11 @@ impl Ledger {
             && Some(&latest) != before.as_ref()
         {
             let covers = latest.checkpoint().size >= extent.size;
-            return Ok(if covers { Signed::Checkpoint(Box::new(self.of_this_log(latest)?)) } else { Signed::Overtaken });
+            return Ok(if covers {
+                Signed::Checkpoint(Box::new(self.of_this_log(latest)?))
+            } else {
+                Signed::Overtaken
+            });
         }
         if let Some(before) = before
             && before.checkpoint().size == extent.size
@@ -339,8 +351,9 @@ fn checked_inclusion(
 ) -> Result<Vec<Digest>, LedgerError> {
     let path = inclusion_path(nodes, index, size)?;
     let leaf = nodes.node(0, index)?;
-    verify_inclusion(&leaf, index, size, &path, root)
-        .map_err(|_| LedgerError::Damaged { what: "the tiles do not lead from an entry to the signed root" })?;
+    verify_inclusion(&leaf, index, size, &path, root).map_err(|_| LedgerError::Damaged {
+        what: "the tiles do not lead from an entry to the signed root",
+    })?;
     Ok(path)
 }
 
@@ -355,7 +368,12 @@ fn checked_consistency(
         return Ok(Vec::new());
     }
     let path = consistency_path(nodes, old, new)?;
-    verify_consistency(old, &root(nodes, old)?, new, new_root, &path)
-        .map_err(|_| LedgerError::Damaged { what: "the tiles do not lead from an older root to the signed one" })?;
+    verify_consistency(old, &root(nodes, old)?, new, new_root, &path).map_err(|_| LedgerError::Damaged {
+        what: "the tiles do not lead from an older root to the signed one",
+    })?;
     Ok(path)
 }
+
+#[cfg(test)]
+#[path = "proofs_tests.rs"]
+mod tests;

@@ -12,9 +12,9 @@
 use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::ops::Range;
-use std::path::PathBuf;
-use std::sync::atomic::Ordering;
+use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 
 use huitong_proof::Digest;
 use huitong_store::{Read, Tx};
@@ -29,7 +29,8 @@ use crate::place::{self, CHECKPOINT, Place, Unsynced};
 use crate::run::{self, FAN, Run, RunName};
 use crate::tables::{self, ENTRY};
 use crate::tiles::{
-    Bundle, BundleName, FilePath, TileName, WIDTH, decode_tile, encode_bundle, encode_tile, full_tiles, subtree_hash,
+    Bundle, BundleName, FilePath, TileName, WIDTH, decode_tile, encode_bundle, encode_tile, full_tiles,
+    subtree_hash,
 };
 
 const FULL: u16 = 256;
@@ -56,7 +57,11 @@ impl Publishing {
 }
 
 /// A run of entries whose files are durable and checked, and whose rows may go.
-type Block = Range<u64>;
+struct Block {
+    entries: Range<u64>,
+    /// Those that are empty in the files.
+    empty: Vec<u64>,
+}
 
 impl Ledger {
     /// Brings the files up to the newest checkpoint: tiles, bundles, then the checkpoint itself with the cosignatures it
@@ -78,8 +83,12 @@ impl Ledger {
             let (returned, block) = step.await.map_err(|_| LedgerError::Worker)?;
             publishing = returned;
             let Some(block) = block? else { return Ok(()) };
-            self.store().transact("ledger.settle", move |tx| settle(tx, &block)).await?;
-            self.forget_settled()?;
+            let start = block.entries.start;
+            if self.store().transact("ledger.settle", move |tx| settle(tx, &block)).await? {
+                self.forget_settled()?;
+            } else {
+                publishing.written = start;
+            }
         }
     }
 
@@ -92,7 +101,8 @@ impl Ledger {
         match path.parse() {
             Ok(FilePath::Checkpoint) => place::read(&self.inner.place.root().join(CHECKPOINT)),
             Ok(FilePath::Tile(name)) => {
-                let hashes = self.inner.published.load(Ordering::Acquire).checked_shr(crate::tiles::shift(name.level));
+                let hashes =
+                    self.inner.published.load(Ordering::Acquire).checked_shr(crate::tiles::shift(name.level));
                 if !covered(name.number, name.width, hashes.unwrap_or(0)) {
                     return Ok(None);
                 }
@@ -143,9 +153,7 @@ impl Ledger {
             if size < end {
                 return Ok(None);
             }
-            let block = settled..end;
-            self.check_block(publishing, &view, &block)?;
-            Ok(Some(block))
+            self.check_block(publishing, &view, settled..end).map(Some)
         });
         if written.is_err() {
             // What could not be made durable must be written anew, not synced again.
@@ -180,6 +188,7 @@ impl Ledger {
             let bytes = encode_bundle(rows.iter().map(Vec::as_slice))
                 .ok_or(LedgerError::Damaged { what: "an entry is too long for a bundle" })?;
             place.put(&path, &bytes, &mut publishing.unsynced)?;
+            self.remove_other(number, &path)?;
         }
         let tiles: Vec<(u8, u64, Vec<Digest>)> = self
             .tree()
@@ -205,16 +214,24 @@ impl Ledger {
         }
     }
 
+    /// A bundle is under one of its two paths; it changes when an entry is removed, or a lost one found again.
+    fn remove_other(&self, number: u64, path: &Path) -> Result<(), LedgerError> {
+        let place = &self.inner.place;
+        let paths = [place.of_redacted(number), place.of(&FilePath::Entries(BundleName::full(number)))];
+        let other = paths.iter().find(|other| other.as_path() != path && other.exists());
+        other.map_or(Ok(()), |other| place.remove_durably(other))
+    }
+
     /// Makes a block's files durable, reads them back and compares them with the tree, and writes its lookup run.
     fn check_block(
         &self,
         publishing: &mut Publishing,
         view: &impl Read,
-        block: &Block,
-    ) -> Result<(), LedgerError> {
+        entries: Range<u64>,
+    ) -> Result<Block, LedgerError> {
         std::mem::take(&mut publishing.unsynced).sync()?;
-        let mut records = Vec::new();
-        for number in block.start / WIDTH..block.end / WIDTH {
+        let (mut records, mut empty) = (Vec::new(), Vec::new());
+        for number in entries.start / WIDTH..entries.end / WIDTH {
             let rows = tables::entries(view, number.saturating_mul(WIDTH), ROWS)?;
             let path = self.bundle_path(number, &rows);
             let bundle = place::read(&path)?
@@ -224,17 +241,19 @@ impl Ledger {
             derived.add(number, &bundle, self.space(), &mut |index| Gap::get(view, index))?;
             self.check_tile(0, number, Some(&derived.leaves))?;
             records.append(&mut derived.records);
+            let indexed = (number.saturating_mul(WIDTH)..).zip(bundle.entries());
+            empty.extend(indexed.filter(|(_, bytes)| bytes.is_empty()).map(|(index, _)| index));
         }
         // Tiles above the lowest level that became full with this block.
         let upper: Vec<(u8, u64)> =
-            self.tree().edge.unwritten(block.end).map(|(level, number, _)| (level, number)).collect();
+            self.tree().edge.unwritten(entries.end).map(|(level, number, _)| (level, number)).collect();
         for (level, number) in upper.into_iter().filter(|(level, _)| *level > 0) {
             self.check_tile(level, number, None)?;
         }
         records.sort_unstable();
-        let run = self.write_run(RunName { level: 0, number: block.start / self.inner.block }, &records)?;
+        let run = self.write_run(RunName { level: 0, number: entries.start / self.inner.block }, &records)?;
         self.inner.archive.add_run(run, self.inner.block);
-        Ok(())
+        Ok(Block { entries, empty })
     }
 
     /// A tile on disk must hold the hashes of the entries on disk, or the ones in memory, and lead to its parent.
@@ -258,9 +277,9 @@ impl Ledger {
     pub(crate) fn write_run(&self, name: RunName, records: &[Record]) -> Result<Run, LedgerError> {
         let path = self.inner.place.of_run(name);
         let count = records.len() as u64;
-        self.inner
-            .place
-            .put_durably(&path, |out| run::write(out, name, count, records.iter().map(|record| Ok(*record))))?;
+        self.inner.place.put_durably(&path, |out| {
+            run::write(out, name, count, records.iter().map(|record| Ok(*record)))
+        })?;
         Run::open(&path, name).map_err(LedgerError::file("open", &path))
     }
 
@@ -350,7 +369,10 @@ impl Ledger {
             let names: BTreeSet<RunName> = runs.iter().map(|run| run.name).collect();
             let complete = names.iter().find(|name| {
                 name.number.is_multiple_of(FAN)
-                    && name.parent().children().is_some_and(|four| four.iter().all(|child| names.contains(child)))
+                    && name
+                        .parent()
+                        .children()
+                        .is_some_and(|four| four.iter().all(|child| names.contains(child)))
             });
             let Some(parent) = complete.map(RunName::parent) else { return Ok(()) };
             let children: Vec<_> = runs.iter().filter(|run| run.name.parent() == parent).cloned().collect();
@@ -390,18 +412,29 @@ pub(crate) fn merge_runs(
 
 /// Whether a log of `hashes` (entries, or hashes on a level of tiles) has published a tile or bundle of that width.
 fn covered(number: u64, width: u16, hashes: u64) -> bool {
-    number.checked_mul(WIDTH).and_then(|first| first.checked_add(u64::from(width))).is_some_and(|end| end <= hashes)
+    number
+        .checked_mul(WIDTH)
+        .and_then(|first| first.checked_add(u64::from(width)))
+        .is_some_and(|end| end <= hashes)
 }
 
-/// Deletes the rows of a block whose files are durable.
-fn settle(tx: &mut Tx<'_>, block: &Block) -> Result<(), LedgerError> {
-    if tables::settled(tx)? != block.start {
+/// Deletes the rows of a block whose files are durable. Not if a lost entry was found again since they were written; of
+/// one that was removed since, the removal takes the bytes out of the files.
+fn settle(tx: &mut Tx<'_>, block: &Block) -> Result<bool, LedgerError> {
+    let Block { entries, empty } = block;
+    if tables::settled(tx)? != entries.start {
         return Err(LedgerError::Damaged { what: "a block was to be settled out of order" });
     }
-    for index in block.clone() {
+    for index in empty {
+        if tx.get(&ENTRY, &index.to_be_bytes())?.is_none_or(|row| !row.is_empty()) {
+            return Ok(false);
+        }
+    }
+    for index in entries.clone() {
         tx.delete(&ENTRY, &index.to_be_bytes())?;
     }
-    tables::put_settled(tx, block.end)
+    tables::put_settled(tx, entries.end)?;
+    Ok(true)
 }
 
 #[cfg(test)]

@@ -72,7 +72,11 @@ fn check_entries(node: &Node, statements: &[Statement]) {
     let view = ledger.store().view();
     assert_eq!(ledger.size(&view).unwrap(), statements.len() as u64);
     for (index, statement) in (0..).zip(statements) {
-        assert_eq!(ledger.entry(&view, index).unwrap().as_deref(), Some(statement.bytes().as_ref()), "{index}");
+        assert_eq!(
+            ledger.entry(&view, index).unwrap().as_deref(),
+            Some(statement.bytes().as_ref()),
+            "{index}"
+        );
         assert_eq!(ledger.index_of(&view, &statement.digest()).unwrap(), Some(index));
         let body = statement.body();
         let on_channel = ledger.on_channel(&view, &body.issuer, &body.audience, body.seq).unwrap();
@@ -108,7 +112,11 @@ async fn files_are_those_of_the_specification_at_every_size() {
         assert_eq!((signed.checkpoint().size, signed.checkpoint().root), (size, root_of_all(&leaves)));
         let expected = expected_files(&leaves, Some(&entries));
         let found = files_below(&root_of(&node), "tile");
-        assert_eq!(found.keys().collect::<BTreeSet<_>>(), expected.keys().collect::<BTreeSet<_>>(), "at {size}");
+        assert_eq!(
+            found.keys().collect::<BTreeSet<_>>(),
+            expected.keys().collect::<BTreeSet<_>>(),
+            "at {size}"
+        );
         assert_eq!(found, expected, "at {size}");
         assert_eq!(fs::read_to_string(root_of(&node).join("checkpoint")).unwrap(), signed.text());
         assert_eq!(settled(&node), size / BLOCK * BLOCK);
@@ -142,7 +150,8 @@ async fn roots_of_all_sizes_to_2000_and_proofs_of_all_pairs_to_130() {
             }
         }
         assert!(matches!(node.ledger.root_at(2_001), Err(LedgerError::Beyond { asked: 2_001, size: 2_000 })));
-        for (from, limit) in [(0, 2_000), (0, 0), (255, 2), (1_999, 9), (2_000, 9), (u64::MAX, 9), (700, 600)] {
+        for (from, limit) in [(0, 2_000), (0, 0), (255, 2), (1_999, 9), (2_000, 9), (u64::MAX, 9), (700, 600)]
+        {
             let from_at = usize::try_from(from.min(2_000)).unwrap();
             let end = (from_at + limit).min(2_000);
             assert_eq!(node.ledger.leaves(from, limit).unwrap(), leaves[from_at..end]);
@@ -170,7 +179,9 @@ async fn roots_of_all_sizes_to_2000_and_proofs_of_all_pairs_to_130() {
         let refused = node.ledger.consistency(size as u64 + 1, size as u64);
         assert!(matches!(refused, Err(LedgerError::Behind { .. })), "{refused:?}");
     }
-    for (from, to) in [(0, 0), (0, 7), (1_900, 2_000), (1_792, 1_793), (256, 300), (255, 2_000), (2_000, 2_000)] {
+    for (from, to) in
+        [(0, 0), (0, 7), (1_900, 2_000), (1_792, 1_793), (256, 300), (255, 2_000), (2_000, 2_000)]
+    {
         let root = node.ledger.root_with(from, &leaves[from as usize..to]).unwrap();
         assert_eq!(root, naive.root(to), "{from} {to}");
     }
@@ -253,9 +264,20 @@ async fn readers_see_what_a_published_checkpoint_covers() {
         assert_eq!(tile("tile/1/000.p/2"), Some(encode_tile(&roots)));
         // Signed, not yet published; beyond the log; not a path of a tile.
         for path in [
-            "tile/0/002.p/89", "tile/0/002", "tile/1/000", "tile/1/000.p/3", "tile/2/000.p/1", "tile/9/000",
-            "tile/0/x018/x446/x744/x073/x709/x551/615", "tile/entries/000", "", "about", "../journal", "tile/0/../../about",
-            "lookup/0-0", "unconfirmed",
+            "tile/0/002.p/89",
+            "tile/0/002",
+            "tile/1/000",
+            "tile/1/000.p/3",
+            "tile/2/000.p/1",
+            "tile/9/000",
+            "tile/0/x018/x446/x744/x073/x709/x551/615",
+            "tile/entries/000",
+            "",
+            "about",
+            "../journal",
+            "tile/0/../../about",
+            "lookup/0-0",
+            "unconfirmed",
         ] {
             assert_eq!(tile(path), None, "{path}");
         }
@@ -264,10 +286,20 @@ async fn readers_see_what_a_published_checkpoint_covers() {
 
         let bundle = |path: &str| node.ledger.bundle(path).unwrap();
         let entries = bytes(&statements);
-        for (path, entries) in [("tile/entries/001", &entries[256..512]), ("tile/entries/002.p/88", &entries[512..]), ("tile/entries/000.p/3", &entries[..3])] {
+        for (path, entries) in [
+            ("tile/entries/001", &entries[256..512]),
+            ("tile/entries/002.p/88", &entries[512..]),
+            ("tile/entries/000.p/3", &entries[..3]),
+        ] {
             assert_eq!(bundle(path), encode_bundle(entries.iter().map(Vec::as_slice)), "{path}");
         }
-        for path in ["tile/entries/002", "tile/entries/002.p/89", "tile/0/000", "checkpoint", "tile/entries/../checkpoint"] {
+        for path in [
+            "tile/entries/002",
+            "tile/entries/002.p/89",
+            "tile/0/000",
+            "checkpoint",
+            "tile/entries/../checkpoint",
+        ] {
             assert_eq!(bundle(path), None, "{path}");
         }
     }
@@ -306,13 +338,16 @@ async fn publishing_goes_on_beside_everything_else() {
             tokio::spawn(async move {
                 for round in 0..40 {
                     let issuing = ledger.clone();
-                    let issued: Vec<Statement> = ledger
-                        .store()
-                        .transact("test", move |tx| {
-                            (0..20).map(|n| issuing.issue(tx, draft(&id(2 + writer), n))).collect::<Result<_, LedgerError>>()
-                        })
-                        .await
-                        .unwrap();
+                    let issued: Vec<Statement> =
+                        ledger
+                            .store()
+                            .transact("test", move |tx| {
+                                (0..20)
+                                    .map(|n| issuing.issue(tx, draft(&id(2 + writer), n)))
+                                    .collect::<Result<_, LedgerError>>()
+                            })
+                            .await
+                            .unwrap();
                     let last = issued.last().unwrap();
                     let view = ledger.store().view();
                     let index = ledger.index_of(&view, &last.digest()).unwrap().unwrap();
@@ -320,7 +355,8 @@ async fn publishing_goes_on_beside_everything_else() {
                     let proofs = ledger.prove(vec![last.digest()], 0).await.unwrap();
                     assert_eq!(proofs.inclusion[0].index, index, "{round}");
                     // What was said long ago is found too, while blocks are settled under our feet.
-                    let first = ledger.statements_on_channel(&view, ledger.node(), &id(2 + writer), 0, 3).unwrap();
+                    let first =
+                        ledger.statements_on_channel(&view, ledger.node(), &id(2 + writer), 0, 3).unwrap();
                     assert_eq!(first.len(), 3);
                 }
             })
@@ -335,8 +371,12 @@ async fn publishing_goes_on_beside_everything_else() {
     let view = node.ledger.store().view();
     assert_eq!((node.ledger.size(&view).unwrap(), settled(&node)), (3_200, 3_072));
     for writer in 0..4 {
-        let said = node.ledger.statements_on_channel(&view, node.ledger.node(), &id(2 + writer), 0, 900).unwrap();
-        assert_eq!(said.iter().map(|statement| statement.body().seq).collect::<Vec<_>>(), (0..800).collect::<Vec<_>>());
+        let said =
+            node.ledger.statements_on_channel(&view, node.ledger.node(), &id(2 + writer), 0, 900).unwrap();
+        assert_eq!(
+            said.iter().map(|statement| statement.body().seq).collect::<Vec<_>>(),
+            (0..800).collect::<Vec<_>>()
+        );
     }
     let runs: Vec<String> = node.ledger.inner.archive.runs().iter().map(|run| run.name.file()).collect();
     assert_eq!(runs, ["1-0", "1-1", "1-2"]);
@@ -365,7 +405,10 @@ async fn channels_are_listed_and_holes_passed_over() {
         }
         listed.append(&mut page);
     }
-    let heads: Vec<_> = listed.iter().map(|channel| (channel.issuer.clone(), channel.audience.clone(), channel.seq)).collect();
+    let heads: Vec<_> = listed
+        .iter()
+        .map(|channel| (channel.issuer.clone(), channel.audience.clone(), channel.seq))
+        .collect();
     assert_eq!(heads, [(id(1), id(2), 2), (id(1), id(3), 299), (id(2), id(1), 4)]);
     assert_eq!(ledger.channel_head(&view, &id(2), &id(1)).unwrap(), Some((4, theirs[4].digest())));
     assert_eq!(ledger.channel_head(&view, &id(2), &id(3)).unwrap(), None);

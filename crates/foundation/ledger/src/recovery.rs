@@ -8,7 +8,8 @@ use huitong_store::{Read, Tx};
 
 use crate::error::LedgerError;
 use crate::gaps::{Gap, Reinstated};
-use crate::log::{Admission, Ledger};
+use crate::log::{Admission, Ledger, raise_head};
+use crate::lookup::Keys;
 use crate::merkle::leaf_hash;
 use crate::tables::{self, ASIDE, ENTRY, Extent, GAP};
 use crate::tiles::WIDTH;
@@ -19,7 +20,8 @@ impl Ledger {
     /// newest checkpoint on, one after the other. Channel heads move on, so that this node never uses a number twice.
     ///
     /// Entries that no checkpoint covers and that are in the way (of peers, admitted in safe mode) are set aside and
-    /// logged again by [`Ledger::resume_signing`]. An entry that stands there already is left as it is.
+    /// logged again by [`Ledger::resume_signing`]. An entry that stands there already is left as it is; a lost one whose
+    /// bytes are given now is filled, as long as it is not settled.
     ///
     /// That the entry belongs there, the caller knows from a cosigned root; nothing is verified here.
     ///
@@ -41,7 +43,7 @@ impl Ledger {
         }
         if index < size {
             if self.leaf_at(tx, index)? == leaf {
-                return Ok(());
+                return self.fill(tx, index, what);
             }
             let signed = tables::latest_checkpoint(tx)?.map_or(0, |latest| latest.checkpoint().size);
             if index < signed {
@@ -82,6 +84,25 @@ impl Ledger {
         Ok(())
     }
 
+    /// Puts the bytes of a lost entry back where its hash is. Nothing else about the log changes.
+    fn fill(&self, tx: &mut Tx<'_>, index: u64, what: &Reinstated) -> Result<(), LedgerError> {
+        let (key, gap) = (index.to_be_bytes(), Gap::get(tx, index)?);
+        let (Reinstated::Statement(bytes), Some(Gap { removed: None, .. })) = (what, gap) else {
+            return Ok(());
+        };
+        if tx.get(&ENTRY, &key)?.is_none() {
+            return Ok(());
+        }
+        let statement = Envelope::decode(bytes.clone())?.trusted(self.space())?;
+        tx.put(&ENTRY, &key, bytes)?;
+        tx.delete(&GAP, &key)?;
+        let body = statement.body();
+        let head = tables::head(tx, &body.issuer, &body.audience)?;
+        raise_head(tx, &statement, head)?;
+        self.inner.recent.lock().unwrap_or_else(PoisonError::into_inner).add(&Keys::of(&statement), index);
+        Ok(())
+    }
+
     /// Takes the entries from `index` on out of the log. The numbers that their issuers used stay used.
     fn set_aside(&self, tx: &mut Tx<'_>, index: u64) -> Result<(), LedgerError> {
         let Extent { size, arrangement } = tables::extent(tx)?;
@@ -89,7 +110,9 @@ impl Ledger {
             tx.last(&ASIDE, &[])?.map_or(Ok(0), |row| tables::number(&row.key))?.saturating_add(1);
         for taken in index..size {
             let key = taken.to_be_bytes();
-            let row = tx.get(&ENTRY, &key)?.ok_or(LedgerError::Damaged { what: "the row of an entry is missing" })?;
+            let row = tx
+                .get(&ENTRY, &key)?
+                .ok_or(LedgerError::Damaged { what: "the row of an entry is missing" })?;
             if row.is_empty() {
                 tx.delete(&GAP, &key)?;
             } else {
@@ -121,7 +144,9 @@ impl Ledger {
             None => {
                 let tile = self.tile(0, index / WIDTH)?;
                 let position = usize::try_from(index % WIDTH).unwrap_or_default();
-                tile.get(position).copied().ok_or(LedgerError::Damaged { what: "the hash of an entry is missing" })
+                tile.get(position)
+                    .copied()
+                    .ok_or(LedgerError::Damaged { what: "the hash of an entry is missing" })
             }
         }
     }

@@ -158,7 +158,9 @@ async fn recover(node: &Node, lost: &Lost, missing: &[u64]) {
 
 #[tokio::test]
 async fn a_restored_log_is_put_back_as_it_was() {
-    for (signed, more, missing) in [(10, 0, vec![]), (256, 3, vec![]), (300, 5, vec![310, 344]), (0, 0, vec![2])] {
+    for (signed, more, missing) in
+        [(10, 0, vec![]), (256, 3, vec![]), (300, 5, vec![310, 344]), (0, 0, vec![2])]
+    {
         let lost = lose(signed, more).await;
         let node = Node::open(&lost.backup, 1, BLOCK, Disk::real()).unwrap();
         assert_eq!(node.ledger.size(&node.ledger.store().view()).unwrap(), signed + more);
@@ -185,7 +187,10 @@ async fn a_restored_log_is_put_back_as_it_was() {
         for (index, statement) in (0..).zip(lost.statements.iter().chain([&new])) {
             if missing.contains(&index) {
                 let gap = node.ledger.gap(&view, index).unwrap().unwrap();
-                assert_eq!((gap.why.as_str(), gap.removed, gap.leaf), ("nobody has it", None, leaf_hash(statement.bytes())));
+                assert_eq!(
+                    (gap.why.as_str(), gap.removed, gap.leaf),
+                    ("nobody has it", None, leaf_hash(statement.bytes()))
+                );
                 assert!(matches!(node.ledger.entry(&view, index), Err(LedgerError::Redacted { .. })));
                 assert_eq!(node.ledger.index_of(&view, &statement.digest()).unwrap(), None);
                 continue;
@@ -194,7 +199,8 @@ async fn a_restored_log_is_put_back_as_it_was() {
             assert_eq!(node.ledger.entry(&view, index).unwrap().as_deref(), Some(statement.bytes().as_ref()));
         }
         // The channel goes on where the counterparty last heard of it.
-        let head = lost.statements.iter().filter(|statement| statement.body().issuer == id(1)).next_back().unwrap();
+        let head =
+            lost.statements.iter().filter(|statement| statement.body().issuer == id(1)).next_back().unwrap();
         if !missing.is_empty() && missing.contains(&(size - 2)) {
             continue;
         }
@@ -251,6 +257,58 @@ async fn entries_are_put_back_only_where_they_may_be() {
     let view = node.ledger.store().view();
     assert_eq!(node.ledger.size(&view).unwrap(), 8);
     let said = node.ledger.statements_on_channel(&view, &id(1), &id(2), 0, 9).unwrap();
-    assert_eq!(said.iter().map(|statement| statement.body().seq).collect::<Vec<_>>(), (0..7).collect::<Vec<_>>());
+    assert_eq!(
+        said.iter().map(|statement| statement.body().seq).collect::<Vec<_>>(),
+        (0..7).collect::<Vec<_>>()
+    );
     assert_eq!(node.ledger.checkpoint().await.unwrap().checkpoint().size, 8);
+}
+
+#[tokio::test]
+async fn a_lost_entry_is_filled_when_its_bytes_turn_up() {
+    // In the partial bundle, in a full bundle of a block that is not settled, and in a settled one.
+    for (signed, more_entries) in [(10, 0), (230, 60), (200, 700)] {
+        let lost = lose(signed, 0).await;
+        let size = lost.leaves.len() as u64;
+        let missing = [signed + 2, size - 1];
+        let node = Node::open(&lost.backup, 1, 512, Disk::real()).unwrap();
+        recover(&node, &lost, &missing).await;
+        node.ledger.resume_signing().await.unwrap();
+        node.issue_many(more_entries, &id(3)).await;
+        let before = node.ledger.checkpoint().await.unwrap();
+        node.ledger.publish().await.unwrap();
+        let view = node.ledger.store().view();
+        let settled = tables::settled(&view).unwrap();
+
+        node.ledger.stop_signing("filling").unwrap();
+        let found = lost.statements.clone();
+        node.run(move |ledger, tx| {
+            for index in missing {
+                let what = Reinstated::Statement(found[index as usize].bytes().clone());
+                ledger.reinstate(tx, index, &what)?;
+            }
+            Ok(())
+        })
+        .await
+        .unwrap();
+        node.ledger.resume_signing().await.unwrap();
+        for index in missing {
+            let statement = &lost.statements[index as usize];
+            let entry = node.ledger.entry(&view, index);
+            if index < settled {
+                assert!(matches!(entry, Err(LedgerError::Redacted { .. })), "{entry:?}");
+                continue;
+            }
+            assert_eq!(entry.unwrap().as_deref(), Some(statement.bytes().as_ref()));
+            assert_eq!(node.ledger.index_of(&view, &statement.digest()).unwrap(), Some(index));
+            assert_eq!(node.ledger.gap(&view, index).unwrap(), None);
+        }
+        assert_eq!(node.ledger.checkpoint().await.unwrap(), before);
+        node.issue_many(600, &id(4)).await;
+        node.ledger.checkpoint().await.unwrap();
+        node.ledger.publish().await.unwrap();
+        let report = fsck(node.stop().await.path(), &Disk::real(), &mut |_| {}).unwrap();
+        assert!(report.is_clean(), "{:?}", report.findings);
+        assert_eq!(report.gaps, missing.iter().filter(|index| **index < settled).count() as u64);
+    }
 }

@@ -149,8 +149,8 @@ impl Ledger {
             kept.push(if removed { &[] } else { bytes });
         }
         if changed {
-            let bytes =
-                encode_bundle(kept).ok_or(LedgerError::Damaged { what: "an entry is too long for a bundle" })?;
+            let bytes = encode_bundle(kept)
+                .ok_or(LedgerError::Damaged { what: "an entry is too long for a bundle" })?;
             // An older bundle with removed entries is replaced; what it held must not outlive it either.
             let replaced = redacted.exists().then(|| self.inner.place.disk().overwrite(&redacted));
             let replaced = replaced.transpose().map_err(LedgerError::file("open", &redacted))?;

@@ -5,12 +5,12 @@ use huitong_store::Disk;
 use huitong_store::offline::Severity;
 
 use super::*;
+use crate::checkpoint::SignedCheckpoint;
 use crate::fixture::{Node, draft, id};
 use crate::gaps::EntryState;
 use crate::log::{Admission, verify_entry};
 use crate::merkle::verify_inclusion;
 use crate::offline::fsck;
-use crate::checkpoint::SignedCheckpoint;
 
 const BLOCK: u64 = 256;
 
@@ -50,7 +50,10 @@ async fn check_removed(node: &Node, index: u64, statement: &Statement) {
     let view = ledger.store().view();
     let removed = |result: Result<(), LedgerError>| match result {
         Err(LedgerError::Redacted { index: named, who, why }) => {
-            assert_eq!((named, who.as_str(), why.as_str()), (index, "data protection officer", "retention ended"));
+            assert_eq!(
+                (named, who.as_str(), why.as_str()),
+                (index, "data protection officer", "retention ended")
+            );
         }
         other => panic!("entry {index}: {other:?}"),
     };
@@ -198,7 +201,8 @@ async fn a_backup_that_shares_a_file_keeps_its_bytes() {
     let statements = node.issue_many(256, &id(2)).await;
     node.ledger.checkpoint().await.unwrap();
     node.ledger.publish().await.unwrap();
-    let (bundle, copy) = (node.directory.path().join("ledger/tile/entries/000"), node.directory.path().join("copy"));
+    let (bundle, copy) =
+        (node.directory.path().join("ledger/tile/entries/000"), node.directory.path().join("copy"));
     fs::hard_link(&bundle, &copy).unwrap();
     let before = fs::read(&copy).unwrap();
     redact(&node, 9, &statements[9]).await.unwrap();

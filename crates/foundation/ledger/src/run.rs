@@ -161,7 +161,14 @@ impl Run {
         let mut header = [0; 32];
         reader.read_exact(&mut header)?;
         let span = self.name.span(block).ok_or_else(|| damaged("the lookup run's numbers are too large"))?;
-        Ok(Scan { reader, left: self.count, span, last: None, checksum: crc32c::crc32c(&header), ended: false })
+        Ok(Scan {
+            reader,
+            left: self.count,
+            span,
+            last: None,
+            checksum: crc32c::crc32c(&header),
+            ended: false,
+        })
     }
 }
 
@@ -301,7 +308,9 @@ pub(crate) fn merge(
         let mut least: Option<(usize, Record)> = None;
         for (at, source) in sources.iter_mut().enumerate() {
             match source.peek() {
-                Some(Ok(record)) if least.is_none_or(|(_, least)| *record < least) => least = Some((at, *record)),
+                Some(Ok(record)) if least.is_none_or(|(_, least)| *record < least) => {
+                    least = Some((at, *record))
+                }
                 Some(Err(_)) => {
                     ended = true;
                     return source.next();

@@ -70,7 +70,8 @@ fn every_flipped_byte_and_every_cut_is_noticed() {
     longer.push(0);
     assert!(check(&longer).is_err());
     // Order and span are checked beside the checksum.
-    for records in [[record(2, 4), record(1, 4)], [record(1, 5), record(1, 4)], [record(1, 4), record(1, 4)]] {
+    for records in [[record(2, 4), record(1, 4)], [record(1, 5), record(1, 4)], [record(1, 4), record(1, 4)]]
+    {
         assert!(check(&bytes(name, &records)).unwrap_err().to_string().contains("order"));
     }
     assert!(check(&bytes(name, &[record(1, 8)])).unwrap_err().to_string().contains("outside"));
@@ -99,7 +100,8 @@ fn a_wrong_count_is_not_written() {
 }
 
 fn records() -> impl Strategy<Value = Vec<Record>> {
-    let values = prop_oneof![Just(0), Just(u64::MAX), any::<u64>(), 0..50_u64, (0..9_u64).prop_map(|n| n << 60)];
+    let values =
+        prop_oneof![Just(0), Just(u64::MAX), any::<u64>(), 0..50_u64, (0..9_u64).prop_map(|n| n << 60)];
     prop::collection::vec((values, 0..1_000_u64), 0..1_500).prop_map(|pairs| {
         let mut records: Vec<_> = pairs.into_iter().map(|(value, index)| record(value, index)).collect();
         records.sort();

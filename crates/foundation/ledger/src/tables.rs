@@ -88,7 +88,11 @@ pub(crate) fn entries(r: &impl Read, index: u64, limit: usize) -> Result<Vec<Vec
 }
 
 /// The highest number on a channel, and the digest of that statement.
-pub(crate) fn head(r: &impl Read, issuer: &str, audience: &str) -> Result<Option<(u64, Digest)>, LedgerError> {
+pub(crate) fn head(
+    r: &impl Read,
+    issuer: &str,
+    audience: &str,
+) -> Result<Option<(u64, Digest)>, LedgerError> {
     r.get(&HEAD, &channel_key(issuer, audience))?.map(|row| read_head(&row)).transpose()
 }
 
@@ -104,7 +108,10 @@ pub(crate) fn put_head(
 }
 
 /// What the next statement on a channel with that head carries.
-pub(crate) fn next_on_channel(head: Option<(u64, Digest)>, audience: &str) -> Result<ChannelHead, LedgerError> {
+pub(crate) fn next_on_channel(
+    head: Option<(u64, Digest)>,
+    audience: &str,
+) -> Result<ChannelHead, LedgerError> {
     let Some((seq, prev)) = head else { return Ok(ChannelHead::START) };
     let seq = seq.checked_add(1).ok_or_else(|| LedgerError::ChannelFull { audience: audience.to_owned() })?;
     Ok(ChannelHead { seq, prev })
@@ -124,8 +131,8 @@ pub(crate) fn read_channel(row: &Row) -> Result<(String, String, u64, Digest), L
 
 fn read_head(row: &[u8]) -> Result<(u64, Digest), LedgerError> {
     let (seq, digest) = row.split_at_checked(8).unwrap_or_default();
-    let digest =
-        Digest::from_slice(digest).ok_or(LedgerError::Damaged { what: "the head of a channel is malformed" })?;
+    let digest = Digest::from_slice(digest)
+        .ok_or(LedgerError::Damaged { what: "the head of a channel is malformed" })?;
     Ok((number(seq)?, digest))
 }
 

@@ -40,14 +40,48 @@ fn the_specifications_example_of_70_000_entries() {
 #[test]
 fn other_texts_are_no_paths() {
     for text in [
-        "", "/", "checkpoint/", "/checkpoint", "Checkpoint", "tile", "tile/", "tile/0", "tile/0/", "tile/0/0",
-        "tile/0/00", "tile/0/0000", "tile/00/000", "tile/+1/000", "tile/64/000", "tile/-1/000", "tile//000",
-        "tile/0/x000/005", "tile/0/x001/x234/x067", "tile/0/001/000", "tile/0/X001/000", "tile/0/x1/000",
-        "tile/0/000.p", "tile/0/000.p/", "tile/0/000.p/0", "tile/0/000.p/256", "tile/0/000.p/01",
-        "tile/0/000.p/1.p/1", "tile/0/000.p/1/", "tile/0/x001.p/1/000", "tile/0/../0/000", "tile/0/000/..",
-        "tile/entries/../checkpoint", "tile/entries/", "tile/entries/x000", "tile/0/٣٣٣", "tile/0/000 ",
-        "tile/0/000\0", "tile/0/x018/x446/x744/x073/x709/x551/616", "tile/0/x999/x999/x999/x999/x999/x999/999",
-        "tile/data/000", "redacted/entries/000",
+        "",
+        "/",
+        "checkpoint/",
+        "/checkpoint",
+        "Checkpoint",
+        "tile",
+        "tile/",
+        "tile/0",
+        "tile/0/",
+        "tile/0/0",
+        "tile/0/00",
+        "tile/0/0000",
+        "tile/00/000",
+        "tile/+1/000",
+        "tile/64/000",
+        "tile/-1/000",
+        "tile//000",
+        "tile/0/x000/005",
+        "tile/0/x001/x234/x067",
+        "tile/0/001/000",
+        "tile/0/X001/000",
+        "tile/0/x1/000",
+        "tile/0/000.p",
+        "tile/0/000.p/",
+        "tile/0/000.p/0",
+        "tile/0/000.p/256",
+        "tile/0/000.p/01",
+        "tile/0/000.p/1.p/1",
+        "tile/0/000.p/1/",
+        "tile/0/x001.p/1/000",
+        "tile/0/../0/000",
+        "tile/0/000/..",
+        "tile/entries/../checkpoint",
+        "tile/entries/",
+        "tile/entries/x000",
+        "tile/0/٣٣٣",
+        "tile/0/000 ",
+        "tile/0/000\0",
+        "tile/0/x018/x446/x744/x073/x709/x551/616",
+        "tile/0/x999/x999/x999/x999/x999/x999/999",
+        "tile/data/000",
+        "redacted/entries/000",
     ] {
         assert_eq!(text.parse::<FilePath>(), Err(NotAPath), "{text:?}");
     }
@@ -79,7 +113,10 @@ fn bundles() {
     }
     let bundle = Bundle::decode(bytes.clone(), 3).unwrap();
     assert_eq!(bundle.entries().collect::<Vec<_>>(), entries);
-    assert_eq!((bundle.entry(0), bundle.entry(1), bundle.entry(3)), (Some(entries[0]), Some(entries[1]), None));
+    assert_eq!(
+        (bundle.entry(0), bundle.entry(1), bundle.entry(3)),
+        (Some(entries[0]), Some(entries[1]), None)
+    );
     assert_eq!(encode_bundle([&[0; 65_536][..]]), None);
 }
 

@@ -1,7 +1,9 @@
 //! The index: every row that is not resident, in sled, together with how far it has followed the journal.
 //!
-//! sled is never trusted for durability. All rows lie in one tree, so that one batch moves the index from one
-//! commit to the next. Each index has a directory `index/<generation>` of its own: a new one can be built beside
+//! sled is never trusted for durability. All rows lie in one tree, in which the standing is written after the rows
+//! it stands for: an index whose process was killed in between holds some rows of later transactions, and applying
+//! these once more changes nothing. sled's batches are not used: what they replace is freed only slowly, and memory
+//! grows without bound under many of them. Each index has a directory `index/<generation>` of its own: a new one can be built beside
 //! the one in use. Where there are several, the lowest is the one that was in use.
 
 use std::borrow::Cow;
@@ -64,9 +66,11 @@ const LAYOUT: u8 = 1;
 const CACHE_BYTES: u64 = 32 * 1024 * 1024;
 const MARKER: &str = "index.open";
 const BROKEN: &str = "broken";
-/// Rows applied at once while catching up or building, and their bytes.
-const BATCH_ROWS: usize = 10_000;
-const BATCH_BYTES: usize = 16 * 1024 * 1024;
+/// Rows collected before they are applied while catching up, and their bytes.
+const COLLECTED_ROWS: usize = 10_000;
+const COLLECTED_BYTES: usize = 16 * 1024 * 1024;
+/// How many rows are built between two questions whether to go on.
+const ROWS_PER_QUESTION: usize = 1024;
 
 impl IndexPlace {
     pub(crate) fn new(store: &Path, disk: &Disk) -> Self {
@@ -144,7 +148,7 @@ impl IndexPlace {
         };
         segment::replay(segments, after, |group| {
             bytes = collect(&mut pending, group, &mut reached).saturating_add(bytes);
-            if pending.len() < BATCH_ROWS && bytes < BATCH_BYTES {
+            if pending.len() < COLLECTED_ROWS && bytes < COLLECTED_BYTES {
                 return Ok(());
             }
             bytes = 0;
@@ -346,31 +350,18 @@ impl IndexPlace {
 
     /// Takes over all rows of a snapshot but the resident ones. The index does not yet say what it holds.
     fn load(&self, index: &Index, base: &Snapshot, go_on: &dyn Fn() -> bool) -> Result<(), Interrupted> {
-        let mut batch = sled::Batch::default();
-        let (mut count, mut bytes) = (0_usize, 0_usize);
         let mut rows = base.all_rows()?;
-        loop {
-            let row = rows.next()?;
-            let is_end = row.is_none();
-            if let Some(row) = row.filter(|row| !row.is_resident)
-                && let Some(value) = row.value
-            {
-                count = count.saturating_add(1);
-                bytes = bytes.saturating_add(row.row_key.len()).saturating_add(value.len());
-                batch.insert(row.row_key, value);
+        let mut count = 0_usize;
+        while let Some(row) = rows.next()? {
+            count = count.wrapping_add(1);
+            if count.is_multiple_of(ROWS_PER_QUESTION) && !go_on() {
+                return Err(Interrupted::Stopped);
             }
-            if is_end || count >= BATCH_ROWS || bytes >= BATCH_BYTES {
-                if !go_on() {
-                    return Err(Interrupted::Stopped);
-                }
-                let full = std::mem::take(&mut batch);
-                guarded(|| index.rows.apply_batch(full)).map_err(|why| self.unusable(why))?;
-                (count, bytes) = (0, 0);
-            }
-            if is_end {
-                return Ok(());
+            if !row.is_resident {
+                guarded(|| index.write(&row.row_key, row.value)).map_err(|why| self.unusable(why))?;
             }
         }
+        Ok(())
     }
 
     fn open_generation(&self, generation: u64) -> Result<Index, OpenError> {
@@ -441,24 +432,29 @@ impl Index {
         })
     }
 
-    /// Moves the index on, all at once.
+    /// Moves the index on. Whoever reads meanwhile sees some of it.
     pub(crate) fn apply(
         &self,
         changes: impl Iterator<Item = (Vec<u8>, Option<Vec<u8>>)>,
         standing: Standing,
     ) -> Result<(), StoreError> {
-        let mut batch = sled::Batch::default();
-        for (row_key, value) in changes {
-            match value {
-                Some(value) => batch.insert(row_key, value),
-                None => batch.remove(row_key),
-            }
-        }
         let mut bytes = vec![LAYOUT];
         bytes.extend_from_slice(&standing.identity);
         bytes.extend_from_slice(&standing.applied.to_be_bytes());
-        batch.insert(STANDING_KEY, bytes);
-        guarded(|| self.rows.apply_batch(batch)).map_err(|reason| StoreError::Index { reason })
+        guarded(|| {
+            for (row_key, value) in changes {
+                self.write(&row_key, value)?;
+            }
+            self.write(STANDING_KEY, Some(bytes))
+        })
+        .map_err(|reason| StoreError::Index { reason })
+    }
+
+    fn write(&self, row_key: &[u8], value: Option<Vec<u8>>) -> sled::Result<()> {
+        match value {
+            Some(value) => self.rows.insert(row_key, value).map(drop),
+            None => self.rows.remove(row_key).map(drop),
+        }
     }
 
     /// Hands everything to the kernel.

@@ -15,10 +15,13 @@ pub(crate) struct Lock {
     _file: DiskFile,
 }
 
+/// The file that is locked.
+pub(crate) const LOCK: &str = "lock";
+
 impl Lock {
     /// Takes a directory that exists.
     pub(crate) fn take(directory: &Path, disk: &Disk) -> Result<Self, OpenError> {
-        let path: PathBuf = directory.join("lock");
+        let path: PathBuf = directory.join(LOCK);
         let mut file = disk.open_or_create(&path).map_err(OpenError::io("open", &path))?;
         match rustix::fs::flock(file.as_file(), FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}

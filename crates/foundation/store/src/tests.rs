@@ -6,6 +6,7 @@ mod disk;
 mod faults;
 mod index;
 mod merges;
+mod offline;
 mod records;
 mod resident;
 mod side_tables;

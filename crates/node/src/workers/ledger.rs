@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
-use huitong_evidence::{MIRRORED_LEAVES, Mirroring};
+use huitong_evidence::{Evidence, MIRRORED_LEAVES, MonitorReport};
+use huitong_grpc::Peers;
 use huitong_ids::NodeId;
 use huitong_ledger::Ledger;
+use tokio::runtime::Handle;
 use tokio::sync::{broadcast, watch};
 use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
 
 use super::{LONGEST_PAUSE, Work, backoff, spawn_each};
 use crate::supervisor::{Stopping, Supervisor};
@@ -97,13 +100,7 @@ async fn monitor(work: &Work, mut arrivals: broadcast::Receiver<NodeId>) -> Resu
         if compares() {
             evidence.compare_late(peers).await.map_err(|error| error.to_string())?;
         }
-        let report = {
-            let (evidence, peers, handle) = (evidence.clone(), peers.clone(), tokio::runtime::Handle::current());
-            tokio::task::spawn_blocking(move || handle.block_on(evidence.monitor_once(&peers)))
-                .await
-                .map_err(|error| error.to_string())?
-                .map_err(|error| error.to_string())?
-        };
+        let report = look_around(evidence, peers).await?;
         // Where there are more ledgers than one round looks at, rounds follow one another faster.
         let rounds = report.remaining.div_ceil(report.logs.len().max(1)).saturating_add(1);
         let pause = work.monitor_interval / u32::try_from(rounds).unwrap_or(u32::MAX);
@@ -119,28 +116,33 @@ async fn monitor(work: &Work, mut arrivals: broadcast::Receiver<NodeId>) -> Resu
     }
 }
 
+/// One round of the monitor. Its future cannot be moved between threads, so it gets a thread of its own, which ends with
+/// the round or when nobody waits for it any more.
+async fn look_around(evidence: &Evidence, peers: &Peers) -> Result<MonitorReport, String> {
+    let (evidence, peers, runtime) = (evidence.clone(), peers.clone(), Handle::current());
+    let stop = CancellationToken::new();
+    let _stopped_when_dropped = stop.clone().drop_guard();
+    let round = move || {
+        runtime.block_on(async {
+            tokio::select! {
+                () = stop.cancelled() => Ok(MonitorReport::default()),
+                report = evidence.monitor_once(&peers) => report.map_err(|error| error.to_string()),
+            }
+        })
+    };
+    tokio::task::spawn_blocking(round).await.map_err(|error| error.to_string())?
+}
+
 /// Fetches the leaf hashes of the ledgers that this node witnesses soon after it has cosigned: what is not here when the
-/// owner of a ledger loses its disk cannot be put back from here.
+/// owner of a ledger loses its disk cannot be put back from here. Where that fails, the monitor tries again.
 async fn mirror(work: &Work) -> Result<(), String> {
     let mut commits = work.evidence.ledger().store().commits();
-    let mut failures = 0_u32;
     loop {
         commits.borrow_and_update();
-        let mirrors = work.evidence.mirror_once(&work.peers, MIRRORED_LEAVES).await;
-        let mirrors = mirrors.map_err(|error| error.to_string())?;
-        eprintln!("MIRRORS {} {failures} {:?}", work.evidence.ledger().node(), mirrors.iter().map(|m| &m.1).collect::<Vec<_>>());
-        let complete = |mirroring: &Mirroring| matches!(mirroring, Mirroring::Complete { .. });
-        failures = match &mirrors[..] {
-            // Nothing is known of a mirror that the monitor is at.
-            [] => failures,
-            mirrors if mirrors.iter().all(|(_, mirroring)| complete(mirroring)) => 0,
-            _ => failures.saturating_add(1),
-        };
+        let mirrored = work.evidence.mirror_once(&work.peers, MIRRORED_LEAVES).await;
+        mirrored.map_err(|error| error.to_string())?;
         sleep(MIRROR_INTERVAL).await;
-        tokio::select! {
-            changed = commits.changed() => changed.map_err(|_| "the store is closed".to_owned())?,
-            () = again_after(failures) => {}
-        }
+        commits.changed().await.map_err(|_| "the store is closed".to_owned())?;
     }
 }
 

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test ends where it fails")]
 
 mod ledger;
+mod maintenance;
 mod sandbox;
 
 use std::os::unix::fs::PermissionsExt as _;

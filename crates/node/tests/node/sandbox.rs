@@ -52,9 +52,15 @@ pub(crate) struct Space {
 
 impl Space {
     pub(crate) async fn new() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    /// One whose registrar is configured a little differently.
+    pub(crate) async fn with(change: impl FnOnce(&mut Config)) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let home = directory.path().join("registrar");
-        let config = function_config(&home);
+        let mut config = function_config(&home);
+        change(&mut config);
         let node = start(config.clone(), sources()).await.unwrap();
         Self { registrar: Node { node, config, directory: home }, directory }
     }

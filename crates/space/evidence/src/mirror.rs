@@ -128,8 +128,9 @@ impl Evidence {
     ) -> Result<Vec<(FollowedLog, Mirroring)>, ServiceError> {
         let mut outcomes = Vec::new();
         for log in self.followed()?.into_iter().filter(|log| log.witnessed) {
-            // What failed is tried again by the monitor, at its pace.
-            if self.is_forked(&log)? || self.row(&log.node)?.mirror_since.is_some() {
+            // What failed is tried again by the monitor, at its pace. A ledger that is proven to have forked is mirrored on:
+            // without the leaves of what this node has cosigned, others cannot prove the fork.
+            if self.row(&log.node)?.mirror_since.is_some() {
                 continue;
             }
             let Some(outcome) = self.mirror_log(peer, &log, kept).await? else { continue };

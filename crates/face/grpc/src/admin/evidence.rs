@@ -12,7 +12,7 @@ use tonic::Status;
 
 use super::work::show_work;
 use super::{AdminServices, MAX_LISTED, Watch};
-use crate::convert::{digest_text, length, node_id};
+use crate::convert::{length, node_id};
 use crate::proto::admin as wire;
 
 const DEFAULT_LOGS: u32 = 30;
@@ -252,15 +252,4 @@ fn log_head(head: LogHead) -> wire::LogHead {
     let LogHead { origin, size, root, cosigned } = head;
     let cosigned_milliseconds = cosigned.map_or(0, |time| time.millis());
     wire::LogHead { origin, size, root: root.to_string(), cosigned_milliseconds }
-}
-
-// STANDIN
-impl AdminServices {
-    pub(super) async fn redact_statement(
-        &self,
-        _: wire::RedactStatementRequest,
-    ) -> Result<wire::RedactStatementResponse, Status> {
-        let _ = digest_text;
-        todo!()
-    }
 }

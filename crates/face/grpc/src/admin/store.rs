@@ -1,10 +1,12 @@
 //! The node's durable memory.
 
+use std::error::Error as _;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::PathBuf;
 
 use huitong_identity::ServiceError;
+use huitong_ledger::LedgerError;
 use huitong_store::{BackupReport, Progress, Unit};
 use tonic::Status;
 
@@ -27,8 +29,9 @@ impl AdminServices {
                 let mut show = |progress: Progress| {
                     steps.send_replace(Some(backup_step(progress)));
                 };
-                let report = ledger.store().backup(&directory, &mut show).map_err(|error| refused(&error))?; // STANDIN
-                Ok(backup_report(report))
+                let size = ledger.size(&ledger.store().view())?;
+                let report = ledger.backup(&directory, &mut show).map_err(backup_error)?;
+                Ok(backup_report(report, size))
             })
         }))
     }
@@ -65,13 +68,14 @@ fn backup_step(progress: Progress) -> wire::BackUpStoreResponse {
     }
 }
 
-fn backup_report(report: BackupReport) -> wire::BackUpStoreResponse {
+fn backup_report(report: BackupReport, ledger_size: u64) -> wire::BackUpStoreResponse {
     let BackupReport { sequence, files: _, bytes, linked: _ } = report;
-    wire::BackUpStoreResponse { sequence, bytes, ..Default::default() }
+    wire::BackUpStoreResponse { sequence, ledger_size, bytes, ..Default::default() }
 }
 
-/// The operator chose the directory and hears what is wrong with it.
-fn refused(error: &(dyn std::error::Error + 'static)) -> ServiceError {
+/// The operator chose the directory, and hears what is wrong with it with all causes.
+fn backup_error(error: LedgerError) -> ServiceError {
+    let LedgerError::Backup(error) = error else { return error.into() };
     let mut reason = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -13,15 +13,15 @@ use huitong_store::disk::Disk;
 use huitong_store::offline::{Finding, Severity};
 use huitong_store::{Progress, Unit};
 
-use super::{Rows, Stopped};
+use super::{Facts, Stopped};
 use crate::about::About;
 use crate::archive::{read_bundle, read_tile};
 use crate::checkpoint::SignedCheckpoint;
 use crate::edge::Edge;
 use crate::error::LedgerError;
 use crate::lookup::Keys;
-use crate::merkle::{leaf_hash, root};
 use crate::mending::file_names;
+use crate::merkle::{leaf_hash, root};
 use crate::place::{self, CHECKPOINT, LOOKUP, UNCONFIRMED};
 use crate::run::{Run, RunName, Sum};
 use crate::tables;
@@ -66,7 +66,13 @@ impl FsckReport {
         self.worst() == Severity::Note
     }
 
-    fn add(&mut self, severity: Severity, place: impl Into<String>, what: impl Into<String>, next_step: &str) {
+    fn add(
+        &mut self,
+        severity: Severity,
+        place: impl Into<String>,
+        what: impl Into<String>,
+        next_step: &str,
+    ) {
         let (place, what, next_step) = (place.into(), what.into(), next_step.to_owned());
         self.findings.push(Finding { severity, place, what, next_step });
     }
@@ -83,17 +89,21 @@ impl FsckReport {
 ///
 /// # Errors
 /// When the rows cannot be read at all; everything else is a finding.
-pub fn fsck(store: &Path, disk: &Disk, progress: &mut dyn FnMut(Progress)) -> Result<FsckReport, LedgerError> {
+pub fn fsck(
+    store: &Path,
+    disk: &Disk,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<FsckReport, LedgerError> {
     let stopped = Stopped::open(store, disk)?;
-    let (about, rows) = (stopped.about()?, stopped.rows()?);
+    let (about, facts) = (stopped.about()?, stopped.facts()?);
     let mut report = FsckReport {
-        size: rows.extent.size,
-        settled: rows.settled,
-        signed: rows.latest.as_ref().map(|latest| latest.checkpoint().size),
-        gaps: rows.gaps.len() as u64,
+        size: facts.extent.size,
+        settled: facts.settled,
+        signed: facts.latest.as_ref().map(|latest| latest.checkpoint().size),
+        gaps: facts.gaps.len() as u64,
         ..FsckReport::default()
     };
-    let check = Check { root: &stopped.root, about: &about, rows: &rows };
+    let check = Check { root: &stopped.root, about: &about, facts: &facts };
     let mut read = check.read_settled(progress)?;
     let leaves = check.read_rows(&stopped, &mut read)?;
     report.findings.append(&mut read.findings);
@@ -110,7 +120,7 @@ pub fn fsck(store: &Path, disk: &Disk, progress: &mut dyn FnMut(Progress)) -> Re
 struct Check<'a> {
     root: &'a Path,
     about: &'a About,
-    rows: &'a Rows,
+    facts: &'a Facts,
 }
 
 /// What was read of some entries.
@@ -160,7 +170,7 @@ impl Said {
 impl Check<'_> {
     /// Reads every bundle and compares it with its tile.
     fn read_settled(&self, progress: &mut dyn FnMut(Progress)) -> Result<Read, LedgerError> {
-        let settled = self.rows.settled;
+        let settled = self.facts.settled;
         let bundles = settled / WIDTH;
         let (next, done) = (AtomicU64::new(0), AtomicU64::new(0));
         let units: Mutex<BTreeMap<u64, Read>> = Mutex::default();
@@ -220,7 +230,12 @@ impl Check<'_> {
         let tile = match read_tile(self.root, 0, number) {
             Ok(tile) => tile,
             Err(error) => {
-                read.finding(Severity::Recoverable, place::tile(self.root, 0, number).display(), error, REBUILD);
+                read.finding(
+                    Severity::Recoverable,
+                    place::tile(self.root, 0, number).display(),
+                    error,
+                    REBUILD,
+                );
                 return;
             }
         };
@@ -235,7 +250,7 @@ impl Check<'_> {
 
     /// The leaf hash of an entry; none if it cannot be known. Notes what it is found by.
     fn read_entry(&self, index: u64, bytes: &[u8], read: &mut Read) -> Option<Digest> {
-        let gap = self.rows.gaps.get(&index);
+        let gap = self.facts.gaps.get(&index);
         let place = || format!("entry {index}");
         let (leaf, keys) = match (bytes.is_empty(), gap) {
             (true, None) => {
@@ -246,12 +261,18 @@ impl Check<'_> {
             (false, gap) => {
                 let leaf = leaf_hash(bytes);
                 if let Some(gap) = gap
-                    && !self.rows.erase.contains(&index)
+                    && !self.facts.erase.contains(&index)
                 {
                     let what = format!("was removed by {} and still has its bytes", gap.who);
-                    read.finding(Severity::Damage, place(), what, "restore the removal's files, or remove it again");
+                    read.finding(
+                        Severity::Damage,
+                        place(),
+                        what,
+                        "restore the removal's files, or remove it again",
+                    );
                 }
-                let statement = Envelope::decode(bytes.to_vec()).and_then(|entry| entry.trusted(&self.about.space));
+                let statement =
+                    Envelope::decode(bytes.to_vec()).and_then(|entry| entry.trusted(&self.about.space));
                 match statement {
                     Ok(statement) => (leaf, Some(Keys::of(&statement))),
                     Err(error) => {
@@ -262,7 +283,7 @@ impl Check<'_> {
             }
         };
         if let Some(keys) = keys {
-            if index < self.rows.settled {
+            if index < self.facts.settled {
                 let sum = read.sums.entry(index / self.about.block).or_default();
                 keys.records(index).for_each(|record| sum.add(record));
             }
@@ -276,11 +297,11 @@ impl Check<'_> {
 
     /// Reads the entries that are not settled, and gives their leaf hashes.
     fn read_rows(&self, stopped: &Stopped, read: &mut Read) -> Result<Vec<Digest>, LedgerError> {
-        let view = stopped.view();
+        let view = &stopped.view;
         let mut leaves = Vec::new();
-        let mut next = self.rows.settled;
-        while next < self.rows.extent.size {
-            let page = match tables::entries(&view, next, PAGE) {
+        let mut next = self.facts.settled;
+        while next < self.facts.extent.size {
+            let page = match tables::entries(view, next, PAGE) {
                 Ok(page) if !page.is_empty() => page,
                 Ok(_) | Err(LedgerError::Damaged { .. }) => {
                     read.finding(Severity::Damage, format!("entry {next}"), "is missing", RESTORE);
@@ -300,10 +321,10 @@ impl Check<'_> {
     /// or its tile was altered.
     fn roots(&self, read: &Read, leaves: &[Digest], report: &mut FsckReport) -> Result<(), LedgerError> {
         let Some(rows) = read.rows() else { return Ok(()) };
-        let signed = self.rows.latest.as_ref().map(SignedCheckpoint::checkpoint);
+        let signed = self.facts.latest.as_ref().map(SignedCheckpoint::checkpoint);
         let fits = match signed {
-            Some(signed) if signed.size > self.rows.extent.size => {
-                let what = format!("is of {} entries, the log has {}", signed.size, self.rows.extent.size);
+            Some(signed) if signed.size > self.facts.extent.size => {
+                let what = format!("is of {} entries, the log has {}", signed.size, self.facts.extent.size);
                 report.add(Severity::Damage, "newest checkpoint", what, RESTORE);
                 return Ok(());
             }
@@ -338,7 +359,7 @@ impl Check<'_> {
 
     fn upper_tiles(&self, rows: &[Vec<Digest>], report: &mut FsckReport) {
         for (level, row) in (1_u8..).zip(rows) {
-            for (number, hashes) in (0..full_tiles(level, self.rows.settled)).zip(row.chunks(256)) {
+            for (number, hashes) in (0..full_tiles(level, self.facts.settled)).zip(row.chunks(256)) {
                 report.tiles = report.tiles.saturating_add(1);
                 let what = match read_tile(self.root, level, number) {
                     Ok(tile) if tile == hashes => continue,
@@ -353,7 +374,7 @@ impl Check<'_> {
 
     /// The root of the first `size` entries, which are at least the settled ones.
     fn root_over(&self, rows: &[Vec<Digest>], leaves: &[Digest], size: u64) -> Result<Digest, LedgerError> {
-        let settled = self.rows.settled;
+        let settled = self.facts.settled;
         let open = (1_u8..)
             .zip(rows)
             .map(|(level, row)| {
@@ -385,7 +406,7 @@ impl Check<'_> {
         report: &mut FsckReport,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<(), LedgerError> {
-        let (block, settled) = (self.about.block, self.rows.settled);
+        let (block, settled) = (self.about.block, self.facts.settled);
         let mut names: Vec<RunName> = Vec::new();
         for file in file_names(&self.root.join(LOOKUP))? {
             match RunName::parse(&file) {
@@ -400,7 +421,12 @@ impl Check<'_> {
         names.sort_by_key(|name| (name.span(block).map(|span| span.start), std::cmp::Reverse(name.level)));
         let mut next = 0;
         for (done, name) in (0_u64..).zip(&names) {
-            progress(Progress { step: "check lookup runs", done, total: names.len() as u64, unit: Unit::Files });
+            progress(Progress {
+                step: "check lookup runs",
+                done,
+                total: names.len() as u64,
+                unit: Unit::Files,
+            });
             let Some(span) = name.span(block) else { continue };
             let place = format!("{LOOKUP}/{}", name.file());
             if span.end <= next {
@@ -444,11 +470,12 @@ impl Check<'_> {
     }
 
     fn gaps(&self, report: &mut FsckReport) {
-        for index in self.rows.gaps.range(self.rows.extent.size..).map(|(index, _)| index).take(LISTED) {
+        for index in self.facts.gaps.range(self.facts.extent.size..).map(|(index, _)| index).take(LISTED) {
             report.add(Severity::Damage, format!("gap {index}"), "lies behind the end of the log", RESTORE);
         }
-        if !self.rows.erase.is_empty() {
-            let what = format!("{} removed entries are still to be taken out of files", self.rows.erase.len());
+        if !self.facts.erase.is_empty() {
+            let what =
+                format!("{} removed entries are still to be taken out of files", self.facts.erase.len());
             report.add(Severity::Note, "removals", what, "the node does it soon after its next start");
         }
         if self.root.join(UNCONFIRMED).exists() {
@@ -459,16 +486,17 @@ impl Check<'_> {
 
     /// Numbers of this node's own channels have no holes, and no channel's head lies below what was said on it.
     fn channels(&self, read: &Read, report: &mut FsckReport) {
-        let lost = self.rows.gaps.values().any(|gap| gap.removed.is_none());
+        let lost = self.facts.gaps.values().any(|gap| gap.removed.is_none());
         for ((issuer, audience), said) in &read.channels {
             let place = format!("channel {issuer} to {audience}");
-            let head = self.rows.heads.get(&(issuer.clone(), audience.clone())).copied();
+            let head = self.facts.heads.get(&(issuer.clone(), audience.clone())).copied();
             if head.is_none_or(|head| head < said.highest) {
                 let what = format!("number {} was used, its head says {head:?}", said.highest);
                 report.add(Severity::Damage, place.clone(), what, RESTORE);
             }
             if *issuer == self.about.node && !said.is_whole() {
-                let what = format!("{} statements up to number {}: there are holes", said.count, said.highest);
+                let what =
+                    format!("{} statements up to number {}: there are holes", said.count, said.highest);
                 let (severity, next_step) = if lost {
                     (Severity::Note, "the lost entries of this log explain it")
                 } else {
@@ -491,11 +519,19 @@ impl Check<'_> {
         let published = published.checkpoint();
         let signed = report.signed.unwrap_or(0);
         if published.origin != self.about.origin || published.size > signed {
-            let what = format!("is of {} at size {}, newer than what was signed here", published.origin, published.size);
-            report.add(Severity::Damage, CHECKPOINT, what, "the rows are older than the files: restore both together");
+            let what = format!(
+                "is of {} at size {}, newer than what was signed here",
+                published.origin, published.size
+            );
+            report.add(
+                Severity::Damage,
+                CHECKPOINT,
+                what,
+                "the rows are older than the files: restore both together",
+            );
             return Ok(());
         }
-        if published.size >= self.rows.settled
+        if published.size >= self.facts.settled
             && let Some(rows) = read.rows()
             && self.root_over(&rows, leaves, published.size)? != published.root
         {

@@ -37,32 +37,33 @@ pub fn export(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<u64, LedgerError> {
     let stopped = Stopped::open(store, disk)?;
-    let (about, rows, view) = (stopped.about()?, stopped.rows()?, stopped.view());
-    let size = rows.extent.size;
+    let (about, facts, view) = (stopped.about()?, stopped.facts()?, &stopped.view);
+    let size = facts.extent.size;
     let mut write = |index: u64, bytes: &[u8]| -> Result<(), LedgerError> {
         if index.is_multiple_of(REPORTED) {
             progress(Progress { step: "export", done: index, total: size, unit: Unit::Entries });
         }
         let line = if bytes.is_empty() {
-            let gap = rows.gaps.get(&index).ok_or(LedgerError::Damaged {
-                what: "an entry is empty and nothing says who removed it",
-            })?;
+            let gap = facts
+                .gaps
+                .get(&index)
+                .ok_or(LedgerError::Damaged { what: "an entry is empty and nothing says who removed it" })?;
             gap_line(gap)
         } else {
             line(index, bytes, &about.space)?
         };
         writeln!(out, "{line}").map_err(LedgerError::file("write the export of", &stopped.root))
     };
-    for number in 0..rows.settled / WIDTH {
+    for number in 0..facts.settled / WIDTH {
         let bundle = read_bundle(&stopped.root, number)?;
         for (index, bytes) in (number.saturating_mul(WIDTH)..).zip(bundle.entries()) {
             // A removal whose file was not rewritten yet counts.
-            write(index, if rows.gaps.contains_key(&index) { &[] } else { bytes })?;
+            write(index, if facts.gaps.contains_key(&index) { &[] } else { bytes })?;
         }
     }
-    let mut next = rows.settled;
+    let mut next = facts.settled;
     while next < size {
-        let page = tables::entries(&view, next, PAGE)?;
+        let page = tables::entries(view, next, PAGE)?;
         if page.is_empty() {
             return Err(LedgerError::Damaged { what: "the row of an entry is missing" });
         }

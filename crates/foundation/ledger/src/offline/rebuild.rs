@@ -22,9 +22,9 @@ use crate::tiles::{HEIGHT, WIDTH, full_tiles};
 /// call, makes what is missing then.
 pub fn rebuild(store: &Path, disk: &Disk, progress: &mut dyn FnMut(Progress)) -> Result<u64, LedgerError> {
     let stopped = Stopped::open(store, disk)?;
-    let (about, rows, view) = (stopped.about()?, stopped.rows()?, stopped.view());
-    let (block, settled) = (about.block, rows.settled);
-    let mender = Mender { place: &stopped.place, view: &view, space: &about.space, block, settled };
+    let (about, facts, view) = (stopped.about()?, stopped.facts()?, &stopped.view);
+    let (block, settled) = (about.block, facts.settled);
+    let mender = Mender { place: &stopped.place, view, space: &about.space, block, settled };
     let lookup = stopped.root.join(LOOKUP);
     for file in file_names(&lookup)? {
         stopped.place.remove(&lookup.join(file))?;
@@ -50,7 +50,12 @@ pub fn rebuild(store: &Path, disk: &Disk, progress: &mut dyn FnMut(Progress)) ->
         let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
         for worker in workers {
             while !worker.is_finished() {
-                let step = Progress { step: "read entries", done: done.load(Ordering::Relaxed), total: settled, unit: Unit::Entries };
+                let step = Progress {
+                    step: "read entries",
+                    done: done.load(Ordering::Relaxed),
+                    total: settled,
+                    unit: Unit::Entries,
+                };
                 progress(step);
                 thread::park_timeout(std::time::Duration::from_millis(100));
             }

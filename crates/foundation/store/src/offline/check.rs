@@ -80,7 +80,8 @@ impl Check<'_> {
             match checked {
                 Ok(snapshot) => whole.push(snapshot),
                 Err(error) => {
-                    let next = "start the node: it uses an older snapshot and the journal, and makes a new one";
+                    let next =
+                        "start the node: it uses an older snapshot and the journal, and makes a new one";
                     self.find_error(Severity::Recoverable, error, next)?;
                 }
             }
@@ -248,9 +249,11 @@ impl Check<'_> {
         let looked = match place.open_as_it_is().map_err(OpenError::io("open", &directory))? {
             Ok(looked) => looked,
             Err(why) => {
-                let severity =
-                    if self.report.last_sequence == 0 { Severity::Note } else { Severity::Recoverable };
-                self.find(severity, directory.display(), why, AT_THE_START);
+                let (severity, next) = match self.report.last_sequence {
+                    0 => (Severity::Note, "nothing: the next start makes it"),
+                    _ => (Severity::Recoverable, AT_THE_START),
+                };
+                self.find(severity, directory.display(), why, next);
                 return self.count(journal);
             }
         };
@@ -373,12 +376,7 @@ impl Check<'_> {
     }
 
     /// Turns what does not check into a finding. Other errors stay errors.
-    fn find_error(
-        &mut self,
-        severity: Severity,
-        error: OpenError,
-        next_step: &str,
-    ) -> Result<(), OpenError> {
+    fn find_error(&mut self, severity: Severity, error: OpenError, next_step: &str) -> Result<(), OpenError> {
         match error {
             OpenError::Damaged { segment: file, offset, why }
             | OpenError::Snapshot { snapshot: file, offset, why } => {

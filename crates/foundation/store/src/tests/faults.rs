@@ -11,7 +11,7 @@ use crate::snapshot::{self, Checked, Snapshot};
 const BEFORE: u64 = 9;
 const MORE: u64 = 4;
 
-fn copy_tree(from: &Path, to: &Path) {
+pub(super) fn copy_tree(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let path = entry.unwrap().path();

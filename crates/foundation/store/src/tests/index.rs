@@ -4,6 +4,7 @@ use std::fs;
 
 use super::*;
 use crate::history;
+use crate::index::{Index, Standing};
 
 /// Where the index lies until it is replaced by another.
 const INDEX: &str = "index/000001";
@@ -111,6 +112,31 @@ async fn an_index_behind_the_journal_catches_up() {
         assert_eq!((report.replayed, report.records, report.rebuilt.clone()), (2, 5, None));
     }
     check(dir.path(), None);
+}
+
+/// What a kill leaves between the rows of a group and the standing behind them.
+#[tokio::test]
+async fn an_index_that_holds_more_than_it_says_comes_to_the_same() {
+    let dir = sample().await;
+    let store = open(dir.path());
+    commit(&store, |tx| tx.delete(&KEPT, b"a")).await;
+    put(&store, PLAIN, "b", "4").await;
+    commit(&store, |tx| tx.delete(&PLAIN, b"b")).await;
+    put(&store, KEPT, "a", "2").await;
+    put(&store, PLAIN, "b", "3").await;
+    let before = history(&store.view(), &KEPT, b"a", 9).unwrap();
+    store.close().await;
+    let index = Index::open(&dir.path().join(INDEX), 1).unwrap();
+    let standing = index.standing().unwrap().unwrap();
+    assert_eq!(standing.applied, 8);
+    index.apply(std::iter::empty(), Standing { applied: 3, ..standing }).unwrap();
+    drop(index);
+
+    let store = open(dir.path());
+    assert_eq!((store.opening().replayed, store.opening().rebuilt.clone()), (5, None));
+    assert_eq!(all(&store.view(), KEPT), pairs(&[("a", "2")]));
+    assert_eq!(all(&store.view(), PLAIN), pairs(&[("b", "3")]));
+    assert_eq!(history(&store.view(), &KEPT, b"a", 9).unwrap(), before);
 }
 
 #[tokio::test]

@@ -1,0 +1,115 @@
+//! Running a list of operations, and making a failing one short.
+
+use std::ops::RangeInclusive;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::operation::{Operation, Witnesses, draw, witnesses};
+use crate::settling::Ending;
+use crate::space::Space;
+use crate::world::{Violation, World};
+
+/// Attempts at making a failing list shorter.
+const ATTEMPTS: usize = 200;
+
+/// What a simulation begins with.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    pub(crate) seed: u64,
+    pub(crate) witnesses: Witnesses,
+    pub(crate) operations: Vec<Operation>,
+}
+
+impl Plan {
+    pub(crate) fn of_seed(seed: u64, steps: usize) -> Self {
+        Self { seed, witnesses: witnesses(seed), operations: draw(seed, steps) }
+    }
+}
+
+/// Runs every seed; panics at the first that fails, with the shortest list of operations that does, too.
+pub(crate) fn check_seeds(seeds: RangeInclusive<u64>, steps: usize) {
+    let space = Space::shared();
+    let began = Instant::now();
+    let mut endings = Vec::new();
+    for seed in seeds {
+        let plan = Plan::of_seed(seed, steps);
+        match run(&space, &plan) {
+            (_, Ok(ending)) => endings.push(ending),
+            (trace, Err(violation)) => fail(&space, plan, &trace, &violation),
+        }
+    }
+    let count = |which: fn(&Ending) -> bool| endings.iter().filter(|ending| which(ending)).count();
+    println!(
+        "{} runs in {:?}: {} with a node put back, {} of them stuck, {} with lost entries; {} liars caught; at most {:?} rounds to rest",
+        endings.len(),
+        began.elapsed(),
+        count(|ending| ending.restored),
+        count(|ending| ending.stuck),
+        count(|ending| ending.lost > 0),
+        count(|ending| ending.caught),
+        endings.iter().map(|ending| ending.rounds).max(),
+    );
+}
+
+/// Runs one plan: what was done, and what came of it all.
+pub(crate) fn run(space: &Arc<Space>, plan: &Plan) -> (Vec<String>, Result<Ending, Violation>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut world = match World::new(Arc::clone(space), plan.seed, plan.witnesses) {
+            Ok(world) => world,
+            Err(violation) => return (Vec::new(), Err(violation)),
+        };
+        let outcome = everything(&mut world, &plan.operations).await;
+        let trace = std::mem::take(&mut world.trace);
+        world.close().await;
+        (trace, outcome)
+    })
+}
+
+async fn everything(world: &mut World, operations: &[Operation]) -> Result<Ending, Violation> {
+    for operation in operations {
+        world.act(*operation).await.map_err(|violation| format!("{violation} (at {operation:?})"))?;
+    }
+    world.settle().await
+}
+
+/// Without panicking.
+fn violation_of(space: &Arc<Space>, plan: &Plan) -> Option<Violation> {
+    match catch_unwind(AssertUnwindSafe(|| run(space, plan).1)) {
+        Ok(outcome) => outcome.err(),
+        Err(_) => Some("panicked".to_owned()),
+    }
+}
+
+fn fail(space: &Arc<Space>, plan: Plan, trace: &[String], violation: &str) -> ! {
+    let seed = plan.seed;
+    for line in trace {
+        println!("{line}");
+    }
+    println!("seed {seed}: {violation}");
+    let (short, violation) = shortened(space, plan, violation);
+    println!("the shortest:\n{}", run(space, &short).0.join("\n"));
+    panic!("seed {seed}, {:?}: {violation}\n{:#?}", short.witnesses, short.operations);
+}
+
+/// Leaves out what is not needed for some violation: halves first, then single operations.
+fn shortened(space: &Arc<Space>, mut plan: Plan, violation: &str) -> (Plan, Violation) {
+    let mut violation = violation.to_owned();
+    let mut attempts = 0;
+    let mut width = plan.operations.len().div_ceil(2);
+    while width > 0 && attempts < ATTEMPTS {
+        let mut first = 0;
+        while first < plan.operations.len() && attempts < ATTEMPTS {
+            let mut shorter = plan.clone();
+            shorter.operations.drain(first..plan.operations.len().min(first + width));
+            attempts += 1;
+            match violation_of(space, &shorter) {
+                Some(other) => (plan, violation) = (shorter, other),
+                None => first += width,
+            }
+        }
+        width = if width == 1 { 0 } else { width.div_ceil(2) };
+    }
+    (plan, violation)
+}
