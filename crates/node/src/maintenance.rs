@@ -10,13 +10,15 @@ use std::path::Path;
 
 use huitong_ledger::{LedgerError, offline as ledger};
 use huitong_proof::Timestamp;
-use huitong_store::disk::Disk;
-use huitong_store::offline as store;
 use huitong_store::OpenError;
 use huitong_store::backup::BackupError;
+use huitong_store::disk::Disk;
+use huitong_store::offline as store;
 
 pub use huitong_ledger::offline::{FileStats, FsckReport as LedgerCheck, Stats as LedgerStats};
-pub use huitong_store::offline::{Finding, FsckReport as StoreCheck, Severity, Stats as StoreStats, TableStats};
+pub use huitong_store::offline::{
+    Finding, FsckReport as StoreCheck, Severity, Stats as StoreStats, TableStats,
+};
 pub use huitong_store::{BackupReport, Progress, Unit};
 
 /// What a check of store and ledger found.
@@ -136,7 +138,9 @@ impl Class {
     fn of_store(error: &OpenError) -> Self {
         match error {
             OpenError::Locked { .. } => Self::Locked,
-            OpenError::Damaged { .. } | OpenError::Snapshot { .. } | OpenError::Version { .. } => Self::Damaged,
+            OpenError::Damaged { .. } | OpenError::Snapshot { .. } | OpenError::Version { .. } => {
+                Self::Damaged
+            }
             OpenError::Io { .. } | OpenError::Index { .. } => Self::System,
         }
     }
@@ -235,7 +239,10 @@ pub fn restore(
 ) -> Result<BackupReport, MaintenanceError> {
     if let Some(above) = directory.parent() {
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(above);
-        made.map_err(|source| MaintenanceError::Directory { directory: above.display().to_string(), source })?;
+        made.map_err(|source| MaintenanceError::Directory {
+            directory: above.display().to_string(),
+            source,
+        })?;
     }
     let note = format!("at {now}\nfrom {}", from.display());
     Ok(store::restore(from, directory, &note, &Disk::real(), progress)?)

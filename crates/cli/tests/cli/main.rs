@@ -2,7 +2,11 @@
 
 // Always true here: it tells clippy that helpers of tests may unwrap too.
 #[cfg(test)]
+mod backup;
+#[cfg(test)]
 mod demo;
+#[cfg(test)]
+mod document;
 #[cfg(test)]
 mod killing;
 mod mistakes;
@@ -12,6 +16,8 @@ mod quickstart;
 mod receipts;
 #[cfg(test)]
 mod starting;
+#[cfg(test)]
+mod store;
 #[cfg(test)]
 mod support;
 

@@ -97,7 +97,7 @@ fn without_the_consumers_log(receipt: &[u8]) -> Vec<u8> {
 #[test]
 fn no_byte_can_change_unnoticed() {
     let (receipt, trust) = (Demo::shared().receipt(), trust());
-    assert_eq!(verify(&receipt, &trust).outcome(), Outcome::Valid);
+    assert_eq!(verify(&receipt, &trust, None).outcome(), Outcome::Valid);
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
     std::thread::scope(|scope| {
         for thread in 0..threads {
@@ -107,7 +107,7 @@ fn no_byte_can_change_unnoticed() {
                     let mut changed = receipt.clone();
                     // Another bit in each place, so that all eight are covered.
                     changed[position] ^= 1 << (position % 8);
-                    let report = verify(&changed, trust);
+                    let report = verify(&changed, trust, None);
                     assert_ne!(report.outcome(), Outcome::Valid, "byte {position}");
                     assert!(!report.problems.is_empty() && report.facts.is_none(), "byte {position}");
                 }
@@ -120,7 +120,7 @@ fn no_byte_can_change_unnoticed() {
 fn no_prefix_is_a_receipt() {
     let (receipt, trust) = (Demo::shared().receipt(), trust());
     for length in 0..receipt.len() {
-        let outcome = verify(&receipt[..length], &trust).outcome();
+        let outcome = verify(&receipt[..length], &trust, None).outcome();
         assert_eq!(outcome, Outcome::Unreadable, "{length} bytes");
     }
 }

@@ -2,7 +2,12 @@
 //! --example rates -- DIRECTORY [ENTRIES]`. A directory that exists is only
 //! checked.
 
-#![expect(clippy::print_stdout, clippy::unwrap_used, reason = "it prints, and stops when something is wrong")]
+#![expect(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "it prints, and stops when something is wrong"
+)]
 
 use std::path::PathBuf;
 use std::sync::Arc;

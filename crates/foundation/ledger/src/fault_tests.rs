@@ -141,8 +141,7 @@ async fn walk(fault: Fault, only: Option<Operation>, first: u64, step: usize) {
     let removed = entries[REMOVED as usize].as_ref().unwrap();
     #[expect(clippy::disallowed_methods, reason = "the long walk tries every operation with every fault")]
     let (first, step) = if std::env::var("HUITONG_ALL_FAULTS").is_ok() { (1, 1) } else { (first, step) };
-    let mut reached = 0;
-    for at in (first..).step_by(step) {
+    for (reached, at) in (first..).step_by(step).enumerate() {
         let what = format!("{fault:?} at {at}");
         let directory = Arc::new(in_memory());
         copy_directory(base.path(), directory.path());
@@ -161,7 +160,6 @@ async fn walk(fault: Fault, only: Option<Operation>, first: u64, step: usize) {
             assert!(reached > 20 / step, "only {reached} operations were walked");
             return;
         }
-        reached += 1;
         check(directory, &entries, &told, &what).await;
     }
 }

@@ -345,7 +345,8 @@ async fn proofs_reuse_a_checkpoint_that_covers_them() {
 
 #[tokio::test]
 async fn a_damaged_log_signs_nothing() {
-    let damage: [fn(&mut Tx<'_>) -> Result<(), LedgerError>; 2] = [
+    type Damage = fn(&mut Tx<'_>) -> Result<(), LedgerError>;
+    let damage: [Damage; 2] = [
         // Another statement than the one whose root was signed.
         |tx| {
             let other = tables::entries(tx, 0, 1)?.remove(0);

@@ -128,7 +128,7 @@ async fn files_are_those_of_the_specification_at_every_size() {
 }
 
 #[tokio::test]
-async fn roots_of_all_sizes_to_2000_and_proofs_of_all_pairs_to_130() {
+async fn roots_of_all_sizes_to_2000_and_proofs_from_files() {
     let node = Node::with_block(1, BLOCK);
     let statements = node.issue_many(2_000, &id(2)).await;
     let leaves: Vec<Digest> = statements.iter().map(|statement| leaf_hash(statement.bytes())).collect();
@@ -157,12 +157,13 @@ async fn roots_of_all_sizes_to_2000_and_proofs_of_all_pairs_to_130() {
             assert_eq!(node.ledger.leaves(from, limit).unwrap(), leaves[from_at..end]);
         }
     }
-    for size in 0..=130 {
+    // The paths themselves are compared for all pairs where the tree is tested alone.
+    for size in (0..=20).chain(62..=66).chain(126..=130) {
         let root = naive.root(size);
-        for index in 0..size {
+        for (index, leaf) in leaves[..size].iter().enumerate() {
             let path = node.ledger.inclusion_at(index as u64, size as u64).unwrap();
             assert_eq!(path, naive.path(index, size));
-            verify_inclusion(&leaves[index], index as u64, size as u64, &path, &root).unwrap();
+            verify_inclusion(leaf, index as u64, size as u64, &path, &root).unwrap();
         }
         for old in 0..=size {
             let path = node.ledger.consistency(old as u64, size as u64).unwrap();

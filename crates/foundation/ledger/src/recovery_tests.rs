@@ -199,8 +199,7 @@ async fn a_restored_log_is_put_back_as_it_was() {
             assert_eq!(node.ledger.entry(&view, index).unwrap().as_deref(), Some(statement.bytes().as_ref()));
         }
         // The channel goes on where the counterparty last heard of it.
-        let head =
-            lost.statements.iter().filter(|statement| statement.body().issuer == id(1)).next_back().unwrap();
+        let head = lost.statements.iter().rfind(|statement| statement.body().issuer == id(1)).unwrap();
         if !missing.is_empty() && missing.contains(&(size - 2)) {
             continue;
         }

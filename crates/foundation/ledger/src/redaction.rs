@@ -22,7 +22,7 @@ use crate::tiles::{Bundle, BundleName, FilePath, WIDTH, encode_bundle};
 
 /// Erasures looked at in one go.
 const PAGE: usize = 4096;
-const ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
 const FULL: u16 = 256;
 const ENTRIES: usize = 256;
 

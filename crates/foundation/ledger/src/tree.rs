@@ -133,8 +133,11 @@ impl Ledger {
 /// The hashes of complete subtrees, from tiles, each of which is read once.
 pub(crate) struct TreeNodes<'a> {
     read: Box<dyn Fn(u8, u64) -> Result<Vec<Digest>, LedgerError> + 'a>,
-    tiles: RefCell<HashMap<(u8, u64), Rc<Vec<Digest>>>>,
+    /// By level and number.
+    tiles: RefCell<HashMap<(u8, u64), Hashes>>,
 }
+
+type Hashes = Rc<Vec<Digest>>;
 
 impl<'a> TreeNodes<'a> {
     /// `read` gives the hashes of a tile, as far as there are any.
@@ -142,7 +145,7 @@ impl<'a> TreeNodes<'a> {
         Self { read: Box::new(read), tiles: RefCell::default() }
     }
 
-    fn tile(&self, level: u8, number: u64) -> Result<Rc<Vec<Digest>>, LedgerError> {
+    fn tile(&self, level: u8, number: u64) -> Result<Hashes, LedgerError> {
         if let Some(hashes) = self.tiles.borrow().get(&(level, number)) {
             return Ok(hashes.clone());
         }

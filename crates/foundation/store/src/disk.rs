@@ -178,7 +178,7 @@ impl Disk {
     }
 
     /// Gives the file `name` in `directory` these bytes, all or none of them whatever happens, and returns when
-    /// they are durable. Uses `<name>.tmp` beside it, which may be left behind by a crash.
+    /// they are durable. Uses `<name>.tmp` beside it, which a crash or a failure may leave behind.
     ///
     /// # Errors
     /// What the operating system says. Whether the file then has the old bytes or the new is not known.

@@ -9,8 +9,10 @@ mod merges;
 mod offline;
 mod records;
 mod resident;
+mod restores;
 mod side_tables;
 mod snapshots;
+mod torn;
 mod transactions;
 
 use std::path::Path;

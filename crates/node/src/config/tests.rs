@@ -129,7 +129,10 @@ fn a_quorum_policy_is_read_and_checked_with_the_configuration() {
 
     std::fs::write(&file, policy.to_string().replace("quorum operator", "quorum other")).unwrap();
     let error = read().unwrap_err().to_string();
-    assert!(error.contains("quorum.policy: line 2 ") && error.contains("\"other\"") && error.contains("; "), "{error}");
+    assert!(
+        error.contains("quorum.policy: line 2 ") && error.contains("\"other\"") && error.contains("; "),
+        "{error}"
+    );
 }
 
 #[test]

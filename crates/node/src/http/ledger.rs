@@ -25,7 +25,8 @@ use huitong_evidence::{Evidence, WitnessAnswer};
 use huitong_grpc::PeerConnection;
 use huitong_identity::{Caller, ServiceError};
 use huitong_ledger::{
-    AddCheckpoint, EntryState, Ledger, LedgerError, MAX_ADD_CHECKPOINT_BYTES, SIZE_CONTENT_TYPE, WitnessRefusal,
+    AddCheckpoint, EntryState, Ledger, LedgerError, MAX_ADD_CHECKPOINT_BYTES, SIZE_CONTENT_TYPE,
+    WitnessRefusal,
 };
 use huitong_proof::Digest;
 
@@ -73,9 +74,9 @@ async fn peer_file(State(evidence): State<Arc<Evidence>>, request: Request) -> R
 async fn serve(evidence: Arc<Evidence>, uri: Uri, caller: Option<Caller>) -> Response {
     let reading = move || {
         let path = uri.path().strip_prefix("/log/").unwrap_or_default();
-        match path.strip_prefix(ENTRIES).map(|name| (name, false)).or(path.strip_prefix(REDACTED).map(|name| (name, true)))
-        {
-            Some((name, redacted)) => entries(&evidence, caller.as_ref(), path, name, redacted),
+        let bundle = path.strip_prefix(ENTRIES).map(|name| (name, Removals::None));
+        match bundle.or(path.strip_prefix(REDACTED).map(|name| (name, Removals::Some))) {
+            Some((name, removals)) => entries(&evidence, caller.as_ref(), path, name, removals),
             None => file(evidence.ledger(), path),
         }
     };
@@ -90,12 +91,18 @@ fn file(ledger: &Ledger, path: &str) -> Response {
     content(ledger.read_public(path), content_type, caching)
 }
 
+/// Whether a bundle is asked for that lacks entries: it is none of C2SP tlog-tiles, and has another path.
+enum Removals {
+    None,
+    Some,
+}
+
 fn entries(
     evidence: &Evidence,
     caller: Option<&Caller>,
     path: &str,
     name: &str,
-    redacted: bool,
+    removals: Removals,
 ) -> Response {
     let Some(caller) = caller else {
         let reason = "entries are for their parties and for regulators: ask on the listener for nodes (listen.peers), \
@@ -113,8 +120,10 @@ fn entries(
         }
         Err(error) => return failed(&error),
     }
-    let bundle =
-        if redacted { redacted_bundle(evidence.ledger(), range) } else { evidence.ledger().bundle(path) };
+    let bundle = match removals {
+        Removals::None => evidence.ledger().bundle(path),
+        Removals::Some => redacted_bundle(evidence.ledger(), range),
+    };
     content(bundle, BYTES, NOT_KEPT)
 }
 
@@ -147,7 +156,9 @@ fn redacted_bundle(ledger: &Ledger, range: Range<u64>) -> Result<Option<Vec<u8>>
 /// The entries of the bundle `<N>[.p/<W>]`; nothing unless it is named as C2SP tlog-tiles names it.
 fn bundle_range(name: &str) -> Option<Range<u64>> {
     let (number, width) = match name.split_once(".p/") {
-        Some((number, width)) => (number, width.parse::<u64>().ok().filter(|width| (1..256).contains(width))?),
+        Some((number, width)) => {
+            (number, width.parse::<u64>().ok().filter(|width| (1..256).contains(width))?)
+        }
         None => (name, 256),
     };
     let number: u64 = number.replace(['x', '/'], "").parse().ok()?;
@@ -267,8 +278,29 @@ mod tests {
         check("x001/x234/067", Some(1_234_067 * 256..1_234_068 * 256));
         check("x001/000.p/255", Some(256_000..256_255));
         for name in [
-            "", "0", "00", "0000", "x000/001", "001/002", "x001", "x1/002", "000.p/0", "000.p/256", "000.p/01", "000.p/",
-            "000.p/1/", "000/", "/000", "+01", "-01", "00x", "x/000", "x001//002", "000.p/+1", "..", "000%2ep/1",
+            "",
+            "0",
+            "00",
+            "0000",
+            "x000/001",
+            "001/002",
+            "x001",
+            "x1/002",
+            "000.p/0",
+            "000.p/256",
+            "000.p/01",
+            "000.p/",
+            "000.p/1/",
+            "000/",
+            "/000",
+            "+01",
+            "-01",
+            "00x",
+            "x/000",
+            "x001//002",
+            "000.p/+1",
+            "..",
+            "000%2ep/1",
             "x999/x999/x999/x999/x999/x999/999",
         ] {
             check(name, None);

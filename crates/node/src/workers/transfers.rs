@@ -22,7 +22,8 @@ type Id = [u8; 16];
 
 /// Runs what wants to move, at most `max_concurrent` at a time. A stopping node lets running transfers go on.
 pub(super) fn spawn_runner(supervisor: &Supervisor, work: &Work, transfers: Transfers) {
-    let (standing, peers, most) = (work.standing().clone(), work.peers.clone(), work.max_concurrent_transfers);
+    let (standing, peers, most) =
+        (work.standing().clone(), work.peers.clone(), work.max_concurrent_transfers);
     let drain = supervisor.draining().clone();
     supervisor.spawn("transfers", Stopping::Drains, LONGEST_PAUSE, move || {
         let attempts = Attempts {

@@ -4,17 +4,17 @@ use std::path::Path;
 use std::time::Duration;
 
 use huitong_grpc::proto::admin;
-use huitong_ledger::{
-    AddCheckpoint, Checkpoint, SignedCheckpoint, leaf_hash, node_hash, origin_of,
-};
+use huitong_ledger::{AddCheckpoint, Checkpoint, SignedCheckpoint, leaf_hash, node_hash, origin_of};
 use huitong_node::{Config, RunningNode, start};
 use huitong_proof::cbor::Map;
-use huitong_proof::{Digest, Draft, Kind, key_file, random};
+use huitong_proof::{Digest, Draft, Envelope, Kind, key_file, random};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::sandbox::{Answer, Node, Space, function_config, http, http_get, peer_get, sources, until, until_async};
+use crate::sandbox::{
+    Answer, Node, Space, function_config, http, http_get, peer_get, sources, until, until_async,
+};
 
 const PROVIDER: &str = "91110000802100433B";
 const CONSUMER: &str = "91330100799655058B";
@@ -99,17 +99,22 @@ async fn the_ledger_is_served_in_the_paths_of_tlog_tiles() {
             _ => format!("tile/0/{number:03}"),
         };
         let answer = http(address, "GET", &format!("/log/{path}"), &[]).await;
-        assert_eq!((answer.status, answer.content_type.as_str()), (200, "application/octet-stream"), "{path}");
+        assert_eq!(
+            (answer.status, answer.content_type.as_str()),
+            (200, "application/octet-stream"),
+            "{path}"
+        );
         assert_eq!(answer.body, std::fs::read(on_disk.join(&path)).unwrap(), "{path}");
         leaves.extend(answer.body.as_chunks::<32>().0.iter().map(|hash| Digest::from_bytes(*hash)));
     }
     assert_eq!(naive_root(&leaves), signed_root);
     let upper = http(address, "GET", "/log/tile/1/000.p/2", &[]).await;
     assert_eq!(upper.status, 200);
-    let tiles: Vec<u8> =
-        leaves.chunks_exact(256).flat_map(|tile| *naive_root(tile).as_bytes()).collect();
+    let tiles: Vec<u8> = leaves.chunks_exact(256).flat_map(|tile| *naive_root(tile).as_bytes()).collect();
     assert_eq!(upper.body, tiles);
-    for missing in ["tile/0/003", "tile/0/000.p/0", "tile/0/0", "tile/64/000", "tile/0/x000/000", "tile/2/000", "x", ""] {
+    for missing in
+        ["tile/0/003", "tile/0/000.p/0", "tile/0/0", "tile/64/000", "tile/0/x000/000", "tile/2/000", "x", ""]
+    {
         assert_eq!(http_get(address, &format!("/log/{missing}")).await.0, 404, "{missing}");
     }
 
@@ -122,7 +127,10 @@ async fn the_ledger_is_served_in_the_paths_of_tlog_tiles() {
         peer_get(provider.node.peers_address, &of.directory, &certificate, path).await
     };
     assert_eq!(ask(&consumer, "/log/tile/entries/000").await.status, 403);
-    assert_eq!(ask(&consumer, "/log/tile/0/000").await.body, std::fs::read(on_disk.join("tile/0/000")).unwrap());
+    assert_eq!(
+        ask(&consumer, "/log/tile/0/000").await.body,
+        std::fs::read(on_disk.join("tile/0/000")).unwrap()
+    );
     assert_eq!(ask(&consumer, "/log/checkpoint").await.body, text.as_bytes());
     let bundle = ask(&space.registrar, "/log/tile/entries/001").await;
     assert_eq!((bundle.status, bundle.content_type.as_str()), (200, "application/octet-stream"));
@@ -131,8 +139,32 @@ async fn the_ledger_is_served_in_the_paths_of_tlog_tiles() {
     assert_eq!(ask(&space.registrar, "/log/tile/entries/9").await.status, 404);
     assert_eq!(ask(&space.registrar, "/log/redacted/entries/001").await.status, 404, "nothing was removed");
     // The node itself is party to all that it says to itself.
-    let own = ask(&provider, &format!("/log/tile/entries/001")).await;
+    let own = ask(&provider, "/log/tile/entries/001").await;
     assert_eq!(own.body, bundle.body);
+
+    // A removed statement leaves its bundle, which moves; the leaves and the root are what they were.
+    let (ledger, index) = (provider.node.standing().ledger.clone(), 300_u64);
+    let bytes = ledger.entry(&ledger.store().view(), index).unwrap().unwrap();
+    let statement = Envelope::decode(bytes).unwrap().trusted(ledger.space()).unwrap();
+    drop(ledger);
+    let redaction = admin::RedactStatementRequest {
+        digest: statement.digest().to_string(),
+        reason: "retention is over".to_owned(),
+        who: "the data protection officer".to_owned(),
+    };
+    assert_eq!(provider.admin().redact_statement(redaction).await.unwrap().into_inner().index, index);
+    assert_eq!(ask(&space.registrar, "/log/tile/entries/001").await.status, 404);
+    assert_eq!(ask(&consumer, "/log/redacted/entries/001").await.status, 403);
+    assert_eq!(http_get(address, "/log/redacted/entries/001").await.0, 403);
+    let redacted = ask(&space.registrar, "/log/redacted/entries/001").await;
+    assert_eq!((redacted.status, redacted.content_type.as_str()), (200, "application/octet-stream"));
+    let (kept, gap) = (bundle_leaves(&redacted), usize::try_from(index).unwrap() - 256);
+    assert_eq!(kept.len(), 256);
+    for (position, (kept, before)) in kept.iter().zip(&leaves[256..512]).enumerate() {
+        assert_eq!(kept == before, position != gap, "entry {}", position + 256);
+    }
+    assert_eq!(kept[gap], leaf_hash(b""));
+    assert_eq!(http(address, "GET", "/log/tile/0/001", &[]).await.body, naive_tile(&leaves[256..512]));
 
     // The other interface of the same listener is not in the way.
     until(|| provider.node.ready().is_ok()).await;
@@ -174,7 +206,13 @@ async fn the_witness_answers_over_http_as_specified() {
     let cases = [
         (409, AddCheckpoint { old: 0, ..good.clone() }),
         (404, AddCheckpoint { note: text(SignedCheckpoint::sign(stranger, &key)), ..good.clone() }),
-        (403, AddCheckpoint { note: good.note.replacen(&format!("\n{size}\n"), &format!("\n{}\n", size + 1), 1), ..good.clone() }),
+        (
+            403,
+            AddCheckpoint {
+                note: good.note.replacen(&format!("\n{size}\n"), &format!("\n{}\n", size + 1), 1),
+                ..good.clone()
+            },
+        ),
         (422, AddCheckpoint { note: text(sign(size, other)), ..good.clone() }),
         (422, AddCheckpoint { note: larger.clone(), proof: vec![other], ..good.clone() }),
         (400, AddCheckpoint { old: size + 1, ..good.clone() }),
@@ -183,7 +221,10 @@ async fn the_witness_answers_over_http_as_specified() {
         let answer = post(&request).await;
         assert_eq!(answer.status, status, "{request:?}: {answer:?}");
         if status == 409 {
-            assert_eq!((answer.content_type.as_str(), answer.body), ("text/x.tlog.size", format!("{size}\n").into()));
+            assert_eq!(
+                (answer.content_type.as_str(), answer.body),
+                ("text/x.tlog.size", format!("{size}\n").into())
+            );
         }
     }
     for body in [&b"old x\n\n"[..], b"", &[0xff; 40]] {
@@ -350,7 +391,12 @@ async fn a_store_that_fails_is_told_and_goes_on_answering() {
         assert!(why.contains("the journal cannot be written"), "{path}: {why}");
     }
     let (_, metrics) = http_get(address, "/metrics").await;
-    for metric in ["huitong_store_ok 0", "huitong_up 0", "huitong_ready 0", &format!("huitong_ledger_statements {size}")] {
+    for metric in [
+        "huitong_store_ok 0",
+        "huitong_up 0",
+        "huitong_ready 0",
+        &format!("huitong_ledger_statements {size}"),
+    ] {
         assert!(metrics.contains(metric), "{metric} is missing in:\n{metrics}");
     }
     // Reading goes on.
@@ -425,6 +471,10 @@ fn naive_root(leaves: &[Digest]) -> Digest {
             node_hash(&naive_root(&leaves[..middle]), &naive_root(&leaves[middle..]))
         }
     }
+}
+
+fn naive_tile(leaves: &[Digest]) -> Vec<u8> {
+    leaves.iter().flat_map(|leaf| *leaf.as_bytes()).collect()
 }
 
 fn bundle_leaves(answer: &Answer) -> Vec<Digest> {

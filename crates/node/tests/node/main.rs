@@ -2,8 +2,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends where it fails")]
 
+// Always true here: it tells clippy that helpers of tests may unwrap too.
+#[cfg(test)]
 mod ledger;
+#[cfg(test)]
 mod maintenance;
+#[cfg(test)]
 mod sandbox;
 
 use std::os::unix::fs::PermissionsExt as _;

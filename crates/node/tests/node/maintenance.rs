@@ -94,7 +94,11 @@ async fn a_backup_is_restored_and_signs_once_it_is_known_to_be_whole() {
     assert!(made.files > 0 && made.sequence > 0, "{made:?}");
     check(maintenance::snapshot(&store, &stopped, now, &mut |_| {}), 2, "store.target");
     check(maintenance::restore(&stopped, &store, now, &mut |_| {}), 2, "store.target");
-    check(maintenance::restore(&directory.join("nothing"), &directory.join("new"), now, &mut |_| {}), 5, "store.backup");
+    check(
+        maintenance::restore(&directory.join("nothing"), &directory.join("new"), now, &mut |_| {}),
+        5,
+        "store.backup",
+    );
     let altered = directory.join("altered");
     copy(&stopped, &altered);
     let segment = only_file(&altered.join("journal"));
@@ -133,7 +137,8 @@ async fn a_backup_is_restored_and_signs_once_it_is_known_to_be_whole() {
 }
 
 fn only_file(directory: &Path) -> std::path::PathBuf {
-    let mut files: Vec<_> = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut files: Vec<_> =
+        std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
     assert_eq!(files.len(), 1, "{files:?}");
     files.remove(0)
 }

@@ -189,7 +189,11 @@ pub(crate) async fn http(address: SocketAddr, method: &str, path: &str, body: &[
         let lines = head.lines().filter_map(|line| line.split_once(": "));
         lines.filter(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value.to_owned()).next()
     };
-    Answer { status, content_type: header("content-type").unwrap_or_default(), body: answer[end + 4..].to_vec() }
+    Answer {
+        status,
+        content_type: header("content-type").unwrap_or_default(),
+        body: answer[end + 4..].to_vec(),
+    }
 }
 
 /// One GET on the listener for nodes, in HTTP/2 with the certificate of the node that lives there.

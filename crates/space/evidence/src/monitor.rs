@@ -204,7 +204,7 @@ impl Evidence {
                 if size > row.size || row.grew_at == Timestamp::default() {
                     (row.size, row.grew_at) = (size, now);
                 }
-                (row.failing_since, row.inconsistent) = (None, false);
+                (row.failing_since, row.shrunk_since, row.inconsistent) = (None, None, false);
                 look.report.state = LogState::Consistent { size };
                 look.examined.extend([LEDGER_UNREACHABLE, LEDGER_INCONSISTENT, LEDGER_SHRUNK]);
                 let grows =
@@ -282,6 +282,7 @@ impl Evidence {
             }
             LogState::Shrunk { size, before } => {
                 row.failing_since = None;
+                row.shrunk_since.get_or_insert(now);
                 look.examined.extend([LEDGER_UNREACHABLE, LEDGER_SHRUNK]);
                 let text = format!(
                     "the ledger of {node} shows {size} entries, and it had {before}: it was rolled back, probably to a backup; until it has them again, nothing that it signs can be relied on"

@@ -104,7 +104,7 @@ impl AdminServices {
         Ok(wire::ResolveAlertResponse {})
     }
 
-    /// Without the operator's word, everybody who has not answered since the node started is asked now.
+    /// Everybody who has to confirm the ledger is asked now, however often they have answered.
     pub(super) async fn compare_ledger(
         &self,
         request: wire::CompareLedgerRequest,

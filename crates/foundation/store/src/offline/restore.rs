@@ -10,6 +10,7 @@ use crate::OpenError;
 use crate::backup::{BackupError, BackupReport, MANIFEST, Manifest, ManifestFile, digest};
 use crate::disk::Disk;
 use crate::lock::{LOCK, Lock};
+use crate::opening::Layout;
 use crate::progress::{Progress, Unit};
 
 /// A file with this name in a store's directory says that it was restored from a backup, and may have forgotten what
@@ -132,6 +133,9 @@ fn take(file: &ManifestFile, source: &Path, target: &Path, disk: &Disk) -> Resul
 /// Whether the files are a store, and the one that the manifest speaks of.
 fn check(manifest: &Manifest, from: &Path, draft: &Path) -> Result<(), BackupError> {
     let refuse = |why: String| BackupError::Manifest { manifest: from.join(MANIFEST), why };
+    if !Layout::of(draft).journal.is_dir() {
+        return Err(refuse("it names no file of a journal".to_owned()));
+    }
     let survey = match Journal::read(draft) {
         Err(error @ (OpenError::Damaged { .. } | OpenError::Snapshot { .. })) => {
             return Err(refuse(format!("the files it names are not a whole store: {error}")));

@@ -106,20 +106,23 @@ impl Evidence {
         {
             return Ok(head);
         }
-        let shrunk = Head::Not(LogState::Shrunk { size, before });
         if size == 0 {
-            return Ok(shrunk);
+            return Ok(Head::Not(LogState::Shrunk { size, before }));
         }
         let path = match within(peer.consistency(&log.node, size, before)).await {
             Ok(path) => path,
             Err(PeerError::Unavailable(reason)) => return Ok(unreachable(reason)),
-            Err(PeerError::Refused { .. } | PeerError::Broken(_)) => return Ok(shrunk),
+            Err(PeerError::Refused { .. } | PeerError::Broken(_)) => Vec::new(),
         };
         let root = &offered.checkpoint().root;
-        Ok(match verify_consistency(size, root, before, &seen.root, &path) {
-            Ok(()) => Head::Verified(offered),
-            Err(_) => shrunk,
-        })
+        if verify_consistency(size, root, before, &seen.root, &path).is_ok() {
+            return Ok(Head::Verified(offered));
+        }
+        let forked = match self.last_shown(log)? {
+            Some(kept) => self.has_forked_below(peer, log, &kept, &offered, effort).await?,
+            None => false,
+        };
+        Ok(Head::Not(if forked { LogState::Forked } else { LogState::Shrunk { size, before } }))
     }
 
     /// Lets the ledger remember a checkpoint; `path` leads there from the newest that it remembers.
@@ -184,19 +187,48 @@ impl Evidence {
         reason: String,
         effort: Effort,
     ) -> Result<Head, ServiceError> {
-        if self.is_worth_proving(log, effort)? {
-            let texts = history(&self.ledger().store().view(), &log.node)?;
-            let newest =
-                texts.iter().rev().filter_map(|text| SignedCheckpoint::parse(text, &log.log).ok()).next();
-            if let Some(kept) = newest {
-                let mirrors = self.mirrors_of(log, &[&kept, offered])?;
-                if let Some(proof) = self.prove_fork(peer, log, &kept, offered, &mirrors).await? {
-                    self.keep_fork(&log.node, proof).await?;
-                    return Ok(Head::Not(LogState::Forked));
-                }
-            }
+        if self.is_worth_proving(log, effort)?
+            && let Some(kept) = self.last_shown(log)?
+            && self.is_shown_to_fork(peer, log, &kept, offered).await?
+        {
+            return Ok(Head::Not(LogState::Forked));
         }
         Ok(Head::Not(LogState::Inconsistent { reason }))
+    }
+
+    /// Whether a ledger that shows fewer entries than before was not rolled back, but shows another, shorter history.
+    async fn has_forked_below(
+        &self,
+        peer: &dyn LogPeer,
+        log: &FollowedLog,
+        kept: &SignedCheckpoint,
+        offered: &SignedCheckpoint,
+        effort: Effort,
+    ) -> Result<bool, ServiceError> {
+        let worth_proving = effort == Effort::Always || self.row(&log.node)?.shrunk_since.is_none();
+        Ok(worth_proving && self.is_shown_to_fork(peer, log, kept, offered).await?)
+    }
+
+    /// Tries to prove a fork, and keeps the proof.
+    async fn is_shown_to_fork(
+        &self,
+        peer: &dyn LogPeer,
+        log: &FollowedLog,
+        kept: &SignedCheckpoint,
+        offered: &SignedCheckpoint,
+    ) -> Result<bool, ServiceError> {
+        let mirrors = self.mirrors_of(log, &[kept, offered])?;
+        let Some(proof) = self.prove_fork(peer, log, kept, offered, &mirrors).await? else {
+            return Ok(false);
+        };
+        self.keep_fork(&log.node, proof).await?;
+        Ok(true)
+    }
+
+    /// The newest checkpoint that a ledger has shown to this node.
+    fn last_shown(&self, log: &FollowedLog) -> Result<Option<SignedCheckpoint>, ServiceError> {
+        let texts = history(&self.ledger().store().view(), &log.node)?;
+        Ok(texts.iter().rev().filter_map(|text| SignedCheckpoint::parse(text, &log.log).ok()).next())
     }
 
     /// Other nodes that may hold a copy of a ledger's leaf hashes: who has cosigned it, and the registrar.
@@ -261,21 +293,15 @@ impl Evidence {
             Err(PeerError::Unavailable(reason)) => return Ok(Agreement::Unknown(reason)),
             Err(_) if held.checkpoint().size > signed.checkpoint().size => {
                 let (size, before) = (signed.checkpoint().size, held.checkpoint().size);
-                return Ok(Agreement::Not(LogState::Shrunk { size, before }));
+                let forked = self.has_forked_below(peer, log, &held, signed, effort).await?;
+                let state = if forked { LogState::Forked } else { LogState::Shrunk { size, before } };
+                return Ok(Agreement::Not(state));
             }
             Err(error) => format!("it does not show that size {} extends size {}: {error}", b.size, a.size),
         };
-        if !self.is_worth_proving(log, effort)? {
-            return Ok(Agreement::Not(LogState::Inconsistent { reason }));
-        }
-        let mirrors = self.mirrors_of(log, &[&held, signed])?;
-        Ok(Agreement::Not(match self.prove_fork(peer, log, &held, signed, &mirrors).await? {
-            Some(proof) => {
-                self.keep_fork(&log.node, proof).await?;
-                LogState::Forked
-            }
-            None => LogState::Inconsistent { reason },
-        }))
+        let forked =
+            self.is_worth_proving(log, effort)? && self.is_shown_to_fork(peer, log, &held, signed).await?;
+        Ok(Agreement::Not(if forked { LogState::Forked } else { LogState::Inconsistent { reason } }))
     }
 
     fn is_worth_proving(&self, log: &FollowedLog, effort: Effort) -> Result<bool, ServiceError> {

@@ -49,6 +49,8 @@ pub(crate) struct LogRow {
     pub(crate) mirror_since: Option<Timestamp>,
     /// Whether it does not show that it extends what it showed before.
     pub(crate) inconsistent: bool,
+    /// Since when it shows fewer entries than before, if so.
+    pub(crate) shrunk_since: Option<Timestamp>,
 }
 
 /// What has been looked at on one channel.
@@ -94,6 +96,7 @@ impl LogRow {
             failing_since: fields.maybe_uint(4, "failing_since")?.map(Timestamp::from_millis),
             mirror_since: fields.maybe_uint(5, "mirror_since")?.map(Timestamp::from_millis),
             inconsistent: fields.boolean(6, "inconsistent")?,
+            shrunk_since: fields.maybe_uint(7, "shrunk_since")?.map(Timestamp::from_millis),
         };
         fields.finish()?;
         Ok(row)
@@ -106,7 +109,8 @@ impl LogRow {
             .uint(3, self.grew_at.millis())
             .maybe_uint(4, self.failing_since.map(Timestamp::millis))
             .maybe_uint(5, self.mirror_since.map(Timestamp::millis))
-            .boolean(6, self.inconsistent);
+            .boolean(6, self.inconsistent)
+            .maybe_uint(7, self.shrunk_since.map(Timestamp::millis));
         Ok(tx.put(&LOGS, node.as_str().as_bytes(), &row.encode())?)
     }
 }

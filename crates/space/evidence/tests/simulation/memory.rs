@@ -21,7 +21,9 @@ impl Memory {
             return if *known == root {
                 Ok(false)
             } else {
-                Err(format!("node {node} has signed two roots at size {size}: one is kept by {first}, one by {who}"))
+                Err(format!(
+                    "node {node} has signed two roots at size {size}: one is kept by {first}, one by {who}"
+                ))
             };
         }
         self.roots.insert((node, size), (root, who.to_owned()));
@@ -41,9 +43,10 @@ impl Memory {
         let body = statement.body();
         let key = (body.issuer.clone(), body.audience.clone(), body.seq);
         match self.numbers.get(&key) {
-            Some(known) if *known != statement.digest() => {
-                Err(format!("{} has signed two statements with number {} to {}", body.issuer, body.seq, body.audience))
-            }
+            Some(known) if *known != statement.digest() => Err(format!(
+                "{} has signed two statements with number {} to {}",
+                body.issuer, body.seq, body.audience
+            )),
             _ => Ok(()),
         }
     }
@@ -69,7 +72,8 @@ pub(crate) fn roots(leaves: &[Digest]) -> Vec<Digest> {
             subtrees.truncate(subtrees.len() - 2);
             subtrees.push(joined);
         }
-        let whole = subtrees.iter().map(|(_, hash)| *hash).rev().reduce(|right, left| node_hash(&left, &right));
+        let whole =
+            subtrees.iter().map(|(_, hash)| *hash).rev().reduce(|right, left| node_hash(&left, &right));
         roots.extend(whole);
     }
     roots

@@ -177,14 +177,14 @@ impl Dice {
             780..830 => Operation::Advance { seconds: 1 << self.below(10) },
             830..850 => Operation::Restart { node },
             850..870 => Operation::Crash { node },
-            870..890 => Operation::Backup { node },
-            890..905 => Operation::Restore { node },
-            905..915 => Operation::RollBack { node },
-            915..925 => Operation::Down { node },
-            925..940 => Operation::Up { node },
-            940..948 => Operation::Part { side: self.side() },
-            948..960 => Operation::Heal,
-            960..972 => match self.below(3) {
+            870..895 => Operation::Backup { node },
+            895..920 => Operation::Restore { node },
+            920..935 => Operation::RollBack { node },
+            935..942 => Operation::Down { node },
+            942..954 => Operation::Up { node },
+            954..960 => Operation::Part { side: self.side() },
+            960..969 => Operation::Heal,
+            969..977 => match self.below(3) {
                 0 => Operation::Weather { lost: 0, unanswered: 0, twice: 0, late: 0 },
                 _ => Operation::Weather {
                     lost: self.below(30) as u8,
@@ -193,9 +193,9 @@ impl Dice {
                     late: self.below(10) as u8,
                 },
             },
-            972..980 => Operation::Late { request: self.below(8) as usize },
-            980..988 => Operation::Lie { node: 1 + self.below(NODES as u64 - 1) as usize, half: self.side() },
-            988..994 => Operation::Collude { node },
+            977..983 => Operation::Late { request: self.below(8) as usize },
+            983..990 => Operation::Lie { node: 1 + self.below(NODES as u64 - 1) as usize, half: self.side() },
+            990..995 => Operation::Collude { node },
             _ => Operation::Slip { to: node },
         }
     }

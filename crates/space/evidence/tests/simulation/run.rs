@@ -68,6 +68,9 @@ pub(crate) fn run(space: &Arc<Space>, plan: &Plan) -> (Vec<String>, Result<Endin
 }
 
 async fn everything(world: &mut World, operations: &[Operation]) -> Result<Ending, Violation> {
+    if world.witnesses == Witnesses::Registrar {
+        world.introduce().await?;
+    }
     for operation in operations {
         world.act(*operation).await.map_err(|violation| format!("{violation} (at {operation:?})"))?;
     }
@@ -87,7 +90,7 @@ fn fail(space: &Arc<Space>, plan: Plan, trace: &[String], violation: &str) -> ! 
     for line in trace {
         println!("{line}");
     }
-    println!("seed {seed}: {violation}");
+    println!("seed {seed}: {violation}\n{:#?}", plan.operations);
     let (short, violation) = shortened(space, plan, violation);
     println!("the shortest:\n{}", run(space, &short).0.join("\n"));
     panic!("seed {seed}, {:?}: {violation}\n{:#?}", short.witnesses, short.operations);

@@ -90,7 +90,8 @@ impl Space {
         settings: EvidenceSettings,
     ) -> Result<Evidence, String> {
         let keys = &self.homes[node].keys;
-        let sources = Sources { clock: Arc::new(clock.clone()), entropy: Arc::new(SeededEntropy::new(number)) };
+        let sources =
+            Sources { clock: Arc::new(clock.clone()), entropy: Arc::new(SeededEntropy::new(number)) };
         let store = open(data, clock).map_err(|error| error.to_string())?;
         let standing = load(&store, keys, &sources, None).map_err(|error| error.to_string())?;
         let standing = standing.ok_or("the node has no standing")?;
@@ -117,13 +118,15 @@ async fn enrol(
         lifetime: Duration::from_secs(3600),
         address: "localhost:1".to_owned(),
     };
-    let request = JoinRequest { invite: registry.invite(invite).await.unwrap(), domain: "localhost".to_owned() };
+    let request =
+        JoinRequest { invite: registry.invite(invite).await.unwrap(), domain: "localhost".to_owned() };
     let sent = enrolment_request(&keys, &request, &sources).unwrap();
     let grant = registry.enrol(sent.clone()).await.unwrap();
     let store = open(&home.join("data"), clock).unwrap();
     join(&store, &keys, &request, &sent, grant, &sources).await.unwrap();
     let standing = load(&store, &keys, &sources, None).unwrap().unwrap();
-    let caller = registrar.standing.directory.authenticate(standing.membership.certificate(), clock.now()).unwrap();
+    let caller =
+        registrar.standing.directory.authenticate(standing.membership.certificate(), clock.now()).unwrap();
     (store, Home { keys, data: home.join("data"), caller })
 }
 

@@ -114,6 +114,21 @@ impl World {
         Ok(world)
     }
 
+    /// Everybody exchanges statements with everybody, in good order. Whom a node has met only after its directory was
+    /// copied, it cannot ask when the copy is put back, unless its witnesses are the same nodes.
+    pub(crate) async fn introduce(&mut self) -> Result<(), Violation> {
+        for from in 0..NODES {
+            for to in (0..NODES).filter(|to| *to != from) {
+                self.act(Operation::Say { from, to, count: 1 }).await?;
+                self.act(Operation::Arrive { message: 0, fate: Fate::Arrives }).await?;
+            }
+        }
+        for node in 0..NODES {
+            self.act(Operation::Round { node }).await?;
+        }
+        Ok(())
+    }
+
     /// Does what the operation says, and looks whether all is as it must be.
     pub(crate) async fn act(&mut self, operation: Operation) -> Result<(), Violation> {
         self.step += 1;
@@ -342,7 +357,9 @@ impl World {
         if self.is_honest(from) {
             self.memory.reached(statement)?;
             if arrived == Arrived::Contradicted {
-                return Err(format!("node {to} holds a statement of node {from} that excludes an honest one"));
+                return Err(format!(
+                    "node {to} holds a statement of node {from} that excludes an honest one"
+                ));
             }
         }
         let logged = node.ledger().index_of(&node.ledger().store().view(), &statement.digest());
@@ -359,7 +376,8 @@ impl World {
         let mut outcome = String::new();
         for (_, evidence) in self.versions(node) {
             let ledger = evidence.ledger();
-            let latest = || ledger.latest_checkpoint(&ledger.store().view()).map_err(|error| error.to_string());
+            let latest =
+                || ledger.latest_checkpoint(&ledger.store().view()).map_err(|error| error.to_string());
             let (closed, before) = (evidence.safe_mode().is_some(), latest()?);
             match ledger.checkpoint().await {
                 Ok(signed) => {
@@ -391,7 +409,10 @@ impl World {
         let checkpoint = signed.checkpoint();
         match roots(&leaves).get(checkpoint.size as usize) {
             Some(root) if *root == checkpoint.root => Ok(()),
-            _ => Err(format!("node {node} has signed a root at size {} that its entries do not have", checkpoint.size)),
+            _ => Err(format!(
+                "node {node} has signed a root at size {} that its entries do not have",
+                checkpoint.size
+            )),
         }
     }
 
@@ -402,7 +423,8 @@ impl World {
         let mut outcomes = Vec::new();
         for (version, evidence) in self.versions(node) {
             let outcome = evidence.cosign_once(&self.link(node, version)).await;
-            let outcome = outcome.map_err(|error| format!("node {node} cannot ask its witnesses: {error}"))?;
+            let outcome =
+                outcome.map_err(|error| format!("node {node} cannot ask its witnesses: {error}"))?;
             outcomes.push(format!("{} by {:?}, final: {}", outcome.size, outcome.cosigned, outcome.is_final));
         }
         Ok(outcomes.join("; "))
@@ -416,9 +438,11 @@ impl World {
         for (version, evidence) in self.versions(node) {
             let mirrored = evidence.mirror_once(&self.link(node, version), MIRRORED_LEAVES).await;
             let mirrored = mirrored.map_err(|error| format!("node {node} cannot mirror: {error}"))?;
-            outcomes.extend(mirrored.into_iter().map(|(log, outcome)| {
-                format!("{:?}: {outcome:?}", self.net.place(&log.node))
-            }));
+            outcomes.extend(
+                mirrored
+                    .into_iter()
+                    .map(|(log, outcome)| format!("{:?}: {outcome:?}", self.net.place(&log.node))),
+            );
         }
         Ok(outcomes.join(", "))
     }
@@ -750,10 +774,15 @@ impl World {
             match roots.get(size as usize) {
                 Some(now) if now == root => {}
                 Some(_) => {
-                    return Err(format!("node {node} signs again with another root at size {size} than {who} keeps"));
+                    return Err(format!(
+                        "node {node} signs again with another root at size {size} than {who} keeps"
+                    ));
                 }
                 None => {
-                    return Err(format!("node {node} signs again with {} entries, and {who} keeps its size {size}", roots.len() - 1));
+                    return Err(format!(
+                        "node {node} signs again with {} entries, and {who} keeps its size {size}",
+                        roots.len() - 1
+                    ));
                 }
             }
         }
@@ -786,7 +815,10 @@ impl World {
         for fork in forks {
             let place = (0..NODES).find(|node| self.homes[*node].id.as_str() == fork.node);
             if place.is_none_or(|place| self.is_honest(place)) {
-                return Err(format!("node {holder} has a fork proof against an honest node: {}", fork.sentence));
+                return Err(format!(
+                    "node {holder} has a fork proof against an honest node: {}",
+                    fork.sentence
+                ));
             }
         }
         Ok(())
