@@ -6,7 +6,12 @@
 //! Beside the table each figure is one line of JSON: `{"bench", "value", "unit", "baseline", "ratio"}`. Every baseline is
 //! measured in the same run, on the same disk.
 
-#![expect(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, reason = "a bench prints and fails loudly")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a bench prints and fails loudly"
+)]
 
 #[path = "evidence/node.rs"]
 mod node;

@@ -33,7 +33,8 @@ pub(crate) fn measure(place: &Path, entries: u64, report: &mut Report) {
     report.figure("fill_statements_per_second", entries as f64 / began.elapsed().as_secs_f64(), "1/s");
     report.figure("memory_while_filling_mib", node.memory("VmHWM"), "MiB");
 
-    let proofs: Vec<f64> = node.ask(&format!("proofs {PROOFS}")).split(' ').map(|n| n.parse().unwrap()).collect();
+    let proofs: Vec<f64> =
+        node.ask(&format!("proofs {PROOFS}")).split(' ').map(|n| n.parse().unwrap()).collect();
     report.figure("proof_p50_ms", proofs[0], "ms");
     report.figure("proof_p99_ms", proofs[1], "ms");
     node.stop();

@@ -32,7 +32,10 @@ impl Report {
 
     pub(crate) fn print_table(&self) {
         println!();
-        println!("{:<32} {:>12} {:<6} {:>12} {:>8}  baseline", "figure", "value", "unit", "baseline", "ratio");
+        println!(
+            "{:<32} {:>12} {:<6} {:>12} {:>8}  baseline",
+            "figure", "value", "unit", "baseline", "ratio"
+        );
         for (bench, value, unit, baseline) in &self.rows {
             match baseline {
                 None => println!("{bench:<32} {value:>12.3} {unit:<6}"),

@@ -25,7 +25,13 @@ pub(crate) fn measure(place: &Path, time: Duration, report: &mut Report) {
         let directory = place.join(format!("writers-{writers}"));
         let rate = runtime.block_on(statements(&directory, writers, time));
         let bench = format!("statements_per_second_{writers}");
-        report.compared(&bench, rate, "1/s", loops, "one caller: write of 450 bytes and fdatasync, again and again");
+        report.compared(
+            &bench,
+            rate,
+            "1/s",
+            loops,
+            "one caller: write of 450 bytes and fdatasync, again and again",
+        );
         std::fs::remove_dir_all(directory).unwrap();
     }
 }

@@ -300,10 +300,14 @@ impl Ledger {
         // A crash leaves nothing here that the next start would read.
         let mut unsynced = Unsynced::default();
         let mut partials = BTreeSet::new();
+        // Those of an earlier process may be anything after a power failure.
+        let written = |path: &FilePath| {
+            publishing.text.is_some() && publishing.partials.contains(&path.to_string())
+        };
         let levels = self.tree().edge.levels();
         for name in (0..levels).filter_map(|level| TileName::partial(level, size)) {
             let path = FilePath::Tile(name);
-            if !publishing.partials.contains(&path.to_string()) {
+            if !written(&path) {
                 let tile = self.tile(name.level, name.number)?;
                 let hashes = tile
                     .get(..usize::from(name.width))
@@ -321,7 +325,7 @@ impl Ledger {
             if !rows.iter().any(Vec::is_empty) {
                 let bytes = encode_bundle(rows.iter().map(Vec::as_slice))
                     .ok_or(LedgerError::Damaged { what: "an entry is too long for a bundle" })?;
-                if !publishing.partials.contains(&path.to_string()) {
+                if !written(&path) {
                     place.put(&place.of(&path), &bytes, &mut unsynced)?;
                 }
                 partials.insert(path.to_string());

@@ -8,9 +8,13 @@
 
 use std::borrow::Cow;
 use std::fmt::Display;
-use std::fs;
+use std::fs::{self, File};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use rustix::fs::FlockOperation;
 
 use crate::blocks::StoredRow;
 use crate::disk::Disk;
@@ -92,7 +96,10 @@ impl IndexPlace {
     ) -> Result<(Index, CaughtUp), OpenError> {
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let boot = boot.trim();
-        let opened = match self.distrust(boot) {
+        let doubt = self.distrust(boot);
+        // Of a store that never held anything, an index that was not finished is nothing to speak of.
+        let is_told = survey.last_sequence > 0 || doubt.is_none();
+        let opened = match doubt {
             Some(doubt) => Err(doubt),
             None => {
                 // sled writes as soon as it is opened, so the marker comes first.
@@ -104,8 +111,7 @@ impl IndexPlace {
             Ok((index, applied)) => (index, applied, None),
             Err(why) => {
                 let (index, applied) = self.rebuild(identity, survey, base)?;
-                // A store without a journal has nothing to rebuild.
-                (index, applied, (survey.last_sequence > 0).then_some(why))
+                (index, applied, is_told.then_some(why))
             }
         };
         // A process killed soon after this must not cost the index once more.
@@ -196,6 +202,11 @@ impl IndexPlace {
 
     /// Makes the closed index durable, so that the next start may trust it whatever happens in between.
     pub(crate) fn seal(&self) -> std::io::Result<()> {
+        for generation in self.generations() {
+            if wait_until_closed(&self.path(generation)) == Closing::UnderWay {
+                return Err(std::io::Error::other("it is still being written"));
+            }
+        }
         self.disk.sync_tree(&self.directory)?;
         self.unmark()
     }
@@ -389,6 +400,8 @@ impl IndexPlace {
 impl Index {
     /// sled panics on some damaged files, so a panic counts as a file that does not open.
     pub(crate) fn open(directory: &Path, generation: u64) -> Result<Self, String> {
+        // If it is not closed even now, sled says so.
+        let _ = wait_until_closed(directory);
         let config = sled::Config::new()
             .path(directory)
             .mode(sled::Mode::HighThroughput)
@@ -479,6 +492,29 @@ fn collect(pending: &mut Overlay, group: &Group<'_>, reached: &mut u64) -> usize
         *reached = sequence;
     }
     bytes
+}
+
+/// Whether an index whose last handle was dropped is written no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Closing {
+    Done,
+    UnderWay,
+}
+
+/// sled writes on threads of its own, which may hold an index for a moment after its last handle is gone. The store's
+/// lock is held, so nobody else can have it.
+fn wait_until_closed(directory: &Path) -> Closing {
+    const TRIES: u32 = 1000;
+    const PAUSE: Duration = Duration::from_millis(2);
+    let Ok(file) = File::open(directory.join("db")) else { return Closing::Done };
+    for _ in 0..TRIES {
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Err(rustix::io::Errno::WOULDBLOCK) => thread::sleep(PAUSE),
+            // Closing the file frees it again.
+            _ => return Closing::Done,
+        }
+    }
+    Closing::UnderWay
 }
 
 fn broken(error: sled::Error) -> StoreError {

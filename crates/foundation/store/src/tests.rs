@@ -15,6 +15,8 @@ mod snapshots;
 mod torn;
 mod transactions;
 
+use std::fs;
+use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -54,6 +56,14 @@ fn small(segment_bytes: u64, snapshot_bytes: u64) -> Options {
 
 fn open_small(dir: &Path, options: Options) -> Result<Store, OpenError> {
     Store::open_with_options(dir, Time::at(1).clock(), Disk::counting(), options)
+}
+
+/// Writes over a file, which must be there. `fs::write` would empty it first, and some file systems then wait for the
+/// device when it is closed.
+fn overwrite(path: &Path, bytes: &[u8]) {
+    let mut file = fs::OpenOptions::new().write(true).open(path).unwrap();
+    file.write_all(bytes).unwrap();
+    file.set_len(bytes.len() as u64).unwrap();
 }
 
 fn syncs(disk: &Disk) -> u64 {

@@ -110,7 +110,7 @@ fn number_of(path: &Path) -> u64 {
 fn flip(path: &Path, place: usize) {
     let mut bytes = fs::read(path).unwrap();
     bytes[place] ^= 0x40;
-    fs::write(path, bytes).unwrap();
+    overwrite(path, &bytes);
 }
 
 fn middle(path: &Path) -> usize {
@@ -489,7 +489,7 @@ async fn any_byte_of_journal_and_snapshots_is_noticed_and_a_start_agrees() {
                     }
                 }
             }
-            fs::write(&path, &whole).unwrap();
+            overwrite(&path, &whole);
         }
     }
     assert!(recovered > 10 && refusals > 3, "{recovered} recovered, {refusals} refused");

@@ -63,16 +63,18 @@ impl Torn {
 
     /// Reads the store with these bytes in its last segment. They are a torn group.
     fn check(&self, bytes: &[u8], context: &str) {
-        fs::write(&self.path, bytes).unwrap();
-        let (survey, rows) = read(self.dir.path(), self.base.as_ref()).unwrap();
+        overwrite(&self.path, bytes);
+        let survey = self.survey().unwrap();
         let context = format!("{} transactions: {context}", self.count);
         assert_eq!(survey.last_sequence, self.count - 1, "{context}");
         assert_eq!(survey.torn_bytes as usize, bytes.len() - self.start, "{context}");
         assert_eq!(fs::read(&self.path).unwrap(), bytes, "{context}");
-        assert!(rows == self.before, "{context}: the rows are not those before it");
-        if !(survey.last_time..=1).contains(&u64::from(self.count > 1)) {
-            panic!("{context}: the last time is {}", survey.last_time);
-        }
+        assert_eq!(survey.last_time, u64::from(self.count > 1), "{context}");
+        assert_eq!(survey.segments.last().unwrap().length as usize, self.start, "{context}");
+    }
+
+    fn survey(&self) -> Result<Survey, OpenError> {
+        segment::survey(&self.dir.path().join("journal"), self.after(), |_| ())
     }
 
     /// Every way in which the last write can have reached the disk in part, and every byte of it altered.
@@ -91,7 +93,7 @@ impl Torn {
             if bytes != self.bytes {
                 ways.push((format!("zeros up to {end}"), bytes));
             }
-            for mask in [0x01, 0x10, 0x80, 0xFF] {
+            for mask in [0x01, 0x80] {
                 let mut bytes = self.bytes.clone();
                 bytes[end] ^= mask;
                 ways.push((format!("byte {end} altered by {mask:#x}"), bytes));
@@ -129,8 +131,12 @@ async fn however_the_last_group_is_torn_what_was_before_it_is_there() {
         let torn = Torn::new(count).await;
         let ways = torn.all();
         assert!(ways.len() > 500, "{}", ways.len());
-        for (context, bytes) in ways {
-            torn.check(&bytes, &context);
+        for ((context, bytes), turn) in ways.iter().zip(0..) {
+            torn.check(bytes, context);
+            if turn % 19 == 0 {
+                let (_, rows) = read(torn.dir.path(), torn.base.as_ref()).unwrap();
+                assert!(rows == torn.before, "{context}: the rows are not those before it");
+            }
         }
     }
 }
@@ -140,7 +146,7 @@ async fn a_start_after_a_torn_write_goes_on_and_the_check_says_the_same() {
     for count in COUNTS {
         let torn = Torn::new(count).await;
         for (context, bytes) in torn.all().into_iter().step_by(97) {
-            fs::write(&torn.path, &bytes).unwrap();
+            overwrite(&torn.path, &bytes);
             let dir = tempfile::tempdir().unwrap();
             copy_tree(torn.dir.path(), dir.path());
             let report = offline::fsck(dir.path(), &Disk::counting(), &mut |_| ()).unwrap();
@@ -182,7 +188,7 @@ async fn an_index_that_had_applied_the_torn_group_tells_of_the_loss() {
         // The start that finds it whole makes the index again.
         drop(open_small(torn.dir.path(), LIMITS).unwrap());
         for (context, bytes) in torn.all().into_iter().step_by(211) {
-            fs::write(&torn.path, &bytes).unwrap();
+            overwrite(&torn.path, &bytes);
             let dir = tempfile::tempdir().unwrap();
             copy_tree(torn.dir.path(), dir.path());
             let report = offline::fsck(dir.path(), &Disk::counting(), &mut |_| ()).unwrap();
@@ -191,9 +197,8 @@ async fn an_index_that_had_applied_the_torn_group_tells_of_the_loss() {
             assert!(last.what.contains(&format!("applied transaction {count}")), "{context}: {last:?}");
             let store = open_small(dir.path(), LIMITS).unwrap();
             assert_eq!(store.opening().records, count - 1, "{context}");
-            let rebuilt = store.opening().rebuilt.clone();
-            // One that ends before the first transaction has nothing to rebuild.
-            assert!(count == 1 || rebuilt.unwrap().contains("ahead of the journal"), "{context}");
+            let rebuilt = store.opening().rebuilt.clone().unwrap();
+            assert!(rebuilt.contains("ahead of the journal"), "{context}: {rebuilt}");
             if count > 1 {
                 check_sample(&store, count - 1);
             } else {
@@ -206,12 +211,8 @@ async fn an_index_that_had_applied_the_torn_group_tells_of_the_loss() {
 #[tokio::test]
 async fn a_journal_cut_further_back_is_never_shorter_than_its_snapshot() {
     let torn = Torn::new(33).await;
-    let segments: Vec<PathBuf> = segment::survey(&torn.dir.path().join("journal"), torn.after(), |_| ())
-        .unwrap()
-        .segments
-        .into_iter()
-        .map(|segment| segment.path)
-        .collect();
+    let segments: Vec<PathBuf> =
+        torn.survey().unwrap().segments.into_iter().map(|segment| segment.path).collect();
     let whole: Vec<Vec<u8>> = segments.iter().map(|path| fs::read(path).unwrap()).collect();
     let mut refused = 0;
     // Everything from some byte on is gone, later segments included.
@@ -220,9 +221,9 @@ async fn a_journal_cut_further_back_is_never_shorter_than_its_snapshot() {
             let _ = fs::remove_file(path);
         }
         for end in 0..bytes.len() {
-            fs::write(path, &bytes[..end]).unwrap();
-            match read(torn.dir.path(), torn.base.as_ref()) {
-                Ok((survey, _)) => {
+            overwrite(path, &bytes[..end]);
+            match torn.survey() {
+                Ok(survey) => {
                     assert!(end >= HEADER_BYTES && survey.last_sequence >= torn.after(), "{end} of {path:?}");
                 }
                 Err(OpenError::Damaged { .. }) => refused += 1,

@@ -68,6 +68,7 @@ pub(crate) fn run(space: &Arc<Space>, plan: &Plan) -> (Vec<String>, Result<Endin
 }
 
 async fn everything(world: &mut World, operations: &[Operation]) -> Result<Ending, Violation> {
+    world.look().await?;
     if world.witnesses == Witnesses::Registrar {
         world.introduce().await?;
     }

@@ -210,6 +210,14 @@ impl World {
         Ok(())
     }
 
+    /// Whether a number on that channel is on neither side: what had it was lost with a machine before anybody saw it,
+    /// and what came after it was seen.
+    fn has_hole(&self, from: usize, to: usize) -> bool {
+        let sides = [from, to].map(|holder| self.said(&self.node(holder), from, to).unwrap_or_default());
+        let numbers: BTreeSet<u64> = sides.iter().flat_map(|side| side.keys().copied()).collect();
+        numbers.last().is_some_and(|last| numbers.len() as u64 != last + 1)
+    }
+
     fn judge_finality(&self, honest: &[usize], stuck: Option<usize>) -> Result<(), Violation> {
         for node in honest {
             let willing = (0..NODES).filter(|other| other != node && Some(*other) != stuck);
@@ -236,11 +244,18 @@ impl World {
         lossy: &BTreeSet<usize>,
     ) -> Result<(), Violation> {
         let alerts = self.node(node).alerts(false, usize::MAX).map_err(|error| error.to_string())?;
+        let holed = |one: usize, other: usize| {
+            self.victim.is_some_and(|victim| {
+                (victim == one || victim == other)
+                    && [(one, other), (other, one)].into_iter().any(|(from, to)| self.has_hole(from, to))
+            })
+        };
         for Alert { code, node: about, text, .. } in alerts {
             let place = (0..NODES).find(|place| self.homes[*place].id.as_str() == about);
             let deserves = |place: usize| {
                 let by_loss = code == CHANNEL_GAP || code == STATEMENT_NOT_LOGGED;
-                let lost = lossy.contains(&place) || (code == CHANNEL_GAP && lossy.contains(&node));
+                let lost = lossy.contains(&place)
+                    || (code == CHANNEL_GAP && (lossy.contains(&node) || holed(node, place)));
                 !self.is_honest(place) || stuck == Some(place) || (by_loss && lost)
             };
             if !place.is_some_and(deserves) {
