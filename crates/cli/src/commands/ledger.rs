@@ -42,7 +42,9 @@ pub(crate) async fn run(command: Ledger, global: &Global, output: Output) -> Res
             let policy = operations::policy(&admin).await?;
             output.result(&json!({ "policy": policy }), || policy.clone());
         }
-        Ledger::Audit { node, fork_proof } => return audit(&admin, node, fork_proof.as_deref(), output).await,
+        Ledger::Audit { node, fork_proof } => {
+            return audit(&admin, node, fork_proof.as_deref(), output).await;
+        }
         Ledger::Fork(Fork::Verify { file }) => return verify_fork(&file, output),
         Ledger::Alerts { command: Some(Alerts::Resolve { id }), .. } => {
             let request = api::ResolveAlertRequest { id };
@@ -51,7 +53,8 @@ pub(crate) async fn run(command: Ledger, global: &Global, output: Output) -> Res
         }
         Ledger::Alerts { all, command: None } => {
             let request = api::ListAlertsRequest { all };
-            let alerts = admin.call(async |mut client: Client| client.list_alerts(request).await).await?.alerts;
+            let alerts =
+                admin.call(async |mut client: Client| client.list_alerts(request).await).await?.alerts;
             output.result(&list("alerts", alerts.iter().map(views::alert)), || {
                 let rows: Vec<_> = alerts.iter().map(alert_row).collect();
                 table(&["id", "code", "first seen", "last seen", "node", "what"], &rows, "no alerts")
@@ -63,7 +66,8 @@ pub(crate) async fn run(command: Ledger, global: &Global, output: Output) -> Res
         Ledger::Recover => return recover(&admin, output).await,
         Ledger::Redact { digest, who, reason } => {
             let request = api::RedactStatementRequest { digest, reason, who };
-            let redacted = admin.call(async |mut client: Client| client.redact_statement(request.clone()).await).await?;
+            let redacted =
+                admin.call(async |mut client: Client| client.redact_statement(request.clone()).await).await?;
             output.result(&json!({ "index": redacted.index, "statement": redacted.statement }), || {
                 format!(
                     "the bytes of entry {} are gone; statement {} says who removed them and why",
@@ -120,13 +124,20 @@ fn verify_fork(file: &Path, output: Output) -> Result<ExitCode, Failure> {
     let limit = u64::try_from(MAX_FORK_PROOF_BYTES).unwrap_or(u64::MAX);
     let bytes = read_input(file, limit)?;
     let unreadable = |error: String| {
-        Failure::new(Exit::Unreadable, "fork_proof.unreadable", error, "get the file again from whoever made it")
+        Failure::new(
+            Exit::Unreadable,
+            "fork_proof.unreadable",
+            error,
+            "get the file again from whoever made it",
+        )
     };
     let text = String::from_utf8(bytes).map_err(|error| unreadable(error.to_string()))?;
     let proof = ForkProof::parse(&text).map_err(|error| unreadable(error.to_string()))?;
     match proof.verify() {
         Ok(sentence) => {
-            output.result(&json!({ "outcome": "forked", "sentence": sentence }), || format!("FORKED  {sentence}"));
+            output.result(&json!({ "outcome": "forked", "sentence": sentence }), || {
+                format!("FORKED  {sentence}")
+            });
             Ok(ExitCode::SUCCESS)
         }
         Err(error) => {
@@ -188,7 +199,9 @@ async fn logs(admin: &Admin, state: bool, limit: u32, output: Output) -> Result<
         for statement in &statements {
             let time = moment(statement.time_milliseconds);
             lines.push(format!("{time}  entry {}  {}", statement.index, statement.digest));
-            lines.extend(statement.logs.iter().map(|log| format!("  {} {} {}", log.size, log.root, log.origin)));
+            lines.extend(
+                statement.logs.iter().map(|log| format!("  {} {} {}", log.size, log.root, log.origin)),
+            );
         }
         if lines.is_empty() { "no statement yet; make one with --state".to_owned() } else { lines.join("\n") }
     });

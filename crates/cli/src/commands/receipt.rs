@@ -102,7 +102,12 @@ fn read_policy(path: &Path) -> Result<QuorumPolicy, Failure> {
     let text = read_input(path, limit)?;
     String::from_utf8_lossy(&text).parse().map_err(|error: PolicyError| {
         let message = format!("{}: {error}", path.display());
-        Failure::new(Exit::Unreadable, "policy.unreadable", message, "see `huitong ledger policy` for one that is whole")
+        Failure::new(
+            Exit::Unreadable,
+            "policy.unreadable",
+            message,
+            "see `huitong ledger policy` for one that is whole",
+        )
     })
 }
 
@@ -145,7 +150,9 @@ fn finality_text(report: &Report) -> String {
     match (report.finality(), report.not_after()) {
         (Some(Finality::Final), Some(time)) => format!("; FINAL: witnesses had seen it all at {time}"),
         (Some(Finality::Final), None) => "; FINAL".to_owned(),
-        (Some(Finality::Provisional), _) => "; PROVISIONAL: not enough witnesses have cosigned yet".to_owned(),
+        (Some(Finality::Provisional), _) => {
+            "; PROVISIONAL: not enough witnesses have cosigned yet".to_owned()
+        }
         (None, _) => String::new(),
     }
 }
@@ -154,7 +161,9 @@ fn finality_text(report: &Report) -> String {
 fn verdict(outcome: Outcome) -> &'static str {
     match outcome {
         Outcome::Valid => "everything in it is proven",
-        Outcome::PolicyNotMet => "everything in it is proven, but fewer witnesses cosigned than the policy demands",
+        Outcome::PolicyNotMet => {
+            "everything in it is proven, but fewer witnesses cosigned than the policy demands"
+        }
         Outcome::Incomplete => "nothing in it is false, but something is missing: export it again",
         Outcome::Invalid => "something in it is false: do not rely on it",
         Outcome::Unreadable => "this is not a whole receipt: get the file again",

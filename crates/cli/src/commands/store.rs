@@ -196,16 +196,15 @@ fn export(directory: &Path, file: &Path, output: Output) -> Result<ExitCode, Fai
         };
     }
     let written = |error: std::io::Error| Failure::file("write", file, &error);
-    let created = OpenOptions::new().write(true).create_new(true).open(file).map_err(|error| {
-        match error.kind() {
+    let created =
+        OpenOptions::new().write(true).create_new(true).open(file).map_err(|error| match error.kind() {
             ErrorKind::AlreadyExists => Failure::failed(
                 "file",
                 format!("{} exists already", file.display()),
                 "name a file that does not exist yet",
             ),
             _ => written(error),
-        }
-    })?;
+        })?;
     let mut out = BufWriter::new(created);
     let entries = maintenance::export(directory, &mut out, &mut show).map_err(failed)?;
     out.into_inner().map_err(IntoInnerError::into_error).and_then(|file| file.sync_all()).map_err(written)?;

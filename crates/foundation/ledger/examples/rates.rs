@@ -1,6 +1,6 @@
 //! Prints how fast this machine issues, fills, proves and opens: `cargo run --release -p huitong-ledger --features testing
 //! --example rates -- DIRECTORY [ENTRIES]`. A directory that exists is only
-//! checked.
+//! read.
 
 #![expect(
     clippy::print_stdout,
@@ -9,15 +9,17 @@
     reason = "it prints, and stops when something is wrong"
 )]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use huitong_ledger::{Identity, Ledger, offline, origin_of, testing};
-use huitong_proof::{Clock, Digest, Draft, Kind, Map, SigningKey, SpaceId, SystemClock, SystemEntropy};
+use huitong_proof::{
+    Clock, Digest, Draft, Envelope, Kind, Map, SigningKey, SpaceId, SystemClock, SystemEntropy,
+};
 use huitong_store::{Disk, Store};
 
-fn open(directory: &std::path::Path) -> Ledger {
+fn open(directory: &Path) -> Ledger {
     let store = Store::open(directory, Arc::new(|| SystemClock.now().millis())).unwrap();
     let node = "A".repeat(32);
     let identity = Identity {
@@ -75,33 +77,21 @@ async fn issue(ledger: &Ledger, callers: u64, time: Duration) -> f64 {
     total as f64 / start.elapsed().as_secs_f64()
 }
 
-fn check(directory: &std::path::Path) {
-    let start = Instant::now();
-    let report = offline::fsck(directory, &Disk::real(), &mut |_| {}).unwrap();
-    println!("fsck of {} entries in {:?}: {:?}", report.size, start.elapsed(), report.findings);
+/// Signs and publishes each second, as a node does.
+async fn publish(ledger: Ledger) {
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let start = Instant::now();
+        ledger.checkpoint().await.unwrap();
+        let signed = start.elapsed();
+        ledger.publish().await.unwrap();
+        println!("    checkpoint {signed:?}, publish {:?}", start.elapsed() - signed);
+    }
 }
 
-#[tokio::main]
-async fn main() {
-    let mut arguments = std::env::args().skip(1);
-    let directory = PathBuf::from(arguments.next().unwrap());
-    if directory.exists() {
-        check(&directory);
-        return;
-    }
-    let entries: u64 = arguments.next().map_or(100_000, |text| text.parse().unwrap());
-    let ledger = open(&directory);
-    let publishing = ledger.clone();
-    let publisher = tokio::spawn(async move {
-        loop {
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            let start = Instant::now();
-            publishing.checkpoint().await.unwrap();
-            let signed = start.elapsed();
-            publishing.publish().await.unwrap();
-            println!("    checkpoint {signed:?}, publish {:?}", start.elapsed() - signed);
-        }
-    });
+async fn write(directory: &Path, entries: u64) {
+    let ledger = open(directory);
+    let publisher = tokio::spawn(publish(ledger.clone()));
     for callers in [1, 16, 256] {
         let before = writer_seconds();
         let rate = issue(&ledger, callers, Duration::from_secs(5)).await;
@@ -109,28 +99,26 @@ async fn main() {
         println!("issued per second by {callers}: {rate:.0}, {each:.1} us each of the writer thread");
     }
     publisher.abort();
+    let _ = publisher.await;
 
     let start = Instant::now();
     let mut last = Instant::now();
     testing::fill(&ledger, entries, &mut |done| {
         if last.elapsed() > Duration::from_secs(5) {
-            println!("    {done} after {:?}", start.elapsed());
+            println!("    {done} after {:?}, {}", start.elapsed(), memory());
             last = Instant::now();
         }
     })
     .await
     .unwrap();
     println!("filled per second: {:.0}", entries as f64 / start.elapsed().as_secs_f64());
-
     ledger.store().clone().close().await;
-    drop(ledger);
+}
+
+async fn read(directory: &Path) {
     let start = Instant::now();
-    let store = Store::open(&directory, Arc::new(|| SystemClock.now().millis())).unwrap();
-    println!("store opened in {:?}", start.elapsed());
-    drop(store);
-    let start = Instant::now();
-    let ledger = open(&directory);
-    println!("opened in {:?}: {:?}", start.elapsed(), ledger.opening());
+    let ledger = open(directory);
+    println!("opened in {:?}: {:?}, {}", start.elapsed(), ledger.opening(), memory());
 
     let view = ledger.store().view();
     let size = ledger.size(&view).unwrap();
@@ -138,25 +126,36 @@ async fn main() {
     for number in 0..5_000_u64 {
         let random = Digest::sha256(&number.to_be_bytes());
         let index = u64::from_be_bytes(random.as_bytes()[..8].try_into().unwrap()) % size;
-        let digest = ledger.entry(&view, index).unwrap().map(|bytes| {
-            huitong_proof::Envelope::decode(bytes).unwrap().trusted(ledger.space()).unwrap().digest()
-        });
+        let bytes = ledger.entry(&view, index).unwrap().unwrap();
+        let digest = Envelope::decode(bytes).unwrap().trusted(ledger.space()).unwrap().digest();
         let start = Instant::now();
-        ledger.prove(vec![digest.unwrap()], 0).await.unwrap();
+        ledger.prove(vec![digest], 0).await.unwrap();
         times.push(start.elapsed());
     }
     times.sort();
-    println!("proof p50 {:?}, p99 {:?}", times[times.len() / 2], times[times.len() * 99 / 100]);
+    let (half, most) = (times[times.len() / 2], times[times.len() * 99 / 100]);
+    println!("proof p50 {half:?}, p99 {most:?}, {}", memory());
     ledger.store().clone().close().await;
     drop((view, ledger));
-    check(&directory);
+
+    let start = Instant::now();
+    let report = offline::fsck(directory, &Disk::real(), &mut |_| {}).unwrap();
+    println!("fsck of {} entries in {:?}: {:?}, {}", report.size, start.elapsed(), report.findings, memory());
+}
+
+fn memory() -> String {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    println!(
-        "{}",
-        status
-            .lines()
-            .filter(|line| line.starts_with("VmHWM") || line.starts_with("VmRSS"))
-            .collect::<Vec<_>>()
-            .join(", ")
-    );
+    let wanted = |line: &&str| line.starts_with("VmHWM") || line.starts_with("VmRSS");
+    status.lines().filter(wanted).collect::<Vec<_>>().join(" ").replace('\t', "")
+}
+
+#[tokio::main]
+async fn main() {
+    let mut arguments = std::env::args().skip(1);
+    let directory = PathBuf::from(arguments.next().unwrap());
+    let entries: u64 = arguments.next().map_or(100_000, |text| text.parse().unwrap());
+    if !directory.exists() {
+        write(&directory, entries).await;
+    }
+    read(&directory).await;
 }

@@ -301,9 +301,8 @@ impl Ledger {
         let mut unsynced = Unsynced::default();
         let mut partials = BTreeSet::new();
         // Those of an earlier process may be anything after a power failure.
-        let written = |path: &FilePath| {
-            publishing.text.is_some() && publishing.partials.contains(&path.to_string())
-        };
+        let written =
+            |path: &FilePath| publishing.text.is_some() && publishing.partials.contains(&path.to_string());
         let levels = self.tree().edge.levels();
         for name in (0..levels).filter_map(|level| TileName::partial(level, size)) {
             let path = FilePath::Tile(name);

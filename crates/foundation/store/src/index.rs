@@ -168,14 +168,29 @@ impl IndexPlace {
     pub(crate) fn remove(&self, generation: u64) -> Result<(), OpenError> {
         let path = self.path(generation);
         if path.exists() {
-            // Were it there again after a power failure, it would pass for the one in use.
+            self.remove_removed()?;
+            // Were it there again after a power failure, or half of it after a kill, it would pass for the one in
+            // use.
             self.disk
                 .directory(&self.directory)
                 .and_then(|held| {
-                    self.disk.remove_directory(&path)?;
+                    self.disk.rename(&path, &self.removed())?;
                     held.sync()
                 })
                 .map_err(OpenError::io("remove", &path))?;
+        }
+        self.remove_removed()
+    }
+
+    /// What an index is named after while it is removed.
+    fn removed(&self) -> PathBuf {
+        self.directory.join("removed")
+    }
+
+    fn remove_removed(&self) -> Result<(), OpenError> {
+        let removed = self.removed();
+        if removed.exists() {
+            self.disk.remove_directory(&removed).map_err(OpenError::io("remove", &removed))?;
         }
         Ok(())
     }
@@ -290,6 +305,7 @@ impl IndexPlace {
         for unfinished in generations {
             self.remove(unfinished)?;
         }
+        self.remove_removed()?;
         let index = match Index::open(&self.path(generation), generation) {
             Ok(index) => index,
             Err(why) => return Ok(Err(format!("the index does not open: {why}"))),

@@ -315,17 +315,21 @@ impl Evidence {
     }
 
     fn questions_at_start(&self) -> Result<BTreeSet<Question>, ServiceError> {
-        let mut questions: BTreeSet<Question> =
-            self.policy_nodes()?.into_iter().map(|node| (Asked::Witness, node)).collect();
+        let mut questions = self.questions_to_witnesses()?;
         questions.extend(self.newest_counterparties()?.into_iter().map(|node| (Asked::Counterparty, node)));
         Ok(questions)
     }
 
     fn questions_before_signing(&self) -> Result<BTreeSet<Question>, ServiceError> {
-        let mut questions: BTreeSet<Question> =
-            self.policy_nodes()?.into_iter().map(|node| (Asked::Witness, node)).collect();
+        let mut questions = self.questions_to_witnesses()?;
         questions.extend(self.recent_counterparties()?.into_iter().map(|node| (Asked::Counterparty, node)));
         Ok(questions)
+    }
+
+    /// A witness is asked for statements, too: this node may have exchanged the first ones with it after the backup.
+    fn questions_to_witnesses(&self) -> Result<BTreeSet<Question>, ServiceError> {
+        let nodes = self.policy_nodes()?.into_iter();
+        Ok(nodes.flat_map(|node| [(Asked::Witness, node.clone()), (Asked::Counterparty, node)]).collect())
     }
 
     /// The witnesses of the policy that are other nodes.

@@ -330,6 +330,7 @@ impl Evidence {
             order(a).cmp(&order(b))
         });
         let others: Vec<Statement> = returned.others.values().cloned().collect();
+        self.check_numbers_are_free(&own)?;
         for batch in own.chunks(BATCH) {
             let (ledger, batch) = (self.ledger().clone(), batch.to_vec());
             let append = move |tx: &mut Tx<'_>| -> Result<Vec<Statement>, ServiceError> {
@@ -350,6 +351,22 @@ impl Evidence {
         for statement in others {
             if self.admit_again(statement.clone()).await? {
                 self.note_recovered(&statement, report);
+            }
+        }
+        Ok(())
+    }
+
+    /// No number of a returned statement may have been used again since. Nothing is changed before this is known.
+    fn check_numbers_are_free(&self, own: &[Statement]) -> Result<(), ServiceError> {
+        let ledger = self.ledger();
+        let view = ledger.store().view();
+        for statement in own {
+            let (audience, seq) = (&statement.body().audience, statement.body().seq);
+            let here = ledger.statements_on_channel(&view, ledger.node(), audience, seq, 1)?;
+            let taken = here.first().filter(|here| here.body().seq == seq);
+            if taken.is_some_and(|here| here.digest() != statement.digest()) {
+                let what = format!("two statements have number {seq} to {audience}");
+                return Err(contradiction(ledger.size(&view)?, &what));
             }
         }
         Ok(())

@@ -46,10 +46,20 @@ impl Evidence {
         self.witness(None, request).await
     }
 
-    /// The newest checkpoint of that ledger which this node has cosigned, with the ledger's and its own signature.
-    pub fn witnessed(&self, _caller: &Caller, origin: &str) -> Result<Option<String>, ServiceError> {
-        let signed = witnessed(&self.ledger().store().view(), origin)?;
-        Ok(signed.map(|signed| signed.text().to_owned()))
+    /// The newest checkpoint of that ledger which this node has cosigned, with the ledger's and its own signature. The
+    /// ledger's own node is told of a larger one, too, that this node has only seen: if that node was rolled back, it must
+    /// not sign another of this size.
+    pub fn witnessed(&self, caller: &Caller, origin: &str) -> Result<Option<String>, ServiceError> {
+        let cosigned = witnessed(&self.ledger().store().view(), origin)?;
+        let seen = match self.follow(caller.node())? {
+            Some(log) if log.log.name() == origin => self.last_shown(&log)?,
+            _ => None,
+        };
+        let newest = cosigned.into_iter().chain(seen).max_by_key(|signed| {
+            // Of one size the cosigned one says more.
+            (signed.checkpoint().size, signed.cosigner_names().len())
+        });
+        Ok(newest.map(|signed| signed.text().to_owned()))
     }
 
     /// The newest cosigned checkpoint of the ledger whose origin has this SHA-256, for C2SP's monitoring address. Open

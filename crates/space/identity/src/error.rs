@@ -147,6 +147,8 @@ impl From<LedgerError> for ServiceError {
             LedgerError::Redacted { index, who, why } => {
                 Self::Redacted { what: format!("entry {index}"), who, why }
             }
+            // Whoever asks names a size that this ledger does not have.
+            size @ (LedgerError::Behind { .. } | LedgerError::Beyond { .. }) => Self::invalid("size", size),
             other => Self::Internal(other.to_string()),
         }
     }

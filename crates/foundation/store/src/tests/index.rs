@@ -204,3 +204,15 @@ fn only_the_owner_may_read() {
     check("journal", 0o700);
     check("journal/000000000001.seg", 0o600);
 }
+
+#[tokio::test]
+async fn half_of_an_index_that_was_being_removed_is_not_taken_for_the_one_in_use() {
+    let dir = sample().await;
+    // A compaction made the second and was killed while it removed the first.
+    let index = dir.path().join("index");
+    fs::rename(index.join("000001"), index.join("000002")).unwrap();
+    fs::create_dir(index.join("removed")).unwrap();
+    fs::write(index.join("removed/db"), "half of it").unwrap();
+    check(dir.path(), None);
+    assert!(!index.join("removed").exists());
+}

@@ -474,7 +474,7 @@ async fn any_byte_of_journal_and_snapshots_is_noticed_and_a_start_agrees() {
             let report = offline::fsck(dir.path(), &Disk::counting(), &mut |_| ()).unwrap();
             let found = report.findings.iter().find(|finding| finding.what != "the index was missing");
             let severity = found.unwrap_or_else(|| panic!("{context} was not noticed")).severity;
-            if turn % 17 == 0 {
+            if turn % 29 == 0 {
                 let copy = copy(&dir);
                 match open_small(copy.path(), LIMITS) {
                     Ok(store) => {
@@ -492,7 +492,7 @@ async fn any_byte_of_journal_and_snapshots_is_noticed_and_a_start_agrees() {
             overwrite(&path, &whole);
         }
     }
-    assert!(recovered > 10 && refusals > 3, "{recovered} recovered, {refusals} refused");
+    assert!(recovered > 5 && refusals > 2, "{recovered} recovered, {refusals} refused");
 }
 
 #[tokio::test]

@@ -145,7 +145,7 @@ async fn however_the_last_group_is_torn_what_was_before_it_is_there() {
 async fn a_start_after_a_torn_write_goes_on_and_the_check_says_the_same() {
     for count in COUNTS {
         let torn = Torn::new(count).await;
-        for (context, bytes) in torn.all().into_iter().step_by(97) {
+        for (context, bytes) in torn.all().into_iter().step_by(197) {
             overwrite(&torn.path, &bytes);
             let dir = tempfile::tempdir().unwrap();
             copy_tree(torn.dir.path(), dir.path());
@@ -187,7 +187,7 @@ async fn an_index_that_had_applied_the_torn_group_tells_of_the_loss() {
         let torn = Torn::new(count).await;
         // The start that finds it whole makes the index again.
         drop(open_small(torn.dir.path(), LIMITS).unwrap());
-        for (context, bytes) in torn.all().into_iter().step_by(211) {
+        for (context, bytes) in torn.all().into_iter().step_by(331) {
             overwrite(&torn.path, &bytes);
             let dir = tempfile::tempdir().unwrap();
             copy_tree(torn.dir.path(), dir.path());

@@ -226,7 +226,7 @@ impl Evidence {
     }
 
     /// The newest checkpoint that a ledger has shown to this node.
-    fn last_shown(&self, log: &FollowedLog) -> Result<Option<SignedCheckpoint>, ServiceError> {
+    pub(crate) fn last_shown(&self, log: &FollowedLog) -> Result<Option<SignedCheckpoint>, ServiceError> {
         let texts = history(&self.ledger().store().view(), &log.node)?;
         Ok(texts.iter().rev().filter_map(|text| SignedCheckpoint::parse(text, &log.log).ok()).next())
     }
