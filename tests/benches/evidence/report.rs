@@ -3,14 +3,27 @@
 /// The figures so far.
 #[derive(Default)]
 pub(crate) struct Report {
-    rows: Vec<(String, f64, &'static str, Option<(f64, f64, &'static str)>)>,
+    rows: Vec<Row>,
+}
+
+struct Row {
+    bench: String,
+    value: f64,
+    unit: &'static str,
+    baseline: Option<Baseline>,
+}
+
+struct Baseline {
+    value: f64,
+    ratio: f64,
+    what: &'static str,
 }
 
 impl Report {
     /// A figure that is compared with nothing.
     pub(crate) fn figure(&mut self, bench: &str, value: f64, unit: &'static str) {
         println!("{}", serde_json::json!({ "bench": bench, "value": value, "unit": unit }));
-        self.rows.push((bench.to_owned(), value, unit, None));
+        self.rows.push(Row { bench: bench.to_owned(), value, unit, baseline: None });
     }
 
     /// A figure beside one that was measured in the same run; `what` says what the baseline is.
@@ -27,7 +40,8 @@ impl Report {
             "{}",
             serde_json::json!({ "bench": bench, "value": value, "unit": unit, "baseline": baseline, "ratio": ratio })
         );
-        self.rows.push((bench.to_owned(), value, unit, Some((baseline, ratio, what))));
+        let baseline = Some(Baseline { value: baseline, ratio, what });
+        self.rows.push(Row { bench: bench.to_owned(), value, unit, baseline });
     }
 
     pub(crate) fn print_table(&self) {
@@ -36,10 +50,10 @@ impl Report {
             "{:<32} {:>12} {:<6} {:>12} {:>8}  baseline",
             "figure", "value", "unit", "baseline", "ratio"
         );
-        for (bench, value, unit, baseline) in &self.rows {
+        for Row { bench, value, unit, baseline } in &self.rows {
             match baseline {
                 None => println!("{bench:<32} {value:>12.3} {unit:<6}"),
-                Some((baseline, ratio, what)) => {
+                Some(Baseline { value: baseline, ratio, what }) => {
                     println!("{bench:<32} {value:>12.3} {unit:<6} {baseline:>12.3} {ratio:>8.3}  {what}");
                 }
             }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use huitong_ledger::{Identity, Ledger, LedgerError, origin_of};
 use huitong_proof::cbor::Map;
-use huitong_proof::{Digest, Draft, Kind, SigningKey, SpaceId, SystemClock, SystemEntropy};
+use huitong_proof::{Clock as _, Digest, Draft, Kind, SigningKey, SpaceId, SystemClock, SystemEntropy};
 use huitong_store::Store;
 
 use crate::report::Report;
@@ -117,8 +117,7 @@ fn draft(number: u64) -> Draft {
 }
 
 fn ledger(directory: &Path) -> Ledger {
-    let clock = || u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap();
-    let store = Store::open(directory, Arc::new(clock)).unwrap();
+    let store = Store::open(directory, Arc::new(|| SystemClock.now().millis())).unwrap();
     let identity = Identity {
         node: NODE.to_owned(),
         origin: origin_of(NODE),

@@ -13,7 +13,7 @@ use crate::log::Ledger;
 /// Statements that one transaction admits.
 const BATCH: u64 = 2_000;
 /// Entries between two publications.
-const PUBLISHED: u64 = 16 * BATCH;
+const PUBLISHED: u64 = 4 * BATCH;
 /// Statements about one subject.
 const PER_SUBJECT: u64 = 6;
 

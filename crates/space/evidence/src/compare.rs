@@ -332,6 +332,20 @@ impl Evidence {
         Ok(nodes.flat_map(|node| [(Asked::Witness, node.clone()), (Asked::Counterparty, node)]).collect())
     }
 
+    /// Everybody who may hold what this node has lost, witnesses first: also those of whom it knows only because they
+    /// showed something that it does not have.
+    pub(crate) fn holders(&self) -> Result<Vec<NodeId>, ServiceError> {
+        let mut nodes: Vec<NodeId> = self.policy_nodes()?.into_iter().collect();
+        let shown = tables::all_ahead(&self.ledger().store().view())?;
+        let shown = shown.iter().filter_map(|shown| NodeId::parse(&shown.by).ok());
+        for node in self.counterparties()?.into_iter().chain(shown) {
+            if !nodes.contains(&node) {
+                nodes.push(node);
+            }
+        }
+        Ok(nodes)
+    }
+
     /// The witnesses of the policy that are other nodes.
     pub(crate) fn policy_nodes(&self) -> Result<BTreeSet<NodeId>, ServiceError> {
         let Some(policy) = self.policy()? else { return Ok(BTreeSet::new()) };

@@ -147,8 +147,9 @@ impl Evidence {
         };
         followed.truncate(bounds.logs);
 
-        let mut looks = stream::iter(&followed)
-            .map(|log| self.look_at(peer, log, ripe, bounds))
+        let last = followed.last().map(|log| log.node.clone());
+        let mut looks = stream::iter(followed)
+            .map(|log| async move { self.look_at(peer, &log, ripe, bounds).await })
             .buffer_unordered(AT_ONCE);
         while let Some(look) = looks.next().await {
             let Look { report: log, conditions, examined } = look?;
@@ -160,9 +161,9 @@ impl Evidence {
         drop(looks);
         report.logs.sort_by(|a, b| a.node.cmp(&b.node));
         if report.remaining > 0
-            && let Some(last) = followed.pop()
+            && let Some(last) = last
         {
-            let keep = move |tx: &mut Tx<'_>| rows::put_cursor(tx, &last.node);
+            let keep = move |tx: &mut Tx<'_>| rows::put_cursor(tx, &last);
             self.ledger().store().transact("evidence.cursor", keep).await?;
         }
         let settled = self.look_at_witnesses().await?;

@@ -118,14 +118,8 @@ impl Evidence {
                 "it is below the newest checkpoint and has another root",
             ));
         }
-        let mut sources: Vec<NodeId> = self.policy_nodes()?.into_iter().collect();
-        for node in self.counterparties()? {
-            if !sources.contains(&node) {
-                sources.push(node);
-            }
-        }
         let mut reasons = Vec::new();
-        for node in sources {
+        for node in self.holders()? {
             let leaves = match self.leaves_of(peer, &node, from, checkpoint.size, progress).await {
                 Ok(leaves) => leaves,
                 Err(error) => {

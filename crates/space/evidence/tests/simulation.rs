@@ -9,7 +9,13 @@
 //! simulation -- --nocapture more`. A run that fails prints its operations, without those that do not matter, in the form
 //! in which [`regressions`] keeps them.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of a test")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::panic,
+    reason = "helpers of a test, which tells what failed"
+)]
 
 #[path = "simulation/memory.rs"]
 mod memory;

@@ -263,6 +263,35 @@ async fn a_ledger_that_gives_no_consistency_proof_is_inconsistent_until_it_does(
 }
 
 #[tokio::test]
+async fn a_smaller_checkpoint_of_another_history_is_no_old_answer() {
+    let mut space = space().await;
+    let copy = space.back_up(PROVIDER).await;
+    let other = second(&space, "provider", &copy, 77);
+    let (ledger, own) = (other.ledger().clone(), space.ids[PROVIDER].to_string());
+    let issue = move |tx: &mut Tx<'_>| {
+        let detail = huitong_proof::cbor::Map::new();
+        let (agreement, reference) = (Digest::ZERO, Digest::ZERO);
+        let audience = own;
+        ledger
+            .issue(tx, Draft { kind: Kind::Usage, audience, subject: [1; 16], agreement, reference, detail })
+    };
+    other.ledger().store().transact("test", issue).await.unwrap();
+    let smaller = other.ledger().checkpoint().await.unwrap();
+
+    // The first instance goes on, further, and is what answers.
+    for _ in 0..3 {
+        space.tell(PROVIDER, CONSUMER).await;
+    }
+    sign(&space).await;
+    let peer = Bent::new(&space, CONSUMER, PROVIDER);
+    settle(&space, CONSUMER, &peer).await;
+    peer.bend(Ways { checkpoint: Some(smaller.text().to_owned()), ..Ways::default() });
+    let report = space.node(CONSUMER).monitor_once(&peer).await.unwrap();
+    assert!(matches!(state(&space, &report, PROVIDER), LogState::Inconsistent { .. }));
+    assert_eq!(open(&space.node(CONSUMER)), alert(&space, LEDGER_INCONSISTENT, PROVIDER));
+}
+
+#[tokio::test]
 async fn a_statement_that_its_issuer_does_not_log_is_missed_until_it_does() {
     let space = space().await;
     let peer = Bent::new(&space, CONSUMER, PROVIDER);
@@ -416,6 +445,9 @@ async fn a_number_that_is_missing_is_a_gap_unless_the_other_shows_it() {
     peer.bend(Ways::default());
     let report = space.node(CONSUMER).monitor_once(&peer).await.unwrap();
     assert_eq!((open(&space.node(CONSUMER)), report.ended), (vec![], 1));
+    peer.asked("statements");
+    space.node(CONSUMER).monitor_once(&peer).await.unwrap();
+    assert_eq!(peer.asked("statements"), 0, "what was shown once is not asked for again");
 }
 
 #[tokio::test]
@@ -560,6 +592,7 @@ fn an_issuers_date_does_not_matter_but_how_long_an_entry_has_been_here() {
     check(10_900, 9, 7);
     check(90_000, 9, 9);
     check(10_901, 9, 0);
+    assert!(!rows::mark_due(&store.view(), at(10_902), delay).unwrap(), "marks of the future are gone");
     check(11_501, 9, 9);
 }
 
@@ -674,4 +707,17 @@ proptest::proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(ends_with_what_is_wrong(happenings));
     }
+}
+
+/// Workers and interfaces run these on a runtime of several threads.
+#[tokio::test]
+async fn rounds_and_audits_may_move_between_threads() {
+    fn check<F: Future + Send>(future: F) -> F {
+        future
+    }
+    let space = space().await;
+    let (node, link, other) = (space.node(CONSUMER), space.link(CONSUMER), space.ids[PROVIDER].clone());
+    check(async { node.monitor_once(&link).await }).await.unwrap();
+    check(async { node.mirror_once(&link, MIRRORED_LEAVES).await }).await.unwrap();
+    check(async { node.audit(&link, &other).await }).await.unwrap();
 }

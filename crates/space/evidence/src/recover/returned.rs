@@ -46,10 +46,10 @@ impl Evidence {
         let mut wanted: BTreeSet<Digest> =
             target.map(|target| target.leaves.iter().copied().collect()).unwrap_or_default();
         wanted.extend(tables::all_lost(&self.ledger().store().view())?.into_values());
-        let counterparties = self.counterparties()?;
+        let holders = self.holders()?;
         let mut returned = Returned::default();
-        for (done, node) in (0..).zip(&counterparties) {
-            let total = counterparties.len() as u64;
+        for (done, node) in (0..).zip(&holders) {
+            let total = holders.len() as u64;
             progress(Progress { step: "asking counterparties for statements", done, total });
             let key = match self.ask_for_credential(peer, node, &wanted).await? {
                 Ok(key) => key,

@@ -147,10 +147,12 @@ impl World {
     async fn stuck(&self) -> Result<Option<usize>, Violation> {
         let Some(victim) = self.victim else { return Ok(None) };
         let Some(reason) = self.node(victim).safe_mode() else { return Ok(None) };
-        let largest = self.memory.roots_of(victim).map(|(size, _, _)| size).max().unwrap_or_default();
-        if largest <= size_of(&self.node(victim))? {
+        let roots = roots(&all_leaves(&self.node(victim))?);
+        let unmet =
+            self.memory.roots_of(victim).filter(|(size, root, _)| roots.get(*size as usize) != Some(*root));
+        let Some(largest) = unmet.map(|(size, _, _)| size).max() else {
             return Err(format!("node {victim} lacks nothing that others keep and signs nothing: {reason}"));
-        }
+        };
         let origin = self.net.caller(victim).credential().log.name().to_owned();
         for other in (0..NODES).filter(|other| *other != victim) {
             let Some(other_node) = self.net.shown_to(victim, other) else { continue };
