@@ -24,6 +24,7 @@ pub(crate) async fn run(command: Store, global: &Global, output: Output) -> Resu
         Store::Fsck(place) => fsck(&store_at(&place, global)?, output),
         Store::Rebuild(place) => rebuild(&store_at(&place, global)?, output),
         Store::Snapshot { directory: to, place } => {
+            refuse_existing(&to)?;
             match running(&place, global, output).await? {
                 Some(admin) => back_up_running(&admin, &to, output).await?,
                 None => back_up(&store_at(&place, global)?, &to, output)?,
@@ -47,6 +48,19 @@ async fn running(place: &StorePlace, global: &Global, output: Output) -> Result<
         // Who names a socket means a running node.
         Err(failure) if global.admin.is_some() => Err(failure),
         Err(_) => Ok(None),
+    }
+}
+
+/// The same for a running node, which takes no other directory, and for a stopped one.
+fn refuse_existing(to: &Path) -> Result<(), Failure> {
+    match to.symlink_metadata() {
+        Err(_) => Ok(()),
+        Ok(_) => Err(Failure::new(
+            Exit::Usage,
+            "store.target",
+            format!("{} exists already", to.display()),
+            "name a directory that does not exist yet",
+        )),
     }
 }
 

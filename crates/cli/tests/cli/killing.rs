@@ -4,9 +4,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use serde_json::Value;
-
-use crate::support::{Demo, Running, demo_in, huitong, is_node, kill, pid_of, stderr, stdout};
+use crate::support::{Demo, Running, ask, demo_in, huitong, is_node, kill, pid_of, stderr, stdout};
 
 const SIZE: usize = 64 << 20;
 const KILLS: usize = 8;
@@ -89,12 +87,6 @@ fn once(demo: &Demo) {
     };
     assert_eq!(of_kind("usage"), 1, "{ledger}");
     assert_eq!(of_kind("final"), 1, "{ledger}");
-}
-
-fn ask(config: &std::path::Path, arguments: &[&str]) -> Value {
-    let done = huitong().args(arguments).args(["-o", "json", "-c"]).arg(config).output().unwrap();
-    assert!(done.status.success(), "{}", stderr(&done));
-    serde_json::from_str(&stdout(&done)).unwrap()
 }
 
 /// SplitMix64: the same numbers for the same seed.

@@ -183,3 +183,11 @@ pub(crate) fn get(address: &str, path: &str) -> (u16, String) {
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
     (status, body.to_owned())
 }
+
+/// A command to a node that must succeed, and its answer.
+#[track_caller]
+pub(crate) fn ask(config: &Path, arguments: &[&str]) -> Value {
+    let done = huitong().args(arguments).args(["-o", "json", "-c"]).arg(config).output().unwrap();
+    assert!(done.status.success(), "{arguments:?}: {}", stderr(&done));
+    serde_json::from_str(&stdout(&done)).unwrap()
+}

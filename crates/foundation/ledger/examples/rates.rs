@@ -1,6 +1,5 @@
 //! Prints how fast this machine issues, fills, proves and opens: `cargo run --release -p huitong-ledger --features testing
-//! --example rates -- DIRECTORY [ENTRIES]`. A directory that exists is only
-//! read.
+//! --example rates -- DIRECTORY [ENTRIES]`. A directory that exists is only read.
 
 #![expect(
     clippy::print_stdout,

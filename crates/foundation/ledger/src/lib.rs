@@ -1,10 +1,11 @@
 //! The ledger: an append-only Merkle log (RFC 9162) over the signed statements this node made and received.
 //!
-//! This crate owns the log's hashes, the files that entries, tiles and lookups settle in (C2SP tlog-tiles) and their check,
-//! its checkpoints as C2SP signed notes, inclusion and consistency proofs and their offline verification, the numbering of this node's statements towards each peer, the evidence when a peer says
-//! two things that exclude each other, and the witness role (见证): cosignatures, quorum policies, proof files and fork
-//! proofs. It refuses to know what a statement means: it never looks into a statement's detail, decides nothing about
-//! transfers or contracts, and speaks to no other node.
+//! This crate owns the log's hashes, the files that entries, tiles and lookups settle in (C2SP tlog-tiles) and their
+//! check, its checkpoints as C2SP signed notes, inclusion and consistency proofs and their offline verification, the
+//! numbering of this node's statements towards each peer, the evidence when a peer says two things that exclude each
+//! other, and the witness role (见证): cosignatures, quorum policies, proof files and fork proofs. It refuses to know
+//! what a statement means: it never looks into a statement's detail, decides nothing about transfers or contracts, and
+//! speaks to no other node.
 
 mod about;
 mod archive;

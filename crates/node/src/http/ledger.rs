@@ -74,9 +74,9 @@ async fn peer_file(State(evidence): State<Arc<Evidence>>, request: Request) -> R
 async fn serve(evidence: Arc<Evidence>, uri: Uri, caller: Option<Caller>) -> Response {
     let reading = move || {
         let path = uri.path().strip_prefix("/log/").unwrap_or_default();
-        let bundle = path.strip_prefix(ENTRIES).map(|name| (name, Removals::None));
-        match bundle.or(path.strip_prefix(REDACTED).map(|name| (name, Removals::Some))) {
-            Some((name, removals)) => entries(&evidence, caller.as_ref(), path, name, removals),
+        let bundle = path.strip_prefix(ENTRIES).map(|name| (name, Form::Whole));
+        match bundle.or(path.strip_prefix(REDACTED).map(|name| (name, Form::Redacted))) {
+            Some((name, form)) => entries(&evidence, caller.as_ref(), path, name, form),
             None => file(evidence.ledger(), path),
         }
     };
@@ -91,10 +91,10 @@ fn file(ledger: &Ledger, path: &str) -> Response {
     content(ledger.read_public(path), content_type, caching)
 }
 
-/// Whether a bundle is asked for that lacks entries: it is none of C2SP tlog-tiles, and has another path.
-enum Removals {
-    None,
-    Some,
+/// Which form of a bundle is asked for. One that lacks entries is none of C2SP tlog-tiles, and has another path.
+enum Form {
+    Whole,
+    Redacted,
 }
 
 fn entries(
@@ -102,7 +102,7 @@ fn entries(
     caller: Option<&Caller>,
     path: &str,
     name: &str,
-    removals: Removals,
+    form: Form,
 ) -> Response {
     let Some(caller) = caller else {
         let reason = "entries are for their parties and for regulators: ask on the listener for nodes (listen.peers), \
@@ -120,9 +120,9 @@ fn entries(
         }
         Err(error) => return failed(&error),
     }
-    let bundle = match removals {
-        Removals::None => evidence.ledger().bundle(path),
-        Removals::Some => redacted_bundle(evidence.ledger(), range),
+    let bundle = match form {
+        Form::Whole => evidence.ledger().bundle(path),
+        Form::Redacted => redacted_bundle(evidence.ledger(), range),
     };
     content(bundle, BYTES, NOT_KEPT)
 }

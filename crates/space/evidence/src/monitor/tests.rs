@@ -287,8 +287,19 @@ async fn a_smaller_checkpoint_of_another_history_is_no_old_answer() {
     settle(&space, CONSUMER, &peer).await;
     peer.bend(Ways { checkpoint: Some(smaller.text().to_owned()), ..Ways::default() });
     let report = space.node(CONSUMER).monitor_once(&peer).await.unwrap();
-    assert!(matches!(state(&space, &report, PROVIDER), LogState::Inconsistent { .. }));
-    assert_eq!(open(&space.node(CONSUMER)), alert(&space, LEDGER_INCONSISTENT, PROVIDER));
+    assert!(matches!(state(&space, &report, PROVIDER), LogState::Shrunk { .. }), "nobody has its leaves");
+    assert_eq!(open(&space.node(CONSUMER)), alert(&space, LEDGER_SHRUNK, PROVIDER));
+
+    // With its leaves the two are compared: `shrunk` is looked into once, and the audit whenever it is asked.
+    peer.bend(Ways { view: Some(other), ..Ways::default() });
+    let report = space.node(CONSUMER).audit(&peer, &space.ids[PROVIDER]).await.unwrap();
+    assert!(matches!(report.fork_proof, Some(ForkProof::Entry { .. })));
+    let mut open = open(&space.node(CONSUMER));
+    open.retain(|(code, _)| code != LEDGER_SHRUNK);
+    assert_eq!(open, alert(&space, LEDGER_FORKED, PROVIDER));
+    space.node(CONSUMER).monitor_once(&peer).await.unwrap();
+    assert_eq!(super::fixture::open(&space.node(CONSUMER)), alert(&space, LEDGER_FORKED, PROVIDER));
+    stranger_sees(&space, CONSUMER, PROVIDER);
 }
 
 #[tokio::test]

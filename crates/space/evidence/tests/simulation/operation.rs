@@ -103,6 +103,16 @@ pub(crate) fn draw(seed: u64, steps: usize) -> Vec<Operation> {
             operations.push(operation);
         }
     }
+    if disasters && steps > 3 {
+        let (half, victim) = (steps as u64 / 2, dice.node());
+        let put_back = if dice.chance(65) {
+            Operation::Restore { node: victim }
+        } else {
+            Operation::RollBack { node: victim }
+        };
+        operations[dice.below(half) as usize] = Operation::Backup { node: victim };
+        operations[(half + dice.below(half)) as usize] = put_back;
+    }
     operations
 }
 
