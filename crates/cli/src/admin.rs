@@ -197,6 +197,8 @@ impl<'a> Waiting<'a> {
 /// connection that broke.
 fn is_transient(status: &Status) -> bool {
     match status.code() {
+        // Somebody has to look at it first.
+        Code::Unavailable if is_safe_mode(status) => false,
         Code::Unavailable | Code::ResourceExhausted => true,
         Code::Unknown | Code::Cancelled | Code::Internal | Code::DeadlineExceeded => !is_from_node(status),
         _ => false,
@@ -205,6 +207,10 @@ fn is_transient(status: &Status) -> bool {
 
 fn is_from_node(status: &Status) -> bool {
     huitong_grpc::error_detail(status).is_some()
+}
+
+fn is_safe_mode(status: &Status) -> bool {
+    huitong_grpc::error_detail(status).is_some_and(|detail| detail.code == "ledger.safe_mode")
 }
 
 fn short_reason(status: &Status) -> String {

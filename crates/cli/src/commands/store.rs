@@ -220,8 +220,16 @@ fn export(directory: &Path, file: &Path, output: Output) -> Result<ExitCode, Fai
             _ => written(error),
         })?;
     let mut out = BufWriter::new(created);
-    let entries = maintenance::export(directory, &mut out, &mut show).map_err(failed)?;
-    out.into_inner().map_err(IntoInnerError::into_error).and_then(|file| file.sync_all()).map_err(written)?;
+    let exported = maintenance::export(directory, &mut out, &mut show).map_err(failed).and_then(|entries| {
+        let file = out.into_inner().map_err(IntoInnerError::into_error);
+        file.and_then(|file| file.sync_all()).map_err(written)?;
+        Ok(entries)
+    });
+    if exported.is_err() {
+        // Half an export looks like a whole one. What is wrong is told already.
+        let _ = std::fs::remove_file(file);
+    }
+    let entries = exported?;
     bar.finish_and_clear();
     output.result(&json!({ "file": file, "entries": entries }), || {
         format!("{entries} entries written to {}", file.display())

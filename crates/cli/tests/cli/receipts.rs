@@ -3,11 +3,14 @@
 use std::path::Path;
 
 use huitong_identity::Trust;
+use huitong_ledger::{Checkpoint, ForkProof, LogVerifier, QuorumPolicy, SignedCheckpoint, WitnessVerifier};
 use huitong_proof::cbor::{Fields, Limits, Map};
+use huitong_proof::{Digest, SigningKey};
 use huitong_transfer::receipt::{Outcome, verify};
 use serde_json::Value;
 
-use crate::support::{Demo, huitong, stderr, stdout};
+use crate::store::copy;
+use crate::support::{Demo, Running, ask, huitong, stderr, stdout};
 
 fn trust() -> Trust {
     Trust::from_json(&std::fs::read_to_string(Demo::shared().path("trust.json")).unwrap()).unwrap()
@@ -79,6 +82,107 @@ fn exit_codes_tell_the_outcomes_apart() {
     let (code, text) = verified(&receipt, &other, "text");
     assert_eq!(code, 3, "{text}");
     assert!(text.contains("the provider's credential"), "{text}");
+}
+
+/// The quorum policy of the demo's provider, as its node tells it.
+fn policy_in_force() -> String {
+    let home = tempfile::tempdir().unwrap();
+    let (provider, config) = (Demo::shared().path("provider"), home.path().join("node.toml"));
+    copy(&provider.join("data"), &home.path().join("data"));
+    let text = std::fs::read_to_string(provider.join("node.toml")).unwrap();
+    std::fs::write(&config, text.replace(provider.to_str().unwrap(), home.path().to_str().unwrap())).unwrap();
+    let _running = Running::serve_until_it_answers(&config);
+    ask(&config, &["ledger", "policy"])["policy"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_policy_decides_how_many_witnesses_are_enough() {
+    let demo = Demo::shared();
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("policy.txt");
+    let verify = |policy: &[u8]| {
+        std::fs::write(&file, policy).unwrap();
+        let mut command = huitong();
+        command.args(["receipt", "verify", "-o", "json"]).arg(demo.path("demo.receipt"));
+        command.arg("--trust").arg(demo.path("trust.json")).arg("--policy").arg(&file);
+        let done = command.output().unwrap();
+        (done.status.code().unwrap(), stdout(&done), stderr(&done))
+    };
+    let policy = policy_in_force();
+    let (code, json, error) = verify(policy.as_bytes());
+    assert_eq!(code, 0, "{json}{error}");
+    let report: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((&report["outcome"], &report["finality"]), (&"valid".into(), &"final".into()), "{report}");
+    assert!(report["not_after"].is_string(), "{report}");
+    for ledger in report["ledgers"].as_array().unwrap() {
+        assert_eq!(ledger["cosignatures"].as_array().unwrap().len(), 1, "{ledger}");
+    }
+
+    // The same witness and one that has never heard of these ledgers, and both are needed.
+    let stranger = SigningKey::from_seed(&[9; 32]).verifying_key();
+    let stranger = WitnessVerifier::new("stranger.example/witness", stranger).unwrap();
+    let mut witnesses = policy.parse::<QuorumPolicy>().unwrap().witnesses().to_vec();
+    witnesses.push(("stranger".to_owned(), stranger, None));
+    let (code, json, error) = verify(QuorumPolicy::k_of(2, witnesses.clone()).unwrap().to_string().as_bytes());
+    assert_eq!(code, 8, "{json}{error}");
+    let report: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(report["outcome"], "policy_not_met");
+    assert!(json.contains("stranger"), "{json}");
+    let (code, json, _) = verify(QuorumPolicy::k_of(1, witnesses).unwrap().to_string().as_bytes());
+    assert_eq!(code, 0, "{json}");
+
+    for unreadable in [&b"quorum nobody\n"[..], b"", b"\xff\xfe", demo.receipt().as_slice()] {
+        let (code, json, error) = verify(unreadable);
+        assert_eq!(code, 5, "{json}{error}");
+        assert!(error.contains("policy.txt"), "{error}");
+    }
+    std::fs::remove_file(&file).unwrap();
+    let done = huitong()
+        .args(["receipt", "verify"])
+        .arg(demo.path("demo.receipt"))
+        .arg("--trust")
+        .arg(demo.path("trust.json"))
+        .arg("--policy")
+        .arg(&file)
+        .output()
+        .unwrap();
+    assert_eq!(done.status.code(), Some(5), "{}", stderr(&done));
+}
+
+#[test]
+fn a_fork_proof_convicts_without_a_node() {
+    let key = SigningKey::from_seed(&[7; 32]);
+    let origin = "591440300ma5dema08p44035bs0sppyv/huitong-log/1";
+    let log = LogVerifier::new(origin, key.verifying_key()).unwrap();
+    let signed = |root: &[u8]| {
+        let checkpoint = Checkpoint { origin: origin.to_owned(), size: 8, root: Digest::sha256(root) };
+        SignedCheckpoint::sign(checkpoint, &key).text().to_owned()
+    };
+    let proof = ForkProof::of_checkpoints(log, &signed(b"one"), &signed(b"other")).unwrap().to_text();
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("node.fork");
+    let verify = |text: &[u8], form: &str| {
+        std::fs::write(&file, text).unwrap();
+        let done =
+            huitong().args(["ledger", "fork", "verify", "-o", form]).arg(&file).output().unwrap();
+        (done.status.code().unwrap(), stdout(&done) + &stderr(&done))
+    };
+    let (code, text) = verify(proof.as_bytes(), "text");
+    assert_eq!(code, 0, "{text}");
+    assert!(text.starts_with("FORKED  ") && text.contains(origin), "{text}");
+    let (code, json) = verify(proof.as_bytes(), "json");
+    assert_eq!((code, serde_json::from_str::<Value>(&json).unwrap()["outcome"].as_str()), (0, Some("forked")));
+
+    // The same checkpoint twice, which is no fork.
+    let (one, other) = (signed(b"one"), signed(b"other"));
+    let (code, text) = verify(proof.replace(other.trim_end(), one.trim_end()).as_bytes(), "text");
+    assert_eq!(code, 3, "{text}");
+    assert!(text.starts_with("NOT PROVEN  "), "{text}");
+    for unreadable in [&b""[..], b"huitong/fork-proof/v1\n", b"\xff", Demo::shared().receipt().as_slice()] {
+        let (code, text) = verify(unreadable, "text");
+        assert_eq!(code, 5, "{text}");
+        assert!(text.contains("\n  next: "), "{text}");
+    }
 }
 
 /// The same receipt with one log taken away.

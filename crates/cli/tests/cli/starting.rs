@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use crate::support::{Running, huitong, log_of, stderr, stdout};
 
 /// A function node on ports that the system chooses, with more lines of configuration under `[listen]`.
-fn function_node(directory: &Path, listen: &str) -> PathBuf {
+pub(crate) fn function_node(directory: &Path, listen: &str) -> PathBuf {
     let config = directory.join("node.toml");
     let text = format!(
         "[node]\nrole = \"function\"\n[identity]\ndomain = \"127.0.0.1\"\nentity = \"12440300MB2DEMA066\"\n\
@@ -31,10 +31,10 @@ fn check(config: &Path, exit: i32, words: &[&str]) {
     }
 }
 
-const PORT_0: &str = "peers = \"127.0.0.1:0\"";
+pub(crate) const PORT_0: &str = "peers = \"127.0.0.1:0\"";
 
 /// A node that has run, and has drained on SIGTERM.
-fn stopped_node(directory: &Path) -> PathBuf {
+pub(crate) fn stopped_node(directory: &Path) -> PathBuf {
     let config = function_node(directory, PORT_0);
     let mut node = Running::serve_until_it_answers(&config);
     node.signal(Signal::TERM);
@@ -96,7 +96,7 @@ fn a_damaged_journal() {
     check(&config, 14, &["damaged"]);
 }
 
-fn largest_file(directory: &Path) -> PathBuf {
+pub(crate) fn largest_file(directory: &Path) -> PathBuf {
     let files = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
     files.max_by_key(|path| std::fs::metadata(path).unwrap().len()).unwrap()
 }

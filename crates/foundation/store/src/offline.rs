@@ -163,7 +163,7 @@ pub fn stats(dir: &Path, disk: &Disk, progress: &mut dyn FnMut(Progress)) -> Res
         index_bytes: bytes_below(&dir.join("index")),
         ..Stats::default()
     };
-    let scratch = Scratch::new(dir, disk)?;
+    let scratch = scratch(dir, disk)?;
     let mut rows =
         journal.rows(journal.snapshots.last(), &scratch, disk).map_err(|error| failed(dir, error))?;
     let mut read = 0_u64;
@@ -243,13 +243,12 @@ impl Journal {
     fn rows<'a>(
         &'a self,
         base: Option<&'a Snapshot>,
-        scratch: &'a Scratch<'_>,
+        scratch: &'a Path,
         disk: &'a Disk,
     ) -> Result<Merged<'a>, Interrupted> {
         let after = base.map_or(0, |base| base.header.sequence);
         let segments = segment::from(&self.survey.segments, after);
-        Merge { base, segments, scratch: &scratch.path, disk, chunk_bytes: CHUNK_BYTES, go_on: &|| true }
-            .run()
+        Merge { base, segments, scratch, disk, chunk_bytes: CHUNK_BYTES, go_on: &|| true }.run()
     }
 }
 
@@ -258,29 +257,13 @@ fn is_foreign(snapshot: &Snapshot, survey: &Survey) -> bool {
     survey.segments.first().is_none_or(|first| first.header.identity != snapshot.header.identity)
 }
 
-/// Room for sorting, removed when it is dropped.
-struct Scratch<'a> {
-    path: PathBuf,
-    disk: &'a Disk,
-}
-
-impl<'a> Scratch<'a> {
-    fn new(dir: &Path, disk: &'a Disk) -> Result<Self, OpenError> {
-        let path = dir.join("scratch");
-        if path.exists() {
-            disk.remove_directory(&path).map_err(OpenError::io("remove", &path))?;
-        }
+/// Where the journal is sorted if it is long. What a kill leaves there, the next start removes.
+fn scratch(dir: &Path, disk: &Disk) -> Result<PathBuf, OpenError> {
+    let path = Layout::of(dir).snapshots;
+    if !path.is_dir() {
         disk.create_directory(&path).map_err(OpenError::io("create directory", &path))?;
-        Ok(Self { path, disk })
     }
-}
-
-impl Drop for Scratch<'_> {
-    fn drop(&mut self) {
-        if let Err(error) = self.disk.remove_directory(&self.path) {
-            tracing::warn!(%error, path = %self.path.display(), "a directory for sorting cannot be removed");
-        }
-    }
+    Ok(path)
 }
 
 fn failed(dir: &Path, error: Interrupted) -> OpenError {

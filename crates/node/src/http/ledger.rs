@@ -97,13 +97,7 @@ enum Form {
     Redacted,
 }
 
-fn entries(
-    evidence: &Evidence,
-    caller: Option<&Caller>,
-    path: &str,
-    name: &str,
-    form: Form,
-) -> Response {
+fn entries(evidence: &Evidence, caller: Option<&Caller>, path: &str, name: &str, form: Form) -> Response {
     let Some(caller) = caller else {
         let reason = "entries are for their parties and for regulators: ask on the listener for nodes (listen.peers), \
                       with the certificate of a node";

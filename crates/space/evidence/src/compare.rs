@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream;
-use huitong_identity::ServiceError;
+use huitong_identity::{PeerError, ServiceError};
 use huitong_ids::NodeId;
 use huitong_ledger::{EntryState, LedgerError, SignedCheckpoint, leaf_hash};
 use huitong_proof::{Envelope, Timestamp};
@@ -132,20 +132,9 @@ impl Evidence {
             .buffer_unordered(AT_ONCE);
         while let Some((asked, node, answer)) = answers.next().await {
             let answer = match answer? {
-                Ok(Verdict::NotAhead(detail)) => {
-                    self.comparing().answered.insert((asked, node.clone()));
-                    Answer::NotAhead { detail }
-                }
-                Ok(Verdict::Ahead(ahead, detail)) => {
-                    self.comparing().answered.insert((asked, node.clone()));
-                    self.close_gate(Shown { by: node.to_string(), ahead }, &detail).await?;
-                    Answer::Ahead { detail }
-                }
-                Ok(Verdict::Worthless(reason)) | Err(reason) => Answer::Unknown { reason },
+                Ok(verdicts) => self.heed((asked, node.clone()), verdicts).await?,
+                Err(reason) => Answer::Unknown { reason },
             };
-            if !matches!(answer, Answer::Unknown { .. }) {
-                self.comparing().pending.remove(&(asked, node.clone()));
-            }
             comparison.compared.push(Compared { who: node.to_string(), asked, answer });
         }
         drop(answers);
@@ -155,37 +144,69 @@ impl Evidence {
         Ok(comparison)
     }
 
+    /// Draws the consequences of one answer. All that it proves is kept: each thing must be met before the gate opens.
+    async fn heed(&self, question: Question, verdicts: Vec<Verdict>) -> Result<Answer, ServiceError> {
+        let mut answer = None;
+        let mut worthless = None;
+        for verdict in verdicts {
+            match verdict {
+                Verdict::Ahead(ahead, detail) => {
+                    let by = question.1.to_string();
+                    self.close_gate(Shown { by, ahead }, &detail).await?;
+                    answer = answer.filter(|known| matches!(known, Answer::Ahead { .. }));
+                    answer.get_or_insert(Answer::Ahead { detail });
+                }
+                Verdict::NotAhead(detail) => {
+                    answer.get_or_insert(Answer::NotAhead { detail });
+                }
+                Verdict::Worthless(reason) => worthless = Some(reason),
+            }
+        }
+        match worthless {
+            None => {
+                let mut comparing = self.comparing();
+                comparing.pending.remove(&question);
+                comparing.answered.insert(question);
+                Ok(answer.unwrap_or_else(|| Answer::Unknown { reason: "said nothing".to_owned() }))
+            }
+            // A half that proves nothing is no answer, whatever the other half proves.
+            Some(reason) => Ok(answer
+                .filter(|known| matches!(known, Answer::Ahead { .. }))
+                .unwrap_or(Answer::Unknown { reason })),
+        }
+    }
+
     /// One question; the inner error says why there is no answer.
     async fn ask(
         &self,
         peer: &dyn LogPeer,
         asked: Asked,
         node: &NodeId,
-    ) -> Result<Result<Verdict, String>, ServiceError> {
-        match asked {
-            Asked::Witness => match peer.witnessed(node, self.ledger().origin()).await {
-                Ok(Some(text)) => Ok(Ok(self.judge_checkpoint(&text)?)),
-                Ok(None) => Ok(Ok(Verdict::NotAhead("has cosigned nothing of this ledger".to_owned()))),
-                Err(error) => Ok(Err(error.to_string())),
-            },
-            Asked::Counterparty => {
-                let checkpoint = peer.witnessed(node, self.ledger().origin()).await;
-                let channel = match peer.channel(node).await {
-                    Ok(channel) => channel,
-                    Err(error) => return Ok(Err(error.to_string())),
-                };
-                // The checkpoint is welcome, but who is no witness need not have kept one.
-                if let Ok(Some(text)) = checkpoint
-                    && let ahead @ Verdict::Ahead(..) = self.judge_checkpoint(&text)?
-                {
-                    return Ok(Ok(ahead));
-                }
-                match channel.from_caller {
-                    Some(bytes) => Ok(Ok(self.judge_statement(bytes)?)),
-                    None => Ok(Ok(Verdict::NotAhead("holds no statement of this node".to_owned()))),
-                }
+    ) -> Result<Result<Vec<Verdict>, String>, ServiceError> {
+        let checkpoint = match peer.witnessed(node, self.ledger().origin()).await {
+            Ok(Some(text)) => self.judge_checkpoint(&text)?,
+            Ok(None) => Verdict::NotAhead("has cosigned nothing of this ledger".to_owned()),
+            // Who is no witness may keep no checkpoints, but whether it does is not known while it cannot be asked.
+            Err(error @ (PeerError::Refused { .. } | PeerError::Broken(_)))
+                if asked == Asked::Counterparty =>
+            {
+                Verdict::NotAhead(format!("shows no checkpoint of this ledger: {error}"))
             }
+            Err(error) => return Ok(Err(error.to_string())),
+        };
+        if asked == Asked::Witness {
+            return Ok(Ok(vec![checkpoint]));
         }
+        let statement = match peer.channel(node).await {
+            Ok(channel) => match channel.from_caller {
+                Some(bytes) => self.judge_statement(bytes)?,
+                None => Verdict::NotAhead("holds no statement of this node".to_owned()),
+            },
+            Err(error) => return Ok(Err(error.to_string())),
+        };
+        // A text that is no checkpoint of ours is a witness's failure, not a counterparty's.
+        let checkpoint = Some(checkpoint).filter(|verdict| matches!(verdict, Verdict::Ahead(..)));
+        Ok(Ok(checkpoint.into_iter().chain([statement]).collect()))
     }
 
     /// What a text proves that is said to be a checkpoint of this ledger.

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use super::{
-    CHUNK_BYTES, Finding, FsckReport, Journal, ROWS_PER_REPORT, Scratch, Severity, failed, is_foreign, lock,
+    CHUNK_BYTES, Finding, FsckReport, Journal, ROWS_PER_REPORT, Severity, failed, is_foreign, lock, scratch,
 };
 use crate::blocks::StoredRow;
 use crate::disk::Disk;
@@ -28,7 +28,7 @@ use crate::{OpenError, StoreError};
 /// only a newer program can tell. What does not check is a finding.
 pub fn fsck(dir: &Path, disk: &Disk, progress: &mut dyn FnMut(Progress)) -> Result<FsckReport, OpenError> {
     let _lock = lock(dir, disk)?;
-    let scratch = Scratch::new(dir, disk)?;
+    let scratch = scratch(dir, disk)?;
     let mut check = Check { dir, disk, scratch: &scratch, report: FsckReport::default(), progress };
     check.run()?;
     Ok(check.report)
@@ -37,7 +37,7 @@ pub fn fsck(dir: &Path, disk: &Disk, progress: &mut dyn FnMut(Progress)) -> Resu
 struct Check<'a> {
     dir: &'a Path,
     disk: &'a Disk,
-    scratch: &'a Scratch<'a>,
+    scratch: &'a Path,
     report: FsckReport,
     progress: &'a mut dyn FnMut(Progress),
 }
@@ -210,7 +210,7 @@ impl Check<'_> {
         let merge = Merge {
             base: older,
             segments: &segments,
-            scratch: &self.scratch.path,
+            scratch: self.scratch,
             disk: self.disk,
             chunk_bytes: CHUNK_BYTES,
             go_on: &|| true,

@@ -100,6 +100,9 @@ fn fill(
     disk: &Disk,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<(), BackupError> {
+    // Perhaps it names none.
+    let snapshots = Layout::of(draft).snapshots;
+    disk.create_directory(&snapshots).map_err(OpenError::io("create directory", &snapshots))?;
     let total = manifest.files.len() as u64;
     for (file, done) in manifest.files.iter().zip(0..) {
         progress(Progress { step: "copy and check", done, total, unit: Unit::Files });

@@ -287,10 +287,11 @@ async fn a_smaller_checkpoint_of_another_history_is_no_old_answer() {
     settle(&space, CONSUMER, &peer).await;
     peer.bend(Ways { checkpoint: Some(smaller.text().to_owned()), ..Ways::default() });
     let report = space.node(CONSUMER).monitor_once(&peer).await.unwrap();
-    assert!(matches!(state(&space, &report, PROVIDER), LogState::Shrunk { .. }), "nobody has its leaves");
+    assert!(matches!(state(&space, &report, PROVIDER), LogState::Shrunk { .. }), "nobody gives its leaves");
     assert_eq!(open(&space.node(CONSUMER)), alert(&space, LEDGER_SHRUNK, PROVIDER));
 
-    // With its leaves the two are compared: `shrunk` is looked into once, and the audit whenever it is asked.
+    // With the leaves of both the two are compared: by an audit, for the monitor tries once.
+    space.node(REGISTRAR).monitor_once(&space.link(REGISTRAR)).await.unwrap();
     peer.bend(Ways { view: Some(other), ..Ways::default() });
     let report = space.node(CONSUMER).audit(&peer, &space.ids[PROVIDER]).await.unwrap();
     assert!(matches!(report.fork_proof, Some(ForkProof::Entry { .. })));
