@@ -53,7 +53,8 @@ fn until_mirrored(reader: &Reader) {
     let provider = reader.path("provider/node.toml");
     let signed = ask(&provider, &["ledger", "status"])["signed_size"].as_u64().unwrap();
     let origin = ask(&provider, &["status"])["ledger_origin"].as_str().unwrap().to_owned();
-    let mirror = reader.path("regional/data/store/mirror").join(Digest::sha256(origin.as_bytes()).to_string());
+    let mirror =
+        reader.path("regional/data/store/mirror").join(Digest::sha256(origin.as_bytes()).to_string());
     wait_for("the witness has the hashes of all that it has cosigned", || {
         let files = std::fs::read_dir(&mirror).into_iter().flatten();
         let bytes: u64 = files.map(|file| file.unwrap().metadata().unwrap().len()).sum();

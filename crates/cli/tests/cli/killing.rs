@@ -3,8 +3,8 @@
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
 use crate::support::{Demo, Running, ask, demo_in, huitong, is_node, kill, pid_of, stderr, stdout};
+use rustix::process::Signal;
 
 const SIZE: usize = 64 << 20;
 const KILLS: usize = 8;

@@ -123,7 +123,8 @@ fn a_policy_decides_how_many_witnesses_are_enough() {
     let stranger = WitnessVerifier::new("stranger.example/witness", stranger).unwrap();
     let mut witnesses = policy.parse::<QuorumPolicy>().unwrap().witnesses().to_vec();
     witnesses.push(("stranger".to_owned(), stranger, None));
-    let (code, json, error) = verify(QuorumPolicy::k_of(2, witnesses.clone()).unwrap().to_string().as_bytes());
+    let (code, json, error) =
+        verify(QuorumPolicy::k_of(2, witnesses.clone()).unwrap().to_string().as_bytes());
     assert_eq!(code, 8, "{json}{error}");
     let report: Value = serde_json::from_str(&json).unwrap();
     assert_eq!(report["outcome"], "policy_not_met");
@@ -163,15 +164,17 @@ fn a_fork_proof_convicts_without_a_node() {
     let file = directory.path().join("node.fork");
     let verify = |text: &[u8], form: &str| {
         std::fs::write(&file, text).unwrap();
-        let done =
-            huitong().args(["ledger", "fork", "verify", "-o", form]).arg(&file).output().unwrap();
+        let done = huitong().args(["ledger", "fork", "verify", "-o", form]).arg(&file).output().unwrap();
         (done.status.code().unwrap(), stdout(&done) + &stderr(&done))
     };
     let (code, text) = verify(proof.as_bytes(), "text");
     assert_eq!(code, 0, "{text}");
     assert!(text.starts_with("FORKED  ") && text.contains(origin), "{text}");
     let (code, json) = verify(proof.as_bytes(), "json");
-    assert_eq!((code, serde_json::from_str::<Value>(&json).unwrap()["outcome"].as_str()), (0, Some("forked")));
+    assert_eq!(
+        (code, serde_json::from_str::<Value>(&json).unwrap()["outcome"].as_str()),
+        (0, Some("forked"))
+    );
 
     // The same checkpoint twice, which is no fork.
     let (one, other) = (signed(b"one"), signed(b"other"));
@@ -195,6 +198,7 @@ fn without_the_consumers_log(receipt: &[u8]) -> Vec<u8> {
         .bytes(2, &fields.bytes(2, "agreement").unwrap())
         .array(3, fields.array(3, "statements").unwrap())
         .array(4, logs)
+        .array(5, fields.array(5, "witnesses").unwrap())
         .encode()
 }
 

@@ -225,14 +225,29 @@ fn a_running_node_keeps_its_store_to_itself() {
     drop(running);
     assert_eq!(store(&["snapshot", "stopped"]).status.code(), Some(0));
 
-    // Nobody knows more than the backup of a node that has met nobody: it signs again by itself.
+    // A node that has met nobody has nobody to ask what it has forgotten. That is for its operator to know.
     std::fs::rename(directory.path().join("data/store"), directory.path().join("lost")).unwrap();
     assert_eq!(store(&["restore", "backup"]).status.code(), Some(0));
     let _running = Running::serve_until_it_answers(&config);
+    let safe_mode = ask(&config, &["ledger", "status"])["safe_mode"].to_string();
+    assert!(safe_mode.contains("restored from a backup"), "{safe_mode}");
+    let ledger =
+        |arguments: &[&str]| huitong().arg("ledger").args(arguments).arg("-c").arg(&config).output().unwrap();
+    for arguments in [&["compare"][..], &["recover"]] {
+        let done = ledger(arguments);
+        assert_eq!(done.status.code(), Some(6), "{}{}", stdout(&done), stderr(&done));
+        assert!(stdout(&done).contains("SAFE MODE"), "{}", stdout(&done));
+    }
+    let mut invite = huitong();
+    invite.args(["identity", "invite", "--entity", "91440300MA5DEMA08P", "--name", "Member", "-c"]);
+    let done = invite.arg(&config).output().unwrap();
+    assert_ne!(done.status.code(), Some(0), "{}", stdout(&done));
+    assert!(stderr(&done).contains("error[ledger.safe_mode]"), "{}", stderr(&done));
+    assert!(stderr(&done).contains("huitong ledger recover"), "{}", stderr(&done));
+    assert_eq!(ask(&config, &["ledger", "compare", "--resume-unconfirmed"])["signing"], true);
     assert_eq!(ask(&config, &["status", "--wait"])["ready"], true);
-    assert_eq!(ask(&config, &["ledger", "status"])["safe_mode"], "");
-    assert_eq!(ask(&config, &["ledger", "compare"])["signing"], true);
     assert_eq!(ask(&config, &["ledger", "recover"])["recovered"], 0);
+    assert!(!directory.path().join("data/store/restored").exists());
 }
 
 #[test]
@@ -243,7 +258,8 @@ fn a_disk_that_takes_nothing_more() {
     let text = std::fs::read_to_string(&config).unwrap();
     let text = text.replace("http = \"\"", &format!("http = \"{address}\""));
     // Invites name the address at which they count, also after a restart.
-    let text = text.replace("enrolment = \"127.0.0.1:0\"", &format!("enrolment = \"127.0.0.1:{}\"", free_port()));
+    let text =
+        text.replace("enrolment = \"127.0.0.1:0\"", &format!("enrolment = \"127.0.0.1:{}\"", free_port()));
     std::fs::write(&config, text).unwrap();
     // The signal that would end the process is ignored, so that the write fails as it does on a full disk.
     let log = std::fs::File::create(directory.path().join("node.log")).unwrap();
@@ -303,7 +319,10 @@ fn a_disk_that_takes_nothing_more() {
     assert!(get(&address, "/metrics").1.contains("\nhuitong_store_ok 0\n"));
     let status = ask(&config, &["status"]);
     assert_eq!(status["ready"], false);
-    assert!(status["not_ready_reason"].as_str().unwrap().contains("the journal cannot be written"), "{status}");
+    assert!(
+        status["not_ready_reason"].as_str().unwrap().contains("the journal cannot be written"),
+        "{status}"
+    );
     let listed = ask(&config, &["ledger", "list", "--limit", "1000"]);
     let size = ask(&config, &["ledger", "status"])["size"].as_u64().unwrap();
     assert_eq!(listed["statements"].as_array().unwrap().len() as u64, size);

@@ -78,7 +78,7 @@ pub struct Inclusion {
 
 /// Offline: does this log, at this checkpoint, hold this statement?
 ///
-/// The checkpoint's signature is the business of [`SignedCheckpoint::parse_exact`].
+/// The checkpoint's signature is the business of [`crate::SignedCheckpoint::parse_exact`].
 ///
 /// # Errors
 /// [`ProofError`] when index or path do not lead from these bytes to the root.

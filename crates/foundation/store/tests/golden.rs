@@ -8,7 +8,7 @@
 //! HUITONG_WRITE_GOLDEN=v2 cargo test -p huitong-store --test golden
 //! ```
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of a test")]
+#![expect(clippy::unwrap_used, reason = "helpers of a test")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
