@@ -212,6 +212,13 @@ impl Disk {
         target.sync()
     }
 
+    /// Makes a file that somebody wrote durable.
+    pub(crate) fn sync_file(&self, path: &Path) -> io::Result<()> {
+        self.attempt(Operation::Sync)?;
+        let file = File::open(path)?;
+        if self.is_patient() { file.sync_all() } else { Ok(()) }
+    }
+
     /// Makes every file below a directory, and every name in it, durable.
     pub(crate) fn sync_tree(&self, path: &Path) -> io::Result<()> {
         for entry in fs::read_dir(path)? {
@@ -219,11 +226,7 @@ impl Disk {
             if entry.file_type()?.is_dir() {
                 self.sync_tree(&entry.path())?;
             } else {
-                self.attempt(Operation::Sync)?;
-                let file = File::open(entry.path())?;
-                if self.is_patient() {
-                    file.sync_all()?;
-                }
+                self.sync_file(&entry.path())?;
             }
         }
         self.directory(path)?.sync()

@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::OpenError;
-use crate::backup::{self, BackupError, BackupReport};
+use crate::backup::{self, BackupError, UnfinishedBackup};
 use crate::disk::Disk;
 use crate::history::split_row_key;
 use crate::index::IndexPlace;
@@ -181,7 +181,7 @@ pub fn stats(dir: &Path, disk: &Disk, progress: &mut dyn FnMut(Progress)) -> Res
     Ok(stats)
 }
 
-/// Like [`crate::Store::backup`], for a store that is stopped.
+/// Like [`crate::Store::backup`], for a store that is stopped; nobody can start it before the backup is finished.
 ///
 /// # Errors
 /// [`BackupError`]; `to` then holds no manifest, and can be deleted.
@@ -191,10 +191,11 @@ pub fn backup(
     made: u64,
     disk: &Disk,
     progress: &mut dyn FnMut(Progress),
-) -> Result<BackupReport, BackupError> {
-    let _lock = lock(dir, disk)?;
+) -> Result<UnfinishedBackup, BackupError> {
+    let lock = lock(dir, disk)?;
     let Survey { segments, last_sequence, .. } = Journal::read(dir)?.survey;
-    backup::make(dir, || Durable { segments, last_sequence }, to, made, disk, progress)
+    let made = backup::make(dir, || Durable { segments, last_sequence }, to, made, disk, progress)?;
+    Ok(made.holding(lock))
 }
 
 const ROWS_PER_REPORT: u64 = 100_000;

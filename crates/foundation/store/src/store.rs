@@ -6,7 +6,7 @@ use std::thread::{self, JoinHandle};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::backup::{self, BackupError, BackupReport};
+use crate::backup::{self, BackupError, UnfinishedBackup};
 use crate::disk::Disk;
 use crate::journal::Extent;
 use crate::keeper::{Compaction, Desk, Keeper, Maintenance};
@@ -280,15 +280,19 @@ impl Store {
     }
 
     /// Copies what is durable at this moment into the directory `to`, which must be empty or not exist: the newest
-    /// snapshot, the journal behind it, and a manifest `backup.json` with lengths and SHA-256 digests. Files that no
-    /// longer change become hard links where the file system allows it. What was copied is read back and checked. The
-    /// store goes on meanwhile, but deletes nothing.
+    /// snapshot and the journal behind it; [`UnfinishedBackup::finish`] adds a manifest `backup.json` with lengths and
+    /// SHA-256 digests. Files that no longer change become hard links where the file system allows it. What was copied
+    /// is read back and checked. The store goes on meanwhile, but deletes nothing.
     ///
     /// Blocks: call it off the runtime's threads.
     ///
     /// # Errors
     /// [`BackupError`]; `to` then holds no manifest, and can be deleted.
-    pub fn backup(&self, to: &Path, progress: &mut dyn FnMut(Progress)) -> Result<BackupReport, BackupError> {
+    pub fn backup(
+        &self,
+        to: &Path,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<UnfinishedBackup, BackupError> {
         let inner = &self.inner;
         let _pin = inner.desk.pin();
         let durable = || inner.extent.durable();
