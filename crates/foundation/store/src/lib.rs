@@ -33,7 +33,8 @@
 //! # What can go wrong
 //! - A failed write or fsync poisons the writer: every later transaction fails with [`StoreError::Failed`] and
 //!   [`Store::health`] says why. An fsync is never tried twice, because after a failure the kernel may already
-//!   have dropped the data. Whether the last group survived is known after a restart.
+//!   have dropped the data. Whether the last group survived is known after a restart, which writes what it finds of it
+//!   once more before it syncs.
 //! - A journal that ends in an incomplete group, left by a crash during a write, is cut back at
 //!   [`Store::open`] and [`OpenReport::dropped_bytes`] says by how much. A group is written in one piece and
 //!   never acknowledged before it is complete, so nothing acknowledged is lost. The one exception cannot be told
