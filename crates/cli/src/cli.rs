@@ -382,6 +382,16 @@ pub(crate) enum Receipt {
         #[arg(long, value_name = "FILE")]
         policy: Option<PathBuf>,
     },
+    /// Take a receipt apart into files that tools of other transparency logs read (C2SP tlog-proof): for each statement
+    /// and each ledger a proof, beside the statement's own bytes.
+    #[command(after_help = "Example:\n  huitong receipt proofs table.receipt --out proofs")]
+    Proofs {
+        /// The receipt.
+        file: PathBuf,
+        /// Directory to write to; made if it is not there.
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+    },
     /// What a receipt says. Proves nothing: use `verify` for that.
     Show {
         /// The receipt.
@@ -458,17 +468,27 @@ pub(crate) enum Ledger {
         /// Most statements, up to 366.
         #[arg(long, default_value_t = 30, value_parser = value_parser!(u32).range(1..=366))]
         limit: u32,
+        /// Show the checkpoints themselves: each is under its member's own signature.
+        #[arg(long)]
+        checkpoints: bool,
     },
 }
 
 /// `huitong ledger fork ...`
 #[derive(Debug, Subcommand)]
 pub(crate) enum Fork {
-    /// Verify a fork proof with nothing but itself: no node, no network.
-    #[command(after_help = "Exit codes: 0 the proof holds, 3 it does not, 5 it cannot be read.")]
+    /// Verify a fork proof with nothing but itself and a trust file: no node, no network.
+    #[command(
+        after_help = "Exit codes: 0 the node is convicted, 3 the proof does not hold or is not about the node that it names,\n\
+                      4 the signatures contradict each other but nobody says whose they are, 5 it cannot be read.\n\n\
+                      Example:\n  huitong ledger fork verify node.fork --trust trust.json"
+    )]
     Verify {
         /// The fork proof.
         file: PathBuf,
+        /// Whose word counts for whose key it is: what `huitong identity trust` writes.
+        #[arg(long, value_name = "FILE")]
+        trust: Option<PathBuf>,
     },
 }
 

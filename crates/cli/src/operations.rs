@@ -293,6 +293,21 @@ pub(crate) async fn evidence(admin: &Admin) -> Result<api::GetEvidenceResponse, 
 }
 
 /// Gets back what the node has lost; the answer is the report.
+pub(crate) async fn state_logs(admin: &Admin) -> Result<Vec<api::LogsStatement>, Failure> {
+    let request = api::StateLogsRequest {};
+    let stated = admin.call(async |mut client: Client| client.state_logs(request).await).await?;
+    Ok(stated.statement.into_iter().collect())
+}
+
+pub(crate) async fn logs(
+    admin: &Admin,
+    limit: u32,
+    checkpoints: bool,
+) -> Result<Vec<api::LogsStatement>, Failure> {
+    let request = api::ListLogsRequest { limit, checkpoints };
+    Ok(admin.call(async |mut client: Client| client.list_logs(request).await).await?.statements)
+}
+
 pub(crate) async fn recover(admin: &Admin, output: Output) -> Result<api::RecoverLedgerResponse, Failure> {
     let bar = output.steps();
     let report = admin

@@ -213,6 +213,9 @@ pub(crate) fn logs_statement(statement: &api::LogsStatement) -> Value {
 }
 
 fn log_head(head: &api::LogHead) -> Value {
-    let api::LogHead { origin, size, root, cosigned_milliseconds } = head;
-    json!({ "origin": origin, "size": size, "root": root, "cosigned_milliseconds": cosigned_milliseconds })
+    let api::LogHead { origin, size, root, cosigned_milliseconds, checkpoint } = head;
+    json!({
+        "origin": origin, "size": size, "root": root, "cosigned_milliseconds": cosigned_milliseconds,
+        "checkpoint": checkpoint,
+    })
 }

@@ -406,6 +406,10 @@ async fn compare_clocks(config: &Config, standing: &Standing, peers: &Peers) -> 
 /// Asks witnesses and counterparties whether they hold anything that this node signed and no longer has. Those who do
 /// not answer in time are asked again later.
 async fn compare_ledger(evidence: &Evidence, peers: &Peers) -> Result<(), StartError> {
+    let policy = evidence.policy().map_err(StartError::records)?;
+    if let Some(warning) = policy.and_then(|policy| policy.split_view_warning()) {
+        tracing::warn!(%warning, "the quorum policy");
+    }
     let comparison = evidence.compare_once(peers).await.map_err(StartError::records)?;
     for compared in comparison.compared {
         if let Answer::Unknown { reason } = compared.answer {

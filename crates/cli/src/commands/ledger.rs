@@ -5,19 +5,21 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use huitong_grpc::proto::admin as api;
-use huitong_ledger::{ForkProof, MAX_FORK_PROOF_BYTES};
+use huitong_identity::{Attribution, Trust};
+use huitong_ledger::{ForkProof, MAX_FORK_PROOF_BYTES, QuorumPolicy};
 use serde_json::json;
 
 use crate::admin::{Admin, Client};
 use crate::cli::{Alerts, Fork, Global, Ledger};
+use crate::commands::receipt::read_trust;
 use crate::commands::{list, read_input};
 use crate::exit::{Exit, Failure};
 use crate::output::{Output, moment, table};
 use crate::{operations, views};
 
 pub(crate) async fn run(command: Ledger, global: &Global, output: Output) -> Result<ExitCode, Failure> {
-    if let Ledger::Fork(Fork::Verify { file }) = &command {
-        return verify_fork(file, output);
+    if let Ledger::Fork(Fork::Verify { file, trust }) = &command {
+        return verify_fork(file, trust.as_deref(), output);
     }
     let admin = Admin::open(global, output).await?;
     match command {
@@ -40,12 +42,16 @@ pub(crate) async fn run(command: Ledger, global: &Global, output: Output) -> Res
         }
         Ledger::Policy => {
             let policy = operations::policy(&admin).await?;
-            output.result(&json!({ "policy": policy }), || policy.clone());
+            let warning = policy.parse::<QuorumPolicy>().ok().and_then(|policy| policy.split_view_warning());
+            if let Some(warning) = &warning {
+                output.note(warning);
+            }
+            output.result(&json!({ "policy": policy, "warning": warning }), || policy.clone());
         }
         Ledger::Audit { node, fork_proof } => {
             return audit(&admin, node, fork_proof.as_deref(), output).await;
         }
-        Ledger::Fork(Fork::Verify { file }) => return verify_fork(&file, output),
+        Ledger::Fork(Fork::Verify { file, trust }) => return verify_fork(&file, trust.as_deref(), output),
         Ledger::Alerts { command: Some(Alerts::Resolve { id }), .. } => {
             let request = api::ResolveAlertRequest { id };
             admin.call(async |mut client: Client| client.resolve_alert(request).await).await?;
@@ -75,7 +81,16 @@ pub(crate) async fn run(command: Ledger, global: &Global, output: Output) -> Res
                 )
             });
         }
-        Ledger::Logs { state, limit } => logs(&admin, state, limit, output).await?,
+        Ledger::Logs { state, limit, checkpoints } => {
+            let statements = if state {
+                operations::state_logs(&admin).await?
+            } else {
+                operations::logs(&admin, limit, checkpoints).await?
+            };
+            output.result(&list("statements", statements.iter().map(views::logs_statement)), || {
+                logs_text(&statements, checkpoints)
+            });
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -120,7 +135,9 @@ async fn audit(
     Ok(if failed { ExitCode::from(Exit::ReceiptInvalid.code()) } else { ExitCode::SUCCESS })
 }
 
-fn verify_fork(file: &Path, output: Output) -> Result<ExitCode, Failure> {
+/// A proof convicts a node only where somebody trusted says that the keys in it are that node's.
+fn verify_fork(file: &Path, trust: Option<&Path>, output: Output) -> Result<ExitCode, Failure> {
+    let trust = trust.map(read_trust).transpose()?;
     let limit = u64::try_from(MAX_FORK_PROOF_BYTES).unwrap_or(u64::MAX);
     let bytes = read_input(file, limit)?;
     let unreadable = |error: String| {
@@ -133,21 +150,43 @@ fn verify_fork(file: &Path, output: Output) -> Result<ExitCode, Failure> {
     };
     let text = String::from_utf8(bytes).map_err(|error| unreadable(error.to_string()))?;
     let proof = ForkProof::parse(&text).map_err(|error| unreadable(error.to_string()))?;
-    match proof.verify() {
-        Ok(sentence) => {
-            output.result(&json!({ "outcome": "forked", "sentence": sentence }), || {
-                format!("FORKED  {sentence}")
+    let not_proven = |reason: String| {
+        output.result(&json!({ "outcome": "not_proven", "reason": reason }), || {
+            format!("NOT PROVEN  {reason}")
+        });
+        Ok(ExitCode::from(Exit::ReceiptInvalid.code()))
+    };
+    let sentence = match proof.verify() {
+        Ok(sentence) => sentence,
+        Err(error) => return not_proven(error.to_string()),
+    };
+    let attribution = trust.as_ref().map_or(Attribution::Nobody, |trust: &Trust| trust.attribute(&proof));
+    let advice = match (attribution, &trust) {
+        (Attribution::Wrong { reason }, _) => return not_proven(reason),
+        (Attribution::Node { node, entity, name }, _) => {
+            let json = json!({
+                "outcome": "forked", "sentence": sentence, "node": node.as_str(), "entity": entity.as_str(),
+                "name": name,
             });
-            Ok(ExitCode::SUCCESS)
-        }
-        Err(error) => {
-            let reason = error.to_string();
-            output.result(&json!({ "outcome": "not_proven", "reason": reason }), || {
-                format!("NOT PROVEN  {reason}")
+            output.result(&json, || {
+                format!("FORKED  {sentence}\nsigned by {node} of {name} ({entity}), as its registrar says")
             });
-            Ok(ExitCode::from(Exit::ReceiptInvalid.code()))
+            return Ok(ExitCode::SUCCESS);
         }
-    }
+        (Attribution::Nobody, None) => {
+            "name a trust file with --trust, so that the credential in the proof can be checked"
+        }
+        (Attribution::Nobody, Some(_)) => {
+            "the proof carries no credential: have it made again with `huitong ledger audit NODE --fork-proof FILE`"
+        }
+    };
+    let reason =
+        "two signatures contradict each other, but whose key made them is not known: anybody can make a key";
+    let json = json!({
+        "outcome": "not_attributed", "sentence": sentence, "reason": reason, "next_step": advice,
+    });
+    output.result(&json, || format!("NOT ATTRIBUTED  {sentence}\n{reason}\nnext: {advice}"));
+    Ok(ExitCode::from(Exit::ReceiptIncomplete.code()))
 }
 
 async fn compare(admin: &Admin, resume_unconfirmed: bool, output: Output) -> Result<ExitCode, Failure> {
@@ -185,27 +224,18 @@ async fn recover(admin: &Admin, output: Output) -> Result<ExitCode, Failure> {
     Ok(if report.signing { ExitCode::SUCCESS } else { ExitCode::from(Exit::Refused.code()) })
 }
 
-async fn logs(admin: &Admin, state: bool, limit: u32, output: Output) -> Result<(), Failure> {
-    let statements = if state {
-        let request = api::StateLogsRequest {};
-        let stated = admin.call(async |mut client: Client| client.state_logs(request).await).await?;
-        stated.statement.into_iter().collect()
-    } else {
-        let request = api::ListLogsRequest { limit };
-        admin.call(async |mut client: Client| client.list_logs(request).await).await?.statements
-    };
-    output.result(&list("statements", statements.iter().map(views::logs_statement)), || {
-        let mut lines = Vec::new();
-        for statement in &statements {
-            let time = moment(statement.time_milliseconds);
-            lines.push(format!("{time}  entry {}  {}", statement.index, statement.digest));
-            lines.extend(
-                statement.logs.iter().map(|log| format!("  {} {} {}", log.size, log.root, log.origin)),
-            );
+fn logs_text(statements: &[api::LogsStatement], checkpoints: bool) -> String {
+    let mut lines = Vec::new();
+    for statement in statements {
+        let time = moment(statement.time_milliseconds);
+        lines.push(format!("{time}  entry {}  {}", statement.index, statement.digest));
+        for log in &statement.logs {
+            lines.push(format!("  {} {} {}", log.size, log.root, log.origin));
+            let note = log.checkpoint.lines().filter(|_| checkpoints);
+            lines.extend(note.map(|line| format!("    {line}").trim_end().to_owned()));
         }
-        if lines.is_empty() { "no statement yet; make one with --state".to_owned() } else { lines.join("\n") }
-    });
-    Ok(())
+    }
+    if lines.is_empty() { "no statement yet; make one with --state".to_owned() } else { lines.join("\n") }
 }
 
 fn standing_text(standing: &api::GetEvidenceResponse) -> String {

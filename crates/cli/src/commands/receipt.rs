@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use huitong_contract::{Agreement, explain};
 use huitong_identity::Trust;
-use huitong_ledger::{MAX_POLICY_BYTES, PolicyError, QuorumPolicy};
+use huitong_ledger::{MAX_POLICY_BYTES, PolicyError, QuorumPolicy, TlogProof};
 use huitong_policy::Language;
 use huitong_proof::cbor::{Fields, Limits, Value};
 use huitong_proof::{Digest, Envelope};
@@ -52,6 +52,21 @@ pub(crate) async fn run(command: Receipt, global: &Global, output: Output) -> Re
             output.result(&report_json(&report), || report_text(&report).join("\n"));
             Ok(ExitCode::from(exit_of(&report)))
         }
+        Receipt::Proofs { file, out } => {
+            let files = proofs(&read_input(&file, MAX_FILE_BYTES)?).map_err(|reason| {
+                Failure::new(Exit::Unreadable, "receipt.unreadable", reason, "get the file again")
+            })?;
+            std::fs::create_dir_all(&out).map_err(|error| Failure::file("create", &out, &error))?;
+            for (name, bytes) in &files {
+                let path = out.join(name);
+                std::fs::write(&path, bytes).map_err(|error| Failure::file("write", &path, &error))?;
+            }
+            let names: Vec<&String> = files.iter().map(|(name, _)| name).collect();
+            output.result(&json!({ "directory": out, "files": names }), || {
+                format!("{} files written to {}; verify the receipt itself, too", names.len(), out.display())
+            });
+            Ok(ExitCode::SUCCESS)
+        }
         Receipt::Show { file } => {
             let shown = contents(&read_input(&file, MAX_FILE_BYTES)?).map_err(|reason| {
                 Failure::new(Exit::Unreadable, "receipt.unreadable", reason, "get the file again")
@@ -86,12 +101,54 @@ fn contents(receipt: &[u8]) -> Result<Vec<String>, String> {
     Ok(lines)
 }
 
+/// Names and contents of the files: the shared statements, and their proofs in both ledgers. Nothing is verified.
+fn proofs(receipt: &[u8]) -> Result<Vec<(String, Vec<u8>)>, String> {
+    let limits = Limits { bytes: receipt.len(), depth: 8 };
+    let mut fields = Fields::decode(receipt, limits, "receipt").map_err(|error| with_causes(&error))?;
+    let statements = fields.array(3, "statements").map_err(|error| error.to_string())?;
+    let logs = fields.array(4, "logs").map_err(|error| error.to_string())?;
+    let mut proofs = Vec::new();
+    for (log, whose) in logs.into_iter().zip(["provider", "consumer"]) {
+        let mut log = Fields::from_value(log, "log").map_err(|error| error.to_string())?;
+        let checkpoint = log.text(1, "checkpoint").map_err(|error| error.to_string())?;
+        proofs.push((whose, checkpoint, log.array(2, "inclusion").map_err(|error| error.to_string())?));
+    }
+    // Those of the registrar at the head of the list are in neither ledger.
+    let shared = proofs.first().map_or(0, |(_, _, places)| places.len());
+    let head = statements.len().saturating_sub(shared);
+    let mut files = Vec::new();
+    for (number, statement) in statements.into_iter().skip(head).enumerate() {
+        let Value::Bytes(statement) = statement else {
+            return Err("a statement is no byte string".to_owned());
+        };
+        files.push((format!("{number:02}.statement"), statement));
+        for (whose, checkpoint, places) in &proofs {
+            let place = places.get(number).ok_or("a statement has no proof")?;
+            let (index, path) = read_place(place).ok_or("a proof is malformed")?;
+            let text = TlogProof::new(index, path, checkpoint.as_str()).to_text();
+            files.push((format!("{number:02}.{whose}.tlog-proof"), text.into_bytes()));
+        }
+    }
+    Ok(files)
+}
+
+/// Index of an entry and the path from it.
+fn read_place(place: &Value) -> Option<(u64, Vec<Digest>)> {
+    let Value::Array(items) = place else { return None };
+    let [Value::Uint(index), Value::Array(path)] = items.as_slice() else { return None };
+    let hash = |hash: &Value| match hash {
+        Value::Bytes(bytes) => Digest::from_slice(bytes),
+        _ => None,
+    };
+    Some((*index, path.iter().map(hash).collect::<Option<Vec<_>>>()?))
+}
+
 fn with_causes(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |&cause| cause.source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
-fn read_trust(path: &Path) -> Result<Trust, Failure> {
+pub(crate) fn read_trust(path: &Path) -> Result<Trust, Failure> {
     let text = read_input(path, MAX_FILE_BYTES)?;
     Trust::from_json(&String::from_utf8_lossy(&text))
         .map_err(|error| Failure::from_sentence(Exit::Unreadable, "trust.unreadable", &error.to_string()))

@@ -45,7 +45,7 @@ pub fn to_status(error: ServiceError, entropy: &dyn Entropy) -> Status {
             Code::Unavailable,
             ErrorDetail {
                 code: "ledger.safe_mode".to_owned(),
-                reason: format!("this node signs nothing now (safe mode): {reason}"),
+                reason: format!("this node does not sign it now (safe mode): {reason}"),
                 next_step: SAFE_MODE_STEP.to_owned(),
                 statement: Bytes::new(),
             },
@@ -94,7 +94,7 @@ pub(crate) fn to_peer_status(error: ServiceError, entropy: &dyn Entropy) -> Stat
             Code::Unavailable,
             ErrorDetail {
                 code: "ledger.safe_mode".to_owned(),
-                reason: "this node signs nothing now (safe mode)".to_owned(),
+                reason: "this node does not sign it now (safe mode)".to_owned(),
                 next_step: "try again later; its operator is told what to do".to_owned(),
                 statement: Bytes::new(),
             },

@@ -108,6 +108,17 @@ pub enum LedgerError {
         /// Why the gate is closed.
         reason: String,
     },
+    /// This node may have forgotten what it said to one counterparty, and says nothing to it before it knows.
+    #[error(
+        "nothing is signed to {audience} yet: this node was restored or rolled back, and {audience} has not shown since \
+         what it holds of this node's statements; it is asked by itself once it can be reached, and at once by \
+         `huitong ledger compare`; `--resume-unconfirmed` ends the waiting, on your word that nothing was signed since \
+         the backup"
+    )]
+    Unconfirmed {
+        /// Who has to answer.
+        audience: String,
+    },
     /// The bytes of the entry were removed; its hash is kept.
     #[error(
         "entry {index} of this log was removed by {who}: {why}; its hash is kept and can still be proven"
@@ -119,6 +130,17 @@ pub enum LedgerError {
         who: String,
         /// Why.
         why: String,
+    },
+    /// The bytes of the entry cannot be removed, because a contradiction is proven by them.
+    #[error(
+        "entry {index} stays: together with another statement it proves that {issuer} signed two things that exclude \
+         each other, which nobody could be shown without its bytes"
+    )]
+    IsEvidence {
+        /// Index of the entry.
+        index: u64,
+        /// Who contradicted itself.
+        issuer: String,
     },
     /// A proof was asked for entries or a size that no checkpoint covers.
     #[error("{asked} lies beyond the {size} entries this log has signed; ask for a checkpoint first")]

@@ -10,6 +10,8 @@ use crate::tables::FORK;
 const VERSION: u64 = 1;
 const STATEMENTS: u64 = 1;
 const CHECKPOINTS: u64 = 2;
+/// Pairs read at once.
+const PAGE: usize = 256;
 
 /// Two signed texts that exclude each other: anybody with the signer's public key can check the contradiction.
 ///
@@ -43,6 +45,38 @@ impl Evidence {
     /// At most `limit` pairs, in no meaningful order.
     pub(crate) fn all(r: &impl Read, limit: usize) -> Result<Vec<Self>, LedgerError> {
         r.scan(&FORK, &[], None, limit)?.iter().map(|row| Self::decode(&row.value)).collect()
+    }
+
+    /// At most `limit` pairs behind the one with that key, each with its key, in the order of keys.
+    pub(crate) fn page(
+        r: &impl Read,
+        after: Option<&Digest>,
+        limit: usize,
+    ) -> Result<Vec<(Digest, Self)>, LedgerError> {
+        let damaged = || LedgerError::Damaged { what: "the key of a row of evidence is malformed" };
+        r.scan(&FORK, &[], after.map(|key| key.as_bytes().as_slice()), limit)?
+            .iter()
+            .map(|row| Ok((Digest::from_slice(&row.key).ok_or_else(damaged)?, Self::decode(&row.value)?)))
+            .collect()
+    }
+
+    /// Whether a statement with these bytes is one of a pair.
+    pub(crate) fn holds(r: &impl Read, statement: &[u8]) -> Result<bool, LedgerError> {
+        let mut after = None;
+        loop {
+            let page = Self::page(r, after.as_ref(), PAGE)?;
+            let is_it = |evidence: &Self| match evidence {
+                Self::Statements { kept, refused } => kept == statement || refused == statement,
+                Self::Checkpoints { .. } => false,
+            };
+            if page.iter().any(|(_, evidence)| is_it(evidence)) {
+                return Ok(true);
+            }
+            match page.last() {
+                Some((last, _)) => after = Some(*last),
+                None => return Ok(false),
+            }
+        }
     }
 
     fn encode(&self) -> Vec<u8> {

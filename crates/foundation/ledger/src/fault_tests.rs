@@ -8,6 +8,7 @@ use huitong_store::disk::{Fault, FaultPlan, Operation};
 use tempfile::TempDir;
 
 use crate::checkpoint::SignedCheckpoint;
+use crate::doubt::Resumption;
 use crate::fixture::{Node, copy_directory, draft, id};
 use crate::gaps::{Redaction, Reinstated};
 use crate::merkle::{leaf_hash, verify_consistency};
@@ -54,7 +55,7 @@ async fn base() -> (Arc<TempDir>, Vec<Option<Statement>>) {
         })
         .await
         .unwrap();
-        node.ledger.resume_signing().await.unwrap();
+        node.ledger.resume_signing(Resumption::Operator).await.unwrap();
         entries.resize(entries.len() + count as usize, None);
     }
     node.ledger.checkpoint().await.unwrap();
@@ -84,11 +85,36 @@ async fn work(node: &Node, removed: &Statement, told: &mut Told) {
     told.removed = node.run(move |ledger, tx| ledger.redact(tx, REMOVED, &redaction)).await.is_ok();
     let _ = node.ledger.publish().await;
     let _ = node.ledger.stop_signing("test");
-    if node.ledger.resume_signing().await.is_ok()
+    if node.ledger.resume_signing(Resumption::Operator).await.is_ok()
         && let Ok(statement) = node.run(|ledger, tx| ledger.issue(tx, draft(&id(2), 0))).await
     {
         told.statements.push(statement);
     }
+}
+
+/// A checkpoint may be in place although its publication failed: whoever reads it finds its tiles.
+#[tokio::test]
+async fn a_checkpoint_that_can_be_read_has_its_tiles() {
+    let mut met = 0;
+    for nth in 1..=8 {
+        let node = Node::with_block(1, BLOCK);
+        node.issue_many(3, &id(2)).await;
+        let directory = node.stop().await;
+        let disk = Disk::counting();
+        let node = Node::open(&directory, 1, BLOCK, disk.clone()).unwrap();
+        node.ledger.checkpoint().await.unwrap();
+        node.ledger.publish().await.unwrap();
+        node.issue_many(5, &id(2)).await;
+        let signed = node.ledger.checkpoint().await.unwrap();
+        disk.plan(FaultPlan::nth_of(Operation::SyncDirectory, nth, Fault::Io));
+        let published = node.ledger.publish().await;
+        let text = node.ledger.read_public("checkpoint").unwrap().unwrap();
+        if published.is_err() && text == signed.text().as_bytes() {
+            assert!(node.ledger.read_public("tile/0/000.p/8").unwrap().is_some());
+            met += 1;
+        }
+    }
+    assert!(met > 0);
 }
 
 /// What was told is there, and the log goes on.
@@ -115,7 +141,7 @@ async fn check(directory: Arc<TempDir>, before: &[Option<Statement>], told: &Tol
     }
     assert!(!told.removed || ledger.gap(&view, REMOVED).unwrap().is_some(), "{what}");
     if ledger.signing().is_err() {
-        ledger.resume_signing().await.unwrap();
+        ledger.resume_signing(Resumption::Operator).await.unwrap();
     }
     node.issue_many(4, &id(2)).await;
     let newest = ledger.checkpoint().await.unwrap_or_else(|error| panic!("{what}: {error}"));

@@ -1,5 +1,6 @@
 //! This node's ledger over its store: numbering and signing statements, recording those of peers, proving them.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -112,6 +113,8 @@ pub(crate) struct Inner {
     pub(crate) place: Place,
     pub(crate) archive: Archive,
     pub(crate) gate: Gate,
+    /// Counterparties that must answer before anything is signed to them.
+    pub(crate) awaited: Mutex<BTreeSet<String>>,
     /// Hashes of what is not settled.
     pub(crate) tree: Mutex<Tree>,
     /// Lookup records of what is not settled.
@@ -154,6 +157,7 @@ impl Ledger {
             place,
             archive,
             gate,
+            awaited: Mutex::default(),
             tree: Mutex::new(tree),
             recent: Mutex::new(recent),
             publishing: Arc::new(tokio::sync::Mutex::new(publishing)),
@@ -215,12 +219,13 @@ impl Ledger {
     /// audience's log ([`origin_of`]) or none; the time is the later of clock and transaction; the salt is fresh.
     ///
     /// # Errors
-    /// [`LedgerError::SafeMode`] while nothing is signed; [`LedgerError::Statement`] when the draft cannot be signed
-    /// (too large, text not in NFC); [`LedgerError::ChannelFull`]; storage errors. Nothing of it is written then.
+    /// [`LedgerError::SafeMode`] while nothing is signed; [`LedgerError::Unconfirmed`] while nothing is signed to this
+    /// audience; [`LedgerError::Statement`] when the draft cannot be signed (too large, text not in NFC);
+    /// [`LedgerError::ChannelFull`]; storage errors. Nothing of it is written then.
     pub fn issue(&self, tx: &mut Tx<'_>, draft: Draft) -> Result<Statement, LedgerError> {
         self.signing()?;
         let head = tables::head(tx, self.node(), &draft.audience)?;
-        let channel = tables::next_on_channel(head, &draft.audience)?;
+        let channel = self.number_next(tx, head, &draft.audience)?;
         let anchor = self.anchor(tx, &draft.audience)?;
         let time = self.inner.clock.now().max(Timestamp::from_millis(tx.time()));
         let statement = Statement::sign(
@@ -299,6 +304,20 @@ impl Ledger {
     /// Storage errors.
     pub fn evidence(&self, r: &impl Read, limit: usize) -> Result<Vec<Evidence>, LedgerError> {
         Evidence::all(r, limit)
+    }
+
+    /// At most `limit` pairs of that evidence behind the one with that key, each with its key. New pairs may come before
+    /// or behind it.
+    ///
+    /// # Errors
+    /// Storage errors.
+    pub fn evidence_after(
+        &self,
+        r: &impl Read,
+        after: Option<&Digest>,
+        limit: usize,
+    ) -> Result<Vec<(Digest, Evidence)>, LedgerError> {
+        Evidence::page(r, after, limit)
     }
 
     /// The statement with that TBS digest.

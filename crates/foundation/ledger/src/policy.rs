@@ -265,9 +265,41 @@ impl QuorumPolicy {
         described.remove(self.quorum.as_str()).unwrap_or_else(|| self.quorum.clone())
     }
 
+    /// Why one dishonest witness could let a log show two histories under this policy; nothing when it could not. That
+    /// takes at least 4 witnesses that count, and more than two thirds of them (see [`safe_quorum`]). Who stands behind
+    /// the keys, no policy shows.
+    pub fn split_view_warning(&self) -> Option<String> {
+        let counted = self.counted();
+        let witnesses = self.witnesses.iter().filter(|(name, ..)| counted.contains(name.as_str())).count();
+        let needed = self.least_cosignatures();
+        let advice = match witnesses {
+            0..4 => "name at least 4 witnesses of different operators, of which 3 must cosign".to_owned(),
+            _ if needed < safe_quorum(witnesses) => {
+                format!("demand {} of the {witnesses}", safe_quorum(witnesses))
+            }
+            _ => return None,
+        };
+        Some(format!(
+            "{needed} of {witnesses} witnesses make a checkpoint final: that is not safe against a log that shows two \
+             histories and a witness that helps it; {advice}"
+        ))
+    }
+
     /// The fewest cosignatures that satisfy the quorum, from 0 to 15.
     pub fn least_cosignatures(&self) -> usize {
         self.fold(|_| Some(1_usize), |of_members, k| of_members.iter().take(k).sum()).unwrap_or(0)
+    }
+
+    /// The fewest of these witnesses, by name, that satisfy the quorum; nothing when all of them do not.
+    pub fn fewest(&self, cosigned: &BTreeSet<String>) -> Option<BTreeSet<String>> {
+        let one = |name: &str| cosigned.contains(name).then(|| (1, BTreeSet::from([name.to_owned()])));
+        // By number first: the smallest sets of a group are those that it needs.
+        let together = |of_members: &[(usize, BTreeSet<String>)], k: usize| {
+            let names: BTreeSet<String> =
+                of_members.iter().take(k).flat_map(|(_, names)| names.clone()).collect();
+            (names.len(), names)
+        };
+        self.fold(one, together).map(|(_, names)| names)
     }
 
     /// Whether the checkpoint is final under this policy, and who has cosigned it.

@@ -281,6 +281,25 @@ fn quorums_are_counted() {
 /// Two groups within the quorum, one of them with a group of its own, and all subsets of six witnesses, as in the
 /// tests of sigsum: `any` everywhere means anybody, 2 everywhere has this truth table.
 #[test]
+fn the_fewest_that_are_needed_are_found() {
+    let groups = "group a 2 w0 w1 w2\ngroup b 1 w3 w4\ngroup q all a b\nquorum q\n";
+    let policy = parse(&format!("{}{groups}", witness_lines(7)));
+    let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<String>>();
+    for (cosigned, fewest) in [
+        (&["w0", "w1", "w2", "w3", "w4", "w5", "w6"][..], Some(&["w0", "w1", "w3"][..])),
+        (&["w2", "w1", "w4", "w6"], Some(&["w1", "w2", "w4"])),
+        (&["w0", "w3", "w4", "w5"], None),
+        (&[], None),
+    ] {
+        assert_eq!(policy.fewest(&set(cosigned)), fewest.map(set), "{cosigned:?}");
+    }
+    // A path over fewer witnesses is taken before one over more.
+    let either = "group a all w0 w1 w2\ngroup b all w3 w4\ngroup q any a b\nquorum q\n";
+    let policy = parse(&format!("{}{either}", witness_lines(5)));
+    assert_eq!(policy.fewest(&set(&["w0", "w1", "w2", "w3", "w4"])), Some(set(&["w3", "w4"])));
+}
+
+#[test]
 fn nested_groups_count_as_published() {
     for k in [1, 2] {
         let policy = check(
@@ -414,6 +433,29 @@ fn built_policies_are_policies() {
     let empty = PolicyFault::Threshold { text: "1".into(), members: 0 };
     assert_eq!(QuorumPolicy::k_of(1, Vec::new()), Err(empty.into()));
     assert_eq!(QuorumPolicy::k_of(16, witnesses(20)), Err(PolicyFault::OutOfReach { needed: 16 }.into()));
+}
+
+#[test]
+fn a_quorum_that_one_liar_can_defeat_is_warned_of() {
+    for (count, quorum, advice) in [
+        (3, "group q 3 w0 w1 w2\nquorum q\n", Some("at least 4 witnesses")),
+        (4, "group q 3 w0 w1 w2\nquorum q\n", Some("at least 4 witnesses")),
+        (1, "quorum w0\n", Some("1 of 1 witnesses")),
+        (4, "quorum none\n", Some("0 of 0 witnesses")),
+        (4, "group q 2 w0 w1 w2 w3\nquorum q\n", Some("demand 3 of the 4")),
+        (4, "group q 3 w0 w1 w2 w3\nquorum q\n", None),
+        (7, "group q 4 w0 w1 w2 w3 w4 w5 w6\nquorum q\n", Some("demand 5 of the 7")),
+        (7, "group q 5 w0 w1 w2 w3 w4 w5 w6\nquorum q\n", None),
+        (6, "group a 2 w0 w1 w2\ngroup b 2 w3 w4 w5\ngroup q all a b\nquorum q\n", Some("demand 5 of the 6")),
+    ] {
+        let warning = parse(&format!("{}{quorum}", witness_lines(count))).split_view_warning();
+        match advice {
+            None => assert_eq!(warning, None, "{quorum}"),
+            Some(advice) => {
+                assert!(warning.as_ref().is_some_and(|it| it.contains(advice)), "{quorum}: {warning:?}")
+            }
+        }
+    }
 }
 
 #[test]

@@ -13,7 +13,10 @@ use crate::merkle::{
 use crate::note::LogVerifier;
 use crate::tables::{self, Extent};
 use crate::tiles::WIDTH;
-use crate::tree::TreeNodes;
+use crate::tree::{TreeNodes, leaf_of};
+
+/// Entries read from the store at once.
+const PAGE: usize = 1024;
 
 /// A root that was computed, and what it was compared with.
 struct Computed {
@@ -276,7 +279,42 @@ impl Ledger {
         if let Some(before) = &before {
             self.check_root(&nodes, before.checkpoint(), extent)?;
         }
-        Ok(Computed { extent, root: root(&nodes, extent.size)?, before })
+        let root = root(&nodes, extent.size)?;
+        let agrees = self.root_of_entries(before.as_ref(), extent).map(|again| again == root);
+        let view = self.store().view();
+        // What was signed, moved to files or taken back meanwhile is not signed from here.
+        let is_overtaken = tables::latest_checkpoint(&view)? != before
+            || tables::extent(&view)?.arrangement != extent.arrangement;
+        if !is_overtaken && !agrees? {
+            return Err(LedgerError::Damaged { what: "the hashes in memory are not those of the entries" });
+        }
+        Ok(Computed { extent, root, before })
+    }
+
+    /// A flipped bit among the hashes in memory must not be signed: what no checkpoint covers yet is hashed once more,
+    /// from the entries themselves.
+    fn root_of_entries(
+        &self,
+        before: Option<&SignedCheckpoint>,
+        extent: Extent,
+    ) -> Result<Digest, LedgerError> {
+        let view = self.store().view();
+        let signed = before.map_or(0, |before| before.checkpoint().size);
+        let (mut leaves, mut next) = (Vec::new(), signed);
+        while next < extent.size {
+            let rows = tables::entries(&view, next, PAGE)?;
+            if rows.is_empty() {
+                return Err(LedgerError::Damaged { what: "the row of an entry is missing" });
+            }
+            for row in rows {
+                if next == extent.size {
+                    break;
+                }
+                leaves.push(leaf_of(&view, next, &row)?);
+                next = next.saturating_add(1);
+            }
+        }
+        self.root_with(signed, &leaves)
     }
 
     /// A flipped bit or a rolled-back row must stop the log before it signs something its past contradicts.

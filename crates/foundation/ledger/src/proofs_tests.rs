@@ -72,6 +72,26 @@ async fn only_this_logs_own_checkpoints_are_kept_as_cosigned() {
 }
 
 #[tokio::test]
+async fn a_hash_that_is_not_that_of_its_entry_is_not_signed() {
+    for signed_before in [false, true] {
+        let node = Node::new(1);
+        node.issue_many(3, &id(2)).await;
+        if signed_before {
+            node.ledger.checkpoint().await.unwrap();
+        } else {
+            node.ledger.integrate().unwrap();
+        }
+        // As if the memory had changed while the entry was taken in.
+        node.ledger.tree().edge.push(Digest::sha256(b"another entry"));
+        node.issue_many(2, &id(2)).await;
+        let error = node.ledger.checkpoint().await.unwrap_err();
+        assert!(matches!(error, LedgerError::Damaged { what } if what.contains("in memory")), "{error}");
+        let node = node.restart().await;
+        assert_eq!(node.ledger.checkpoint().await.unwrap().checkpoint().size, 5);
+    }
+}
+
+#[tokio::test]
 async fn a_store_has_one_ledger_at_a_time() {
     let node = Node::new(1);
     let second = Ledger::open_with(

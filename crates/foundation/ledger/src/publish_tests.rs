@@ -5,6 +5,7 @@ use std::path::Path;
 use huitong_proof::Statement;
 
 use super::*;
+use crate::doubt::Resumption;
 use crate::fixture::{Node, draft, id};
 use crate::gaps::Reinstated;
 use crate::merkle::tests::Naive;
@@ -208,7 +209,7 @@ async fn the_specifications_log_of_70_000_entries() {
         .await
         .unwrap();
     }
-    node.ledger.resume_signing().await.unwrap();
+    node.ledger.resume_signing(Resumption::Operator).await.unwrap();
     let signed = publish(&node).await;
     assert_eq!(signed.checkpoint().root, root_of_all(&leaves));
     assert_eq!(settled(&node), 69_632);

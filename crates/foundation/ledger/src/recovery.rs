@@ -6,6 +6,7 @@ use bytes::Bytes;
 use huitong_proof::{Digest, Envelope, Timestamp};
 use huitong_store::{Read, Tx};
 
+use crate::doubt::{self, Resumption};
 use crate::error::LedgerError;
 use crate::gaps::{Gap, Reinstated};
 use crate::log::{Admission, Ledger, raise_head};
@@ -69,14 +70,20 @@ impl Ledger {
         Ok(())
     }
 
-    /// Signs again: logs what was set aside, and opens the gate for good.
+    /// Signs again: logs what was set aside, and opens the gate for good. To a counterparty of which `resumption` knows
+    /// nothing, statements are refused until [`Ledger::confirm`]. On a ledger that signs already it says anew who has
+    /// answered.
     ///
     /// # Errors
     /// [`LedgerError::File`] when the files that keep the gate closed cannot be removed; storage errors. The gate is
     /// closed then.
-    pub async fn resume_signing(&self) -> Result<(), LedgerError> {
+    pub async fn resume_signing(&self, resumption: Resumption) -> Result<(), LedgerError> {
         let ledger = self.clone();
-        self.store().transact("ledger.resume", move |tx| ledger.log_aside(tx)).await?;
+        let resume = move |tx: &mut Tx<'_>| {
+            doubt::resume(tx, &resumption)?;
+            ledger.log_aside(tx)
+        };
+        self.store().transact("ledger.resume", resume).await?;
         let ledger = self.clone();
         let opened = tokio::task::spawn_blocking(move || ledger.inner.gate.reopen(&ledger.inner.place));
         opened.await.map_err(|_| LedgerError::Worker)??;

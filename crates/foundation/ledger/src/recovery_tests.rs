@@ -51,8 +51,8 @@ async fn the_gate_stays_closed_until_it_is_opened() {
         is_closed(node.ledger.prove(vec![said[0].digest()], 0).await, "entry 9");
         node.ledger.publish().await.unwrap();
     }
-    node.ledger.resume_signing().await.unwrap();
-    node.ledger.resume_signing().await.unwrap();
+    node.ledger.resume_signing(Resumption::Operator).await.unwrap();
+    node.ledger.resume_signing(Resumption::Operator).await.unwrap();
     assert_eq!(issue(&node).await.unwrap().body().seq, 1);
     let node = node.restart().await;
     node.ledger.signing().unwrap();
@@ -67,7 +67,7 @@ async fn a_restored_store_starts_in_safe_mode() {
     fs::write(directory.path().join("restored"), "from /backup\non 2026-01-01\n").unwrap();
     let node = Node::open(&directory, 1, BLOCK, Disk::real()).unwrap();
     is_closed(node.ledger.signing(), "from /backup, on 2026-01-01");
-    node.ledger.resume_signing().await.unwrap();
+    node.ledger.resume_signing(Resumption::Operator).await.unwrap();
     assert!(!directory.path().join("restored").exists());
     issue(&node).await.unwrap();
 }
@@ -200,7 +200,7 @@ async fn a_restored_log_is_put_back_as_it_was() {
         recover(&node, &lost, &missing).await;
         let node = node.restart().await;
         is_closed(node.ledger.signing(), "test");
-        node.ledger.resume_signing().await.unwrap();
+        node.ledger.resume_signing(Resumption::Operator).await.unwrap();
 
         // The log extends what was signed before it was lost, and the new statement comes behind it.
         let size = lost.leaves.len() as u64;
@@ -248,7 +248,7 @@ async fn a_statement_that_cannot_stand_beside_the_recovered_ones_becomes_evidenc
     let heard = forged.clone();
     node.run(move |ledger, tx| ledger.admit(tx, &heard)).await.unwrap();
     recover(&node, &lost, &[]).await;
-    node.ledger.resume_signing().await.unwrap();
+    node.ledger.resume_signing(Resumption::Operator).await.unwrap();
     let view = node.ledger.store().view();
     assert_eq!(node.ledger.size(&view).unwrap(), 50);
     assert_eq!(node.ledger.evidence(&view, 9).unwrap().len(), 1);
@@ -277,7 +277,7 @@ async fn entries_are_put_back_only_where_they_may_be() {
     put(5, what.clone()).await.unwrap();
     assert_eq!(node.ledger.size(&node.ledger.store().view()).unwrap(), 6);
     // Both entries that had to make way come back.
-    node.ledger.resume_signing().await.unwrap();
+    node.ledger.resume_signing(Resumption::Operator).await.unwrap();
     let view = node.ledger.store().view();
     assert_eq!(node.ledger.size(&view).unwrap(), 8);
     let said = node.ledger.statements_on_channel(&view, &id(1), &id(2), 0, 9).unwrap();
@@ -297,7 +297,7 @@ async fn a_lost_entry_is_filled_when_its_bytes_turn_up() {
         let missing = [signed + 2, size - 1];
         let node = Node::open(&lost.backup, 1, 512, Disk::real()).unwrap();
         recover(&node, &lost, &missing).await;
-        node.ledger.resume_signing().await.unwrap();
+        node.ledger.resume_signing(Resumption::Operator).await.unwrap();
         node.issue_many(more_entries, &id(3)).await;
         let before = node.ledger.checkpoint().await.unwrap();
         node.ledger.publish().await.unwrap();
@@ -315,7 +315,7 @@ async fn a_lost_entry_is_filled_when_its_bytes_turn_up() {
         })
         .await
         .unwrap();
-        node.ledger.resume_signing().await.unwrap();
+        node.ledger.resume_signing(Resumption::Operator).await.unwrap();
         for index in missing {
             let statement = &lost.statements[index as usize];
             let entry = node.ledger.entry(&view, index);
@@ -335,4 +335,67 @@ async fn a_lost_entry_is_filled_when_its_bytes_turn_up() {
         assert!(report.is_clean(), "{:?}", report.findings);
         assert_eq!(report.gaps, missing.iter().filter(|index| **index < settled).count() as u64);
     }
+}
+
+async fn confirm(node: &Node, name: &str) {
+    let name = name.to_owned();
+    node.run(move |ledger, tx| ledger.confirm(tx, &name)).await.unwrap();
+}
+
+/// Signs one statement to each audience; what is signed again after safe mode is told by `resumption`.
+async fn come_back(node: &Node, resumption: Resumption) {
+    node.ledger.stop_signing("a test").unwrap();
+    node.ledger.resume_signing(resumption).await.unwrap();
+}
+
+#[tokio::test]
+async fn after_safe_mode_nothing_is_signed_to_who_has_not_answered() {
+    let mut node = Node::new(1);
+    let issue_to = async |node: &Node, audience: String| {
+        node.run(move |ledger, tx| ledger.issue(tx, draft(&audience, 0))).await
+    };
+    for audience in [2, 3, 4] {
+        issue_to(&node, id(audience)).await.unwrap();
+    }
+    come_back(&node, Resumption::Answers([id(2)].into())).await;
+    assert_eq!(issue_to(&node, id(2)).await.unwrap().body().seq, 1);
+    for unheard in [id(3), id(9)] {
+        let error = issue_to(&node, unheard.clone()).await.unwrap_err();
+        assert!(matches!(&error, LedgerError::Unconfirmed { audience } if *audience == unheard));
+        assert!(error.to_string().contains("huitong ledger compare"), "{error}");
+    }
+    let awaited = |node: &Node| node.ledger.awaited(&node.ledger.store().view()).unwrap();
+    assert_eq!(awaited(&node), [id(3), id(9)].into());
+    confirm(&node, &id(3)).await;
+    assert_eq!(awaited(&node), [id(9)].into());
+    assert_eq!(issue_to(&node, id(3)).await.unwrap().body().seq, 1);
+    node = node.restart().await;
+    assert!(issue_to(&node, id(9)).await.is_err(), "a restart changes nothing");
+    assert_eq!(issue_to(&node, id(3)).await.unwrap().body().seq, 2);
+
+    // What was confirmed after one loss says nothing after the next.
+    come_back(&node, Resumption::Answers([id(9)].into())).await;
+    assert!(issue_to(&node, id(3)).await.is_err());
+    assert_eq!(issue_to(&node, id(9)).await.unwrap().body().seq, 0);
+    come_back(&node, Resumption::Operator).await;
+    assert_eq!(issue_to(&node, id(3)).await.unwrap().body().seq, 3);
+}
+
+#[tokio::test]
+async fn where_nobody_can_answer_numbers_are_left_out() {
+    let node = Node::new(1);
+    let audiences = ["*".to_owned(), id(1), "91310000132260250X".to_owned()];
+    for audience in &audiences[..2] {
+        node.issue(draft(audience, 0)).await;
+    }
+    come_back(&node, Resumption::Answers([].into())).await;
+    for audience in &audiences {
+        let (one, two) = (node.issue(draft(audience, 1)).await, node.issue(draft(audience, 2)).await);
+        assert!(one.body().seq > 1 << 32, "{audience}: {}", one.body().seq);
+        assert_eq!((two.body().seq, two.body().prev), (one.body().seq + 1, one.digest()));
+    }
+    node.ledger.checkpoint().await.unwrap();
+    node.ledger.publish().await.unwrap();
+    let report = fsck(node.stop().await.path(), &Disk::real(), &mut |_| {}).unwrap();
+    assert!(report.is_clean(), "{:?}", report.findings);
 }

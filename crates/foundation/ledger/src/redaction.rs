@@ -12,6 +12,7 @@ use huitong_store::{Read, Tx};
 
 use crate::entries::Found;
 use crate::error::LedgerError;
+use crate::evidence::Evidence;
 use crate::gaps::{Gap, Redaction, Removed};
 use crate::log::Ledger;
 use crate::merkle::leaf_hash;
@@ -35,7 +36,7 @@ impl Ledger {
     ///
     /// # Errors
     /// [`LedgerError::NotLogged`] when entry `index` is not the statement named; [`LedgerError::Redacted`] when it was
-    /// removed before; storage errors.
+    /// removed before; [`LedgerError::IsEvidence`] when a fork is proven by it; storage errors.
     pub fn redact(&self, tx: &mut Tx<'_>, index: u64, redaction: &Redaction) -> Result<Gap, LedgerError> {
         let Redaction { digest, who, why, statement: announced } = redaction;
         let statement = match self.at(tx, index)? {
@@ -44,6 +45,9 @@ impl Ledger {
             _ => return Err(LedgerError::NotLogged { digest: *digest }),
         };
         let body = statement.body();
+        if Evidence::holds(tx, statement.bytes())? {
+            return Err(LedgerError::IsEvidence { index, issuer: body.issuer.clone() });
+        }
         let gap = Gap {
             index,
             leaf: leaf_hash(statement.bytes()),

@@ -44,6 +44,25 @@ fn in_files(node: &Node, bytes: &[u8]) -> bool {
     false
 }
 
+#[tokio::test]
+async fn what_proves_a_fork_is_not_removed() {
+    let (node, peer, other) = (Node::new(1), Node::new(2), Node::new(2));
+    let (first, second) = (peer.issue(draft(&id(1), 1)).await, other.issue(draft(&id(1), 2)).await);
+    let admitted = first.clone();
+    node.run(move |ledger, tx| ledger.admit(tx, &admitted)).await.unwrap();
+    let contradicting = second.clone();
+    let refused = node.run(move |ledger, tx| ledger.admit(tx, &contradicting)).await;
+    let Err(LedgerError::Fork { evidence, .. }) = refused else { panic!("{refused:?}") };
+    node.ledger.preserve(&evidence).await.unwrap();
+    let error = redact(&node, 0, &first).await.unwrap_err();
+    assert!(matches!(&error, LedgerError::IsEvidence { index: 0, issuer } if *issuer == id(2)), "{error}");
+    assert_eq!(node.ledger.entry(&node.ledger.store().view(), 0).unwrap().unwrap(), first.bytes().as_ref());
+    let others = peer.issue(draft(&id(1), 3)).await;
+    let admitted = others.clone();
+    node.run(move |ledger, tx| ledger.admit(tx, &admitted)).await.unwrap();
+    redact(&node, 1, &others).await.unwrap();
+}
+
 /// The entry cannot be read, and everything else about it still works.
 async fn check_removed(node: &Node, index: u64, statement: &Statement) {
     let ledger = &node.ledger;

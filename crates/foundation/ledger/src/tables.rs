@@ -28,12 +28,17 @@ const OBSERVED: Table = Table::new("ledger.observed");
 const SEEN: Table = Table::new("ledger.seen");
 /// Origin -> number of its rows in [`SEEN`].
 const SEEN_COUNT: Table = Table::new("ledger.seencount");
+/// `since` -> whether names must be confirmed, once this node was in safe mode (see [`crate::doubt`]); never deleted.
+pub(crate) const DOUBT: Table = Table::resident("ledger.doubt");
+/// Name -> nothing, once it is confirmed that nothing was forgotten under it.
+pub(crate) const CONFIRMED: Table = Table::new("ledger.confirmed");
 /// SHA-256 of the row -> two signed texts that exclude each other.
 pub(crate) const FORK: Table = Table::new("ledger.fork");
 
 const SIZE: &[u8] = b"size";
 const SETTLED: &[u8] = b"settled";
 const LATEST: &[u8] = b"latest";
+const SINCE: &[u8] = b"since";
 
 /// Checkpoints of one other log that are kept beside its newest.
 pub(crate) const SEEN_KEPT: u64 = 1_024;
@@ -71,6 +76,20 @@ pub(crate) fn settled(r: &impl Read) -> Result<u64, LedgerError> {
 
 pub(crate) fn put_settled(tx: &mut Tx<'_>, settled: u64) -> Result<(), LedgerError> {
     Ok(tx.put(&STATE, SETTLED, &settled.to_be_bytes())?)
+}
+
+/// Whether this node may have forgotten what it did under a name that is not confirmed.
+pub(crate) fn is_in_doubt(r: &impl Read) -> Result<bool, LedgerError> {
+    Ok(r.get(&DOUBT, SINCE)?.is_some_and(|row| row == [1]))
+}
+
+/// Whether this node was ever in safe mode and came back.
+pub(crate) fn was_in_safe_mode(r: &impl Read) -> Result<bool, LedgerError> {
+    Ok(r.get(&DOUBT, SINCE)?.is_some())
+}
+
+pub(crate) fn put_doubt(tx: &mut Tx<'_>, doubt: bool) -> Result<(), LedgerError> {
+    Ok(tx.put(&DOUBT, SINCE, &[u8::from(doubt)])?)
 }
 
 /// The rows of at most `limit` entries from `index` on, which follow each other.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use huitong_evidence::{Evidence, MIRRORED_LEAVES, MonitorReport};
 use huitong_grpc::Peers;
+use huitong_identity::ServiceError;
 use huitong_ids::NodeId;
 use huitong_ledger::Ledger;
 use tokio::runtime::Handle;
@@ -95,9 +96,9 @@ async fn ask_witnesses(work: &Work, mut signed: watch::Receiver<u64>) -> Result<
 /// Looks at the ledgers of others, and compares with those that were not reachable when this node started.
 async fn monitor(work: &Work, mut arrivals: broadcast::Receiver<NodeId>) -> Result<(), String> {
     let Work { evidence, peers, .. } = work;
-    let compares = || evidence.is_comparison_pending() || evidence.safe_mode().is_some();
+    let failed = |error: ServiceError| error.to_string();
     loop {
-        if compares() {
+        if evidence.safe_mode().is_some() || evidence.is_comparison_pending().map_err(failed)? {
             evidence.compare_late(peers).await.map_err(|error| error.to_string())?;
         }
         let report = look_around(evidence, peers).await?;
@@ -107,7 +108,7 @@ async fn monitor(work: &Work, mut arrivals: broadcast::Receiver<NodeId>) -> Resu
         let next = Instant::now() + pause.max(SHORTEST_ROUND);
         loop {
             tokio::select! {
-                Ok(node) = arrivals.recv() => if compares() {
+                Ok(node) = arrivals.recv() => if evidence.has_to_hear(&node).map_err(failed)? {
                     evidence.compare_with(peers, &node).await.map_err(|error| error.to_string())?;
                 },
                 () = sleep_until(next) => break,

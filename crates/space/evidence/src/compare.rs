@@ -3,6 +3,9 @@
 //! Only what is under this node's own signature counts. Whoever shows a checkpoint or a statement that this node signed
 //! and does not have proves that it has lost something, and it signs nothing from then on (safe mode): its next
 //! statement could take a number that is used already. Whoever merely says so proves nothing.
+//!
+//! Once it signs again, what only one other node can know stays closed until that node has answered: the channel to each
+//! counterparty, and each ledger that this node witnesses (see [`crate::recall`]).
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -12,7 +15,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream;
 use huitong_identity::{PeerError, ServiceError};
 use huitong_ids::NodeId;
-use huitong_ledger::{EntryState, LedgerError, SignedCheckpoint, leaf_hash};
+use huitong_ledger::{EntryState, LedgerError, Resumption, SignedCheckpoint, leaf_hash};
 use huitong_proof::{Envelope, Timestamp};
 use huitong_store::Read;
 
@@ -61,13 +64,16 @@ impl Evidence {
     ///
     /// Proof that somebody knows more closes the ledger for signing. A ledger that is closed already, because the
     /// directory was restored or an earlier proof is not met, opens only when every witness, or one witness and all
-    /// counterparties of the last 30 days, have answered since this process began and nobody is ahead.
+    /// counterparties of the last 30 days, have answered since this process began and nobody is ahead. To a counterparty
+    /// that has not answered by then nothing is signed until it does: the number of the next statement to it is known to
+    /// nobody else.
     pub async fn compare_once(&self, peer: &dyn LogPeer) -> Result<Comparison, ServiceError> {
-        let questions = if self.safe_mode().is_some() {
+        let mut questions = if self.safe_mode().is_some() {
             self.questions_before_signing()?
         } else {
             self.questions_at_start()?
         };
+        questions.extend(self.questions_to_unconfirmed()?);
         self.ask_all(peer, questions, self.settings().start_timeout).await
     }
 
@@ -78,8 +84,11 @@ impl Evidence {
             let answered = self.comparing().answered.clone();
             pending.extend(self.questions_before_signing()?.difference(&answered).cloned());
         }
+        pending.extend(self.questions_to_unconfirmed()?);
         pending.retain(|(_, node)| !self.is_revoked(node));
-        self.ask_all(peer, pending, LATE_TIMEOUT).await
+        let comparison = self.ask_all(peer, pending, LATE_TIMEOUT).await?;
+        self.recall_witnessed(peer).await?;
+        Ok(comparison)
     }
 
     /// Asks one node, as what it is to us, because it has become reachable.
@@ -88,19 +97,32 @@ impl Evidence {
         if self.policy_nodes()?.contains(node) {
             questions.insert((Asked::Witness, node.clone()));
         }
-        self.ask_all(peer, questions, LATE_TIMEOUT).await
+        let comparison = self.ask_all(peer, questions, LATE_TIMEOUT).await?;
+        self.recall_witnessed(peer).await?;
+        Ok(comparison)
     }
 
     /// Whether somebody has not answered yet.
-    pub fn is_comparison_pending(&self) -> bool {
-        !self.comparing().pending.is_empty()
+    pub fn is_comparison_pending(&self) -> Result<bool, ServiceError> {
+        Ok(!self.comparing().pending.is_empty()
+            || !self.unconfirmed()?.is_empty()
+            || !self.forgotten()?.is_empty())
     }
 
-    /// Lets the node sign again although not everybody could be asked, because its operator says so.
+    /// Whether [`Evidence::compare_with`] that node would tell something, now that it can be reached.
+    pub fn has_to_hear(&self, node: &NodeId) -> Result<bool, ServiceError> {
+        let ledger = self.ledger();
+        Ok(self.safe_mode().is_some()
+            || !ledger.is_confirmed(&ledger.store().view(), node.as_str())?
+            || self.is_comparison_pending()?)
+    }
+
+    /// Lets the node sign again, and to everybody, although not everybody could be asked, because its operator says so.
     ///
     /// # Errors
     /// [`ServiceError::Conflict`] while the ledger lacks something that somebody has shown.
     pub async fn resume_unconfirmed(&self) -> Result<Comparison, ServiceError> {
+        let _deciding = self.deciding().await;
         self.open_gate(Confirmation::Operator).await?;
         match self.safe_mode() {
             None => Ok(Comparison::default()),
@@ -110,7 +132,11 @@ impl Evidence {
 
     /// Asks everybody who has to answer before a closed ledger opens, whether they have answered before or not.
     pub async fn compare_all(&self, peer: &dyn LogPeer) -> Result<Comparison, ServiceError> {
-        self.ask_all(peer, self.questions_before_signing()?, LATE_TIMEOUT).await
+        let mut questions = self.questions_before_signing()?;
+        questions.extend(self.questions_to_unconfirmed()?);
+        let comparison = self.ask_all(peer, questions, LATE_TIMEOUT).await?;
+        self.recall_witnessed(peer).await?;
+        Ok(comparison)
     }
 
     async fn ask_all(
@@ -139,16 +165,24 @@ impl Evidence {
         }
         drop(answers);
         comparison.compared.sort_by(|a, b| (a.asked, &a.who).cmp(&(b.asked, &b.who)));
+        let deciding = self.deciding().await;
         self.open_gate(Confirmation::Answers).await?;
+        drop(deciding);
         comparison.safe_mode = self.safe_mode();
         Ok(comparison)
     }
 
     /// Draws the consequences of one answer. All that it proves is kept: each thing must be met before the gate opens.
     async fn heed(&self, question: Question, verdicts: Vec<Verdict>) -> Result<Answer, ServiceError> {
+        let _deciding = self.deciding().await;
         let mut answer = None;
         let mut worthless = None;
         for verdict in verdicts {
+            // A recovery may have put it back since it was shown.
+            let verdict = match verdict {
+                Verdict::Ahead(ahead, _) => self.judge_shown(ahead)?,
+                other => other,
+            };
             match verdict {
                 Verdict::Ahead(ahead, detail) => {
                     let by = question.1.to_string();
@@ -164,6 +198,9 @@ impl Evidence {
         }
         match worthless {
             None => {
+                if matches!(answer, Some(Answer::NotAhead { .. })) {
+                    self.confirm_channel(&question).await?;
+                }
                 let mut comparing = self.comparing();
                 comparing.pending.remove(&question);
                 comparing.answered.insert(question);
@@ -273,15 +310,30 @@ impl Evidence {
     pub(crate) fn unmet(&self) -> Result<Vec<(Shown, String)>, ServiceError> {
         let mut unmet = Vec::new();
         for shown in tables::all_ahead(&self.ledger().store().view())? {
-            let verdict = match shown.ahead.clone() {
-                Ahead::Checkpoint(text) => self.judge_checkpoint(&text)?,
-                Ahead::Statement(bytes) => self.judge_statement(bytes)?,
-            };
-            if let Verdict::Ahead(_, detail) = verdict {
+            if let Verdict::Ahead(_, detail) = self.judge_shown(shown.ahead.clone())? {
                 unmet.push((shown, detail));
             }
         }
         Ok(unmet)
+    }
+
+    fn judge_shown(&self, shown: Ahead) -> Result<Verdict, ServiceError> {
+        match shown {
+            Ahead::Checkpoint(text) => self.judge_checkpoint(&text),
+            Ahead::Statement(bytes) => self.judge_statement(bytes),
+        }
+    }
+
+    /// A counterparty holds nothing of this node that is not here. In safe mode it is enough to remember that it has
+    /// answered: see [`Evidence::open_gate`].
+    async fn confirm_channel(&self, (asked, node): &Question) -> Result<(), ServiceError> {
+        let (ledger, name) = (self.ledger().clone(), node.to_string());
+        let settled = ledger.is_confirmed(&ledger.store().view(), &name)? || self.safe_mode().is_some();
+        if *asked == Asked::Witness || settled {
+            return Ok(());
+        }
+        let confirm = move |tx: &mut huitong_store::Tx<'_>| ledger.confirm(tx, &name);
+        Ok(self.ledger().store().transact("evidence.confirm", confirm).await.map_err(LedgerError::from)?)
     }
 
     /// Nothing is signed from here on. The gate closes first: writing down why may fail.
@@ -294,21 +346,28 @@ impl Evidence {
         Ok(())
     }
 
-    /// Opens the gate if it is closed, nothing that was shown is missing, and enough have answered.
+    /// Opens the gate if it is closed, nothing that was shown is missing, and enough have answered: towards those who
+    /// have. The caller holds [`Evidence::deciding`], so that nothing is shown meanwhile.
     pub(crate) async fn open_gate(&self, confirmation: Confirmation) -> Result<(), ServiceError> {
-        if self.safe_mode().is_none() {
+        let in_doubt = self.ledger().is_in_doubt(&self.ledger().store().view())?;
+        let ends_doubt = confirmation == Confirmation::Operator && in_doubt;
+        if self.safe_mode().is_none() && !ends_doubt {
             return Ok(());
         }
         if !self.unmet()?.is_empty() {
             return Ok(());
         }
-        match confirmation {
-            Confirmation::Operator => {}
-            Confirmation::Answers if self.is_confirmed()? => {}
+        let resumption = match confirmation {
+            Confirmation::Operator => Resumption::Operator,
+            Confirmation::Answers if self.is_confirmed()? => {
+                let answered = self.comparing().answered.clone();
+                let heard = answered.into_iter().filter(|(asked, _)| *asked == Asked::Counterparty);
+                Resumption::Answers(heard.map(|(_, node)| node.to_string()).collect())
+            }
             Confirmation::Answers => return Ok(()),
-        }
-        self.ledger().resume_signing().await?;
-        tracing::info!("nobody knows more of this ledger than this node: it signs again");
+        };
+        self.ledger().resume_signing(resumption).await?;
+        tracing::info!("nobody who has answered knows more of this ledger than this node: it signs again");
         let forget = |tx: &mut huitong_store::Tx<'_>| -> Result<(), ServiceError> {
             for shown in tables::all_ahead(tx)? {
                 tables::drop_ahead(tx, &shown)?;
@@ -345,6 +404,28 @@ impl Evidence {
         let mut questions = self.questions_to_witnesses()?;
         questions.extend(self.recent_counterparties()?.into_iter().map(|node| (Asked::Counterparty, node)));
         Ok(questions)
+    }
+
+    fn questions_to_unconfirmed(&self) -> Result<BTreeSet<Question>, ServiceError> {
+        Ok(self.unconfirmed()?.into_iter().map(|node| (Asked::Counterparty, node)).collect())
+    }
+
+    /// Counterparties to whom nothing is signed before they have answered.
+    pub(crate) fn unconfirmed(&self) -> Result<BTreeSet<NodeId>, ServiceError> {
+        let ledger = self.ledger();
+        let view = ledger.store().view();
+        if !ledger.is_in_doubt(&view)? {
+            return Ok(BTreeSet::new());
+        }
+        let awaited = ledger.awaited(&view)?;
+        let awaited = awaited.iter().filter_map(|name| NodeId::parse(name).ok());
+        let mut open = BTreeSet::new();
+        for node in self.counterparties()?.into_iter().chain(awaited) {
+            if !self.is_revoked(&node) && !ledger.is_confirmed(&view, node.as_str())? {
+                open.insert(node);
+            }
+        }
+        Ok(open)
     }
 
     /// A witness is asked for statements, too: this node may have exchanged the first ones with it after the backup.
@@ -397,7 +478,7 @@ impl Evidence {
 
     /// Counterparties whose last statement, either way, is at most 30 days older than the newest one here: a ledger
     /// restored after a long time must not find everybody too old to ask.
-    fn recent_counterparties(&self) -> Result<BTreeSet<NodeId>, ServiceError> {
+    pub(crate) fn recent_counterparties(&self) -> Result<BTreeSet<NodeId>, ServiceError> {
         let view = self.ledger().store().view();
         let mut last = Vec::new();
         for node in self.counterparties()? {

@@ -1,5 +1,6 @@
 //! Asking the witnesses of the policy to cosign this node's newest checkpoint.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -34,6 +35,10 @@ pub(crate) struct Asked {
 impl Asked {
     fn succeeded(&mut self, size: u64, time: Timestamp) {
         *self = Self { size, time: Some(time), ..Self::default() };
+    }
+
+    fn has_cosigned(&self, size: u64) -> bool {
+        self.time.is_some() && self.size >= size
     }
 
     fn failed(&mut self, reason: &str, now: Timestamp) {
@@ -74,15 +79,20 @@ impl Evidence {
         let kept = kept.filter(|kept| kept.checkpoint() == signed.checkpoint());
         let mut best = kept.unwrap_or_else(|| signed.clone());
         let mut outcome = Cosigning { size: signed.checkpoint().size, ..Cosigning::default() };
+        let is_final =
+            |signed: &SignedCheckpoint| policy.evaluate(signed).is_ok_and(|quorum| quorum.satisfied);
+        let was_final = is_final(&best);
+        let mut lines = lines_by_witness(&policy, &best);
 
         let (now, patience) = (self.now(), self.settings().request_timeout);
         let mut requests = FuturesUnordered::new();
         for (name, verifier, _) in policy.witnesses() {
-            if best.cosigned_by(verifier).is_ok_and(|line| line.is_some()) {
+            let asked = self.asked().get(name).cloned().unwrap_or_default();
+            // Its line is there, or there was neither room nor need for it.
+            if lines.contains_key(name) || (was_final && asked.has_cosigned(outcome.size)) {
                 outcome.cosigned.push(name.clone());
                 continue;
             }
-            let asked = self.asked().get(name).cloned().unwrap_or_default();
             let node = match node_of_witness(verifier.name()) {
                 Some(node) if node.as_str() != self.ledger().node() => node,
                 Some(_) => {
@@ -115,7 +125,8 @@ impl Evidence {
             let reason = match answer? {
                 Outcome::Line(line, time) => {
                     self.asked().entry(name.clone()).or_default().succeeded(outcome.size, time);
-                    best = best.with_lines(&[line]).map_err(huitong_ledger::LedgerError::from)?;
+                    lines.insert(name.clone(), line.clone());
+                    best = best.with_lines(&[line]).unwrap_or_else(|_| fitting(&policy, best, &lines));
                     self.keep_cosigned(&policy, &best).await?;
                     outcome.cosigned.push(name.clone());
                     continue;
@@ -133,7 +144,7 @@ impl Evidence {
         drop(requests);
         outcome.cosigned.sort();
         outcome.failed.sort();
-        outcome.is_final = policy.evaluate(&best).is_ok_and(|quorum| quorum.satisfied);
+        outcome.is_final = is_final(&best);
         for node in doubtful {
             // What it says proves nothing: only a checkpoint under our own signature does.
             self.compare_with(peer, &node).await?;
@@ -199,6 +210,38 @@ impl Evidence {
         };
         self.ledger().store().transact("evidence.cosigned", keep).await?;
         Ok(())
+    }
+}
+
+/// The lines of the policy's witnesses under a checkpoint.
+fn lines_by_witness(policy: &QuorumPolicy, signed: &SignedCheckpoint) -> BTreeMap<String, String> {
+    let mut lines = BTreeMap::new();
+    for (name, verifier, _) in policy.witnesses() {
+        if let Some(line) = signed.signature_lines().into_iter().find(|line| {
+            let alone = signed.with_log_signature_only().with_lines(std::slice::from_ref(line));
+            alone.is_ok_and(|alone| alone.cosigned_by(verifier).is_ok_and(|line| line.is_some()))
+        }) {
+            lines.insert(name.clone(), line);
+        }
+    }
+    lines
+}
+
+/// A checkpoint holds no more than 16 lines. One that satisfies the policy stays as it is; else the lines that are needed
+/// take the place of the others, as soon as there are enough.
+fn fitting(
+    policy: &QuorumPolicy,
+    best: SignedCheckpoint,
+    lines: &BTreeMap<String, String>,
+) -> SignedCheckpoint {
+    if policy.evaluate(&best).is_ok_and(|quorum| quorum.satisfied) {
+        return best;
+    }
+    let needed = policy.fewest(&lines.keys().cloned().collect()).unwrap_or_default();
+    let needed: Vec<String> = needed.iter().filter_map(|name| lines.get(name)).cloned().collect();
+    match best.with_log_signature_only().with_lines(&needed) {
+        Ok(other) if !needed.is_empty() => other,
+        _ => best,
     }
 }
 

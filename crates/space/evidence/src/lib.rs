@@ -17,6 +17,7 @@ mod model;
 mod monitor;
 mod peer;
 mod rate;
+mod recall;
 mod recover;
 mod service;
 mod serving;

@@ -14,9 +14,13 @@ use huitong_ids::NodeId;
 use huitong_ledger::{EntryState, Ledger, origin_of, witnessed};
 use huitong_proof::cbor::{Map, Value};
 use huitong_proof::{Digest, Draft, Envelope, Kind, Statement, Timestamp};
-use huitong_store::{Read, Tx};
+use huitong_store::{Read, Table, Tx};
 
 use crate::service::Evidence;
+
+/// Origin, size, root -> the checkpoint that was stated, as the ledger signed it and with the cosignature of this node if
+/// it has one: a statement of this node alone would not show that the member ever signed that root.
+const STATED: Table = Table::new("evidence.logs.stated");
 
 /// Milliseconds of a UTC day.
 const DAY: u64 = 24 * 3_600 * 1_000;
@@ -40,6 +44,8 @@ pub struct LogHead {
     pub root: Digest,
     /// When the function node cosigned the checkpoint; `None` if it only verified it.
     pub cosigned: Option<Timestamp>,
+    /// The checkpoint as the ledger signed it; `None` if it is not kept.
+    pub checkpoint: Option<String>,
 }
 
 /// The checkpoints of all members' ledgers at one moment.
@@ -73,6 +79,11 @@ impl Evidence {
             (self.ledger().clone(), logs.clone(), subject_of(self.now().millis() / DAY));
         let state = move |tx: &mut Tx<'_>| -> Result<(Statement, Vec<Digest>, u64), ServiceError> {
             let (last, parts) = issue(&ledger, tx, subject, &stated)?;
+            for head in &stated {
+                if let Some(text) = &head.checkpoint {
+                    tx.put(&STATED, &stated_key(head), text.as_bytes())?;
+                }
+            }
             let index = ledger.index_of(tx, &last.digest())?;
             let index =
                 index.ok_or_else(|| ServiceError::Internal("an issued statement has no index".to_owned()))?;
@@ -143,10 +154,17 @@ impl Evidence {
                     root: checkpoint.root,
                     cosigned: line.map(|line| line.time),
                     origin,
+                    checkpoint: Some(held.text().to_owned()),
                 }));
             }
         }
-        Ok(seen.map(|seen| LogHead { origin, size: seen.size, root: seen.root, cosigned: None }))
+        let Some(seen) = seen else { return Ok(None) };
+        let shown = match self.follow(node)? {
+            Some(log) => self.last_shown(&log)?.filter(|shown| *shown.checkpoint() == seen),
+            None => None,
+        };
+        let checkpoint = shown.map(|shown| shown.text().to_owned());
+        Ok(Some(LogHead { origin, size: seen.size, root: seen.root, cosigned: None, checkpoint }))
     }
 
     /// The statements of one day that no other of that day names, in log order.
@@ -168,6 +186,11 @@ impl Evidence {
             let part = self.ledger().statement(r, digest)?;
             let part = part.ok_or_else(|| ServiceError::NotFound { what: format!("statement {digest}") })?;
             logs.extend(read(&part)?.0);
+        }
+        for head in &mut logs {
+            let text = r.get(&STATED, &stated_key(head))?.map(String::from_utf8).transpose();
+            let damaged = |_| ServiceError::Internal("a row of evidence.logs.stated is damaged".to_owned());
+            head.checkpoint = text.map_err(damaged)?;
         }
         let index = self.ledger().index_of(r, &last.digest())?.unwrap_or_default();
         Ok(LogsStatement { digest: last.digest(), time: last.body().time, index, logs, parts })
@@ -240,7 +263,7 @@ fn read(statement: &Statement) -> Result<(Vec<LogHead>, Vec<Digest>), ServiceErr
         };
         let root = Digest::from_slice(&root).ok_or_else(|| malformed("a root has 32 bytes"))?;
         let cosigned = (time > 0).then(|| Timestamp::from_millis(time));
-        logs.push(LogHead { origin, size, root, cosigned });
+        logs.push(LogHead { origin, size, root, cosigned, checkpoint: None });
     }
     let mut parts = Vec::new();
     for value in fields.array(2, "parts")? {
@@ -249,6 +272,11 @@ fn read(statement: &Statement) -> Result<(Vec<LogHead>, Vec<Digest>), ServiceErr
     }
     fields.finish()?;
     Ok((logs, parts))
+}
+
+fn stated_key(head: &LogHead) -> Vec<u8> {
+    let key = Digest::sha256_parts(&[head.origin.as_bytes(), &head.size.to_be_bytes(), head.root.as_bytes()]);
+    key.as_bytes().to_vec()
 }
 
 fn subject_of(day: u64) -> [u8; 16] {

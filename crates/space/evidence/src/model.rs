@@ -18,7 +18,9 @@ pub struct EvidenceSettings {
     pub regulators: Vec<NodeId>,
     /// How long after it was received a statement may be missing in its issuer's ledger.
     pub statement_delay: Duration,
-    /// How old the newest checkpoint of a followed ledger may become.
+    /// How long a followed ledger may give no checkpoint, and how long one that this node witnesses may sign checkpoints and
+    /// have none of them cosigned; likewise how long a witness of this node may be behind. An idle ledger has nothing to
+    /// sign: its newest checkpoint may be of any age.
     pub stale_after: Duration,
     /// How long the comparison at start waits for everybody together.
     pub start_timeout: Duration,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::{StreamExt as _, stream};
 use huitong_identity::ServiceError;
 use huitong_ids::NodeId;
-use huitong_ledger::SignedCheckpoint;
+use huitong_ledger::{SignedCheckpoint, witnessed};
 use huitong_proof::{Digest, Timestamp};
 use huitong_store::Tx;
 
@@ -213,6 +213,7 @@ impl Evidence {
                 let under = Under { peer, log, signed: &signed, ripe, grows };
                 self.look_at_channels(&under, bounds, &row, &mut look).await?;
                 if log.witnessed {
+                    self.look_at_cosigning(log, &signed, now, &mut look).await?;
                     self.look_at_mirror(peer, log, bounds, now, &mut row, &mut look).await?;
                 }
             }
@@ -335,6 +336,46 @@ impl Evidence {
                 "the ledger of {node} has signed nothing beyond size {} since {}, and {waits} waits for it; ask its operator",
                 under.signed.checkpoint().size,
                 row.grew_at
+            );
+            look.conditions.push(Condition::new(LEDGER_STOPPED, "", text));
+        }
+        Ok(())
+    }
+
+    /// A ledger that goes on signing and has nothing cosigned keeps what it signs from being final, and from being seen.
+    async fn look_at_cosigning(
+        &self,
+        log: &FollowedLog,
+        signed: &SignedCheckpoint,
+        now: Timestamp,
+        look: &mut Look,
+    ) -> Result<(), ServiceError> {
+        let (view, origin) = (self.ledger().store().view(), log.log.name());
+        let cosigned = witnessed(&view, origin)?.map_or(0, |held| held.checkpoint().size);
+        let known = rows::lag(&view, origin)?;
+        let lag = match known {
+            // Who never asks has other witnesses. That this node does not cosign now is not the ledger's fault.
+            _ if cosigned == 0
+                || cosigned >= signed.checkpoint().size
+                || !self.remembers(&view, origin)? =>
+            {
+                None
+            }
+            Some(known) if known.size == cosigned => Some(known),
+            _ => Some(Lag { size: cosigned, since: now }),
+        };
+        if lag != known {
+            let name = origin.to_owned();
+            let keep = move |tx: &mut Tx<'_>| rows::put_lag(tx, &name, lag);
+            self.ledger().store().transact("evidence.lag", keep).await?;
+        }
+        let late = lag.filter(|lag| now.saturating_since(lag.since) >= self.settings().stale_after);
+        let is_told = look.conditions.iter().any(|condition| condition.code == LEDGER_STOPPED);
+        if let Some(Lag { size, since }) = late.filter(|_| !is_told) {
+            let text = format!(
+                "the ledger of {} has signed size {} and has had nothing beyond size {size} cosigned by this node since {since}; ask its operator",
+                log.node,
+                signed.checkpoint().size,
             );
             look.conditions.push(Condition::new(LEDGER_STOPPED, "", text));
         }

@@ -39,7 +39,7 @@ struct Target {
 impl Evidence {
     /// Brings the ledger up to the newest checkpoint that this node is shown to have signed, and behind it the
     /// statements of this node that counterparties hold beyond that; then signing resumes, if enough have answered (see
-    /// [`Evidence::compare_once`]). Can be run again after any failure and goes on where it was.
+    /// [`Evidence::compare_once`]), to everybody who has. Can be run again after any failure and goes on where it was.
     ///
     /// # Errors
     /// [`ServiceError::Conflict`] when what was signed since excludes what was signed before: then the ledger cannot be
@@ -55,6 +55,7 @@ impl Evidence {
             RecoveryReport { from_size: ledger.size(&ledger.store().view())?, ..Default::default() };
         progress(Progress { step: "asking witnesses and counterparties", done: 0, total: 0 });
         self.compare_all(peer).await?;
+        let _deciding = self.deciding().await;
         if self.safe_mode().is_none() {
             report.to_size = report.from_size;
             return Ok(report);

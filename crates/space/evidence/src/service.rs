@@ -9,7 +9,7 @@ use huitong_ids::NodeId;
 use huitong_ledger::{
     Cosigner, Ledger, LedgerError, LogVerifier, QuorumPolicy, SignedCheckpoint, origin_of, witness_name_of,
 };
-use huitong_proof::Timestamp;
+use huitong_proof::{Digest, Timestamp};
 
 use crate::compare::Comparing;
 use crate::cosign::Asked;
@@ -34,13 +34,19 @@ struct Inner {
     /// Policy witness name -> what became of the last request.
     asked: Mutex<HashMap<String, Asked>>,
     comparing: Mutex<Comparing>,
+    /// Held by whoever closes or opens the signing gate, or puts entries back: one at a time.
+    deciding: tokio::sync::Mutex<()>,
+    /// Key of the last pair of evidence that was looked at, when there are more than one look takes in.
+    adopting: Mutex<Option<Digest>>,
 }
 
 impl Evidence {
     /// `cosigner` signs with the node's witness key under the name that its credential gives the key.
     pub fn new(standing: Standing, cosigner: Cosigner, settings: EvidenceSettings) -> Self {
         let (rates, asked, comparing) = (Mutex::default(), Mutex::default(), Mutex::default());
-        Self { inner: Arc::new(Inner { standing, cosigner, settings, rates, asked, comparing }) }
+        let (deciding, adopting) = (tokio::sync::Mutex::default(), Mutex::default());
+        let inner = Inner { standing, cosigner, settings, rates, asked, comparing, deciding, adopting };
+        Self { inner: Arc::new(inner) }
     }
 
     /// Who this node is and whom it believes.
@@ -237,6 +243,14 @@ impl Evidence {
 
     pub(crate) fn comparing(&self) -> MutexGuard<'_, Comparing> {
         self.inner.comparing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn adopting(&self) -> MutexGuard<'_, Option<Digest>> {
+        self.inner.adopting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) async fn deciding(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.inner.deciding.lock().await
     }
 }
 

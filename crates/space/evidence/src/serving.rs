@@ -48,10 +48,19 @@ impl Evidence {
 
     /// The newest checkpoint of that ledger which this node has cosigned, with the ledger's and its own signature. The
     /// ledger's own node is told of a larger one, too, that this node has only seen: if that node was rolled back, it must
-    /// not sign another of this size.
+    /// not sign another of this size. So are regulators and the witnesses of this node: a witness that was rolled back must
+    /// not cosign another. Nobody else learns with whom this node deals.
     pub fn witnessed(&self, caller: &Caller, origin: &str) -> Result<Option<String>, ServiceError> {
         let cosigned = witnessed(&self.ledger().store().view(), origin)?;
-        let seen = match self.follow(caller.node())? {
+        let owner = node_of_origin(origin);
+        let may_know = owner.as_ref() == Some(caller.node())
+            || self.is_regulator(caller)
+            || self.policy_nodes()?.contains(caller.node());
+        let log = match owner.filter(|_| may_know) {
+            Some(owner) => self.follow(&owner)?,
+            None => None,
+        };
+        let seen = match log {
             Some(log) if log.log.name() == origin => self.last_shown(&log)?,
             _ => None,
         };
@@ -212,8 +221,7 @@ impl Evidence {
         let Some(log) = self.witnessed_log(caller, request.origin())? else {
             return Ok(WitnessRefusal::UnknownOrigin.into());
         };
-        // A witness that may have lost what it has cosigned could cosign a fork now.
-        if self.safe_mode().is_some() {
+        if !self.remembers(&self.ledger().store().view(), log.name())? {
             return Ok(WitnessAnswer::Busy { retry_after: SAFE_MODE_RETRY });
         }
         // The writer is spared what would be refused anyway, and whoever repeats what it has seen of a ledger uses up
@@ -239,6 +247,9 @@ impl Evidence {
             .ledger()
             .store()
             .transact("evidence.witness", move |tx| -> Result<_, ServiceError> {
+                if !evidence.remembers(tx, log.name())? {
+                    return Ok(Err(WitnessRefusal::Rate { retry_after: SAFE_MODE_RETRY }));
+                }
                 let answer = add_checkpoint(tx, &request, &log, evidence.cosigner(), now)?;
                 // Its key is what later checkpoints are checked with, also those that come without a caller.
                 if let (Ok(_), Some(caller)) = (&answer, caller)
@@ -253,6 +264,11 @@ impl Evidence {
             Ok(line) => WitnessAnswer::Cosigned(format!("{line}\n")),
             Err(refusal) => refusal.into(),
         })
+    }
+
+    /// A witness that may have lost what it has cosigned could cosign a fork.
+    pub(crate) fn remembers(&self, r: &impl Read, origin: &str) -> Result<bool, ServiceError> {
+        Ok(self.ledger().signing().is_ok() && self.ledger().is_confirmed(r, origin)?)
     }
 
     /// The key of a ledger that this node witnesses, if it does and its node is not revoked.
@@ -372,9 +388,13 @@ fn examine<'a>(
     if request.old != stored_size {
         return Err(WitnessRefusal::Conflict { size: stored_size });
     }
+    if (request.old == 0 || request.old == *size) && !request.proof.is_empty() {
+        let why = "from size 0, and to the same size, the proof must be empty".to_owned();
+        return Err(WitnessRefusal::NotConsistent { why });
+    }
     let Some(stored) = stored else { return Ok(Novelty::New) };
     let known = stored.checkpoint();
-    if known == offered.checkpoint() && request.proof.is_empty() {
+    if known == offered.checkpoint() {
         return Ok(Novelty::Known(stored));
     }
     if known.size > 0 && known.size < *size {

@@ -3,6 +3,7 @@
 mod comparing;
 mod cosigning;
 mod hostile;
+mod recalling;
 mod recovering;
 mod serving;
 
@@ -19,7 +20,7 @@ use huitong_identity::{
     Standing, enrolment_request, join, load, remember,
 };
 use huitong_ids::NodeId;
-use huitong_ledger::{QuorumPolicy, SignedCheckpoint, leaf_hash};
+use huitong_ledger::{LedgerError, QuorumPolicy, SignedCheckpoint, leaf_hash};
 use huitong_proof::cbor::Map;
 use huitong_proof::{Clock as _, Digest, Draft, Kind, ManualClock, SeededEntropy, Statement, Timestamp};
 use huitong_store::Store;
@@ -211,6 +212,10 @@ impl Space {
 
     /// A statement from one node to another, logged by its issuer only.
     pub(crate) async fn say(&self, from: usize, to: usize) -> Statement {
+        self.try_to_say(from, to).await.unwrap()
+    }
+
+    pub(crate) async fn try_to_say(&self, from: usize, to: usize) -> Result<Statement, LedgerError> {
         let ledger = self.node(from).ledger().clone();
         let draft = Draft {
             kind: Kind::Offer,
@@ -221,7 +226,7 @@ impl Space {
             detail: Map::new(),
         };
         let issue = move |tx: &mut huitong_store::Tx<'_>| ledger.issue(tx, draft);
-        self.node(from).ledger().store().transact("test.say", issue).await.unwrap()
+        Ok(self.node(from).ledger().store().transact("test.say", issue).await?)
     }
 
     /// The same, logged by both.

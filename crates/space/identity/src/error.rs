@@ -98,9 +98,9 @@ pub enum ServiceError {
         /// Which bound.
         reason: String,
     },
-    /// This node may have lost its newest statements and signs nothing until that is settled; the same request may pass
-    /// later.
-    #[error("this node signs nothing now: {reason}")]
+    /// This node may have lost its newest statements and signs nothing, or nothing to one counterparty, until that is
+    /// settled; the same request may pass later.
+    #[error("this node does not sign it now: {reason}")]
     SafeMode {
         /// Why, and what ends it.
         reason: String,
@@ -142,8 +142,13 @@ impl From<LedgerError> for ServiceError {
         match error {
             LedgerError::Store(error) => Self::Store(error),
             // Not a defect here: the issuer contradicts itself.
-            fork @ LedgerError::Fork { .. } => Self::Conflict { reason: fork.to_string() },
+            fork @ (LedgerError::Fork { .. } | LedgerError::IsEvidence { .. }) => {
+                Self::Conflict { reason: fork.to_string() }
+            }
             LedgerError::SafeMode { reason } => Self::SafeMode { reason },
+            unconfirmed @ LedgerError::Unconfirmed { .. } => {
+                Self::SafeMode { reason: unconfirmed.to_string() }
+            }
             LedgerError::Redacted { index, who, why } => {
                 Self::Redacted { what: format!("entry {index}"), who, why }
             }

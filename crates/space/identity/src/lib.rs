@@ -36,4 +36,4 @@ pub use service::{
     members, prove_for, read_refusal, refuse, remember, remember_credential, report_address, statement_from,
     statement_of,
 };
-pub use trust::{Trust, TrustError, TrustedRegistrar};
+pub use trust::{Attribution, Trust, TrustError, TrustedRegistrar};

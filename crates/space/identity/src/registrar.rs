@@ -192,6 +192,9 @@ impl Registrar {
                             registrar: ledger.node().to_owned(),
                         };
                         ledger.admit(tx, &checked.statement)?;
+                        // Both names are made here and now: nothing can have been said to them before.
+                        ledger.confirm(tx, node.as_str())?;
+                        ledger.confirm(tx, credential.log.name())?;
                         let statement = ledger.issue(
                             tx,
                             Draft {

@@ -2,11 +2,12 @@
 //! `docs/receipt-format.md`.
 
 use huitong_ids::{EntityCode, NodeId};
-use huitong_ledger::LogVerifier;
-use huitong_proof::{Digest, SpaceId, VerifyingKey};
+use huitong_ledger::{ForkProof, LogVerifier};
+use huitong_proof::{Digest, Envelope, SpaceId, VerifyingKey};
 use serde::{Deserialize, Serialize};
 
 use crate::documents::RootList;
+use crate::model::Credential;
 
 const FORMAT: &str = "huitong-trust/1";
 
@@ -50,6 +51,27 @@ pub struct Trust {
     pub space: SpaceId,
     /// At least one.
     pub registrars: Vec<TrustedRegistrar>,
+}
+
+/// Whose keys signed what a fork proof shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Attribution {
+    /// This node's: a trusted registrar has signed that they are.
+    Node {
+        /// The node.
+        node: NodeId,
+        /// Its operator.
+        entity: EntityCode,
+        /// The operator's name.
+        name: String,
+    },
+    /// Nobody says whose: the proof carries no credential.
+    Nobody,
+    /// Not those of the node that the proof names, as far as anybody trusted says.
+    Wrong {
+        /// What does not fit.
+        reason: String,
+    },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -148,6 +170,52 @@ impl Trust {
             })
             .collect::<Result<_, TrustError>>()?;
         Ok(Self { space, registrars })
+    }
+
+    /// Whose keys are in a fork proof: those that its credential binds to a node, if a registrar of this file has signed
+    /// it for exactly these keys. Anybody can make a key and call it another's; whether the signatures contradict each
+    /// other says [`ForkProof::verify`].
+    pub fn attribute(&self, proof: &ForkProof) -> Attribution {
+        match proof.credential() {
+            None => Attribution::Nobody,
+            Some(bytes) => match self.credential_for(proof, bytes) {
+                Ok(Credential { node, entity, name, .. }) => Attribution::Node { node, entity, name },
+                Err(reason) => Attribution::Wrong { reason },
+            },
+        }
+    }
+
+    fn credential_for(&self, proof: &ForkProof, credential: &[u8]) -> Result<Credential, String> {
+        let of_credential = |error: &dyn std::fmt::Display| format!("its credential is refused: {error}");
+        let envelope = Envelope::decode(credential.to_vec()).map_err(|error| of_credential(&error))?;
+        let issuer = envelope.claimed_issuer();
+        let registrar = self.registrar(issuer).ok_or_else(|| {
+            format!("its credential is signed by {issuer}, which is no registrar of the trust file")
+        })?;
+        let statement =
+            envelope.verify(&registrar.statement_key, &self.space).map_err(|error| of_credential(&error))?;
+        let credential = Credential::from_statement(&statement).map_err(|error| of_credential(&error))?;
+        let node = &credential.node;
+        match proof {
+            ForkProof::Checkpoints { log, .. } | ForkProof::Entry { log, .. } if credential.log != *log => {
+                Err(format!("the checkpoints are not signed by the log key of {node}"))
+            }
+            ForkProof::Checkpoints { .. } | ForkProof::Entry { .. } => Ok(credential),
+            ForkProof::Statements { key, .. } if credential.statement_key != *key => {
+                Err(format!("the statements are not signed by the statement key of {node}"))
+            }
+            ForkProof::Statements { space, .. } if *space != self.space => {
+                Err("the statements are of another data space than the trust file".to_owned())
+            }
+            ForkProof::Statements { a, .. } => {
+                let envelope = Envelope::decode(a.clone()).map_err(|error| error.to_string())?;
+                let issuer = envelope.claimed_issuer();
+                if issuer == node.as_str() {
+                    return Ok(credential);
+                }
+                Err(format!("the statements are issued by {issuer}, and the credential is that of {node}"))
+            }
+        }
     }
 
     /// The registrar with this node id.

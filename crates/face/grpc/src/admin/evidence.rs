@@ -79,10 +79,13 @@ impl AdminServices {
         &self,
         request: wire::ListLogsRequest,
     ) -> Result<wire::ListLogsResponse, Status> {
-        let wire::ListLogsRequest { limit } = request;
+        let wire::ListLogsRequest { limit, checkpoints } = request;
         self.registrar()?;
         let limit = if limit == 0 { DEFAULT_LOGS } else { limit.min(MAX_LOGS) };
-        let statements = self.evidence.list_logs(limit as usize).map_err(self.failed())?;
+        let mut statements = self.evidence.list_logs(limit as usize).map_err(self.failed())?;
+        if !checkpoints {
+            statements.iter_mut().flat_map(|one| &mut one.logs).for_each(|head| head.checkpoint = None);
+        }
         Ok(wire::ListLogsResponse { statements: statements.into_iter().map(logs_message).collect() })
     }
 
@@ -249,7 +252,8 @@ fn logs_message(statement: LogsStatement) -> wire::LogsStatement {
 }
 
 fn log_head(head: LogHead) -> wire::LogHead {
-    let LogHead { origin, size, root, cosigned } = head;
+    let LogHead { origin, size, root, cosigned, checkpoint } = head;
     let cosigned_milliseconds = cosigned.map_or(0, |time| time.millis());
-    wire::LogHead { origin, size, root: root.to_string(), cosigned_milliseconds }
+    let checkpoint = checkpoint.unwrap_or_default();
+    wire::LogHead { origin, size, root: root.to_string(), cosigned_milliseconds, checkpoint }
 }

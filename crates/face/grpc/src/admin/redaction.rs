@@ -4,7 +4,7 @@ use huitong_identity::ServiceError;
 use huitong_ledger::{EntryState, Ledger, Redaction, leaf_hash};
 use huitong_proof::cbor::Map;
 use huitong_proof::{Digest, Draft, Envelope, Kind, Statement};
-use huitong_store::Tx;
+use huitong_store::{Pending, Tx, outbox};
 use tonic::Status;
 
 use super::AdminServices;
@@ -62,6 +62,7 @@ fn redact(
         EntryState::Redacted(gap) => return Err(gap.to_error().into()),
     };
     check_removable(&removed)?;
+    take_out_of_outbox(tx, &removed)?;
     let statement = ledger.issue(
         tx,
         Draft {
@@ -80,6 +81,25 @@ fn redact(
     let redaction = Redaction { digest, who, why, statement: statement.digest() };
     ledger.redact(tx, index, &redaction)?;
     Ok((index, statement.digest()))
+}
+
+/// A message that was given up goes with the statement in it. One that is still to be delivered must have arrived first.
+fn take_out_of_outbox(tx: &mut Tx<'_>, removed: &Statement) -> Result<(), ServiceError> {
+    let bytes = removed.bytes();
+    let carries =
+        |message: &Pending| message.payload.windows(bytes.len()).any(|window| window == bytes.as_ref());
+    if let Some(waiting) = outbox::pending(tx, None, usize::MAX)?.into_iter().find(carries) {
+        let reason = format!(
+            "the statement still waits to be delivered to {}; remove it once it has arrived or was given up (see \
+             `huitong outbox list`)",
+            waiting.destination
+        );
+        return Err(ServiceError::Conflict { reason });
+    }
+    for given_up in outbox::dead(tx, 0, usize::MAX)?.into_iter().filter(carries) {
+        outbox::settle(tx, given_up.id)?;
+    }
+    Ok(())
 }
 
 /// Without these the node would know neither itself nor the others, and the gaps would explain themselves no more.

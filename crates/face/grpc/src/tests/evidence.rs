@@ -9,7 +9,7 @@ use huitong_identity::{NodeKeys, ServiceError, remember};
 use huitong_ledger::{Checkpoint, ForkProof, QuorumPolicy, SignedCheckpoint};
 use huitong_proof::cbor::Map;
 use huitong_proof::{Digest, Draft, Kind, SeededEntropy, Statement};
-use huitong_store::{Tx, TxError};
+use huitong_store::{Outgoing, Tx, TxError, outbox};
 use tokio::time::timeout;
 use tonic::{Code, Status, Streaming};
 
@@ -313,20 +313,22 @@ async fn a_function_node_states_the_ledgers_of_its_members() {
     consumer.node.ledger.checkpoint().await.unwrap();
     consumer.evidence.cosign_once(&consumer.peers).await.unwrap();
     let mut admin = space.registrar_admin();
-    let none = admin.list_logs(wire::ListLogsRequest { limit: 0 }).await.unwrap().into_inner();
+    let none =
+        admin.list_logs(wire::ListLogsRequest { limit: 0, checkpoints: false }).await.unwrap().into_inner();
     assert!(none.statements.is_empty());
     let stated = admin.state_logs(wire::StateLogsRequest {}).await.unwrap().into_inner().statement.unwrap();
     let head = stated.logs.iter().find(|head| head.origin == consumer.node.ledger.origin()).unwrap();
     let checkpoint = consumer.node.ledger.checkpoint().await.unwrap().checkpoint().clone();
     assert_eq!((head.size, head.root.as_str()), (checkpoint.size, checkpoint.root.to_string().as_str()));
     assert!(head.cosigned_milliseconds > 0);
-    let listed = admin.list_logs(wire::ListLogsRequest { limit: 5 }).await.unwrap().into_inner();
+    let listed =
+        admin.list_logs(wire::ListLogsRequest { limit: 5, checkpoints: true }).await.unwrap().into_inner();
     assert_eq!(listed.statements, [stated]);
 
     let mut connector = space.connector_admin("consumer.sock", consumer);
     let role = |answer: Result<(), Status>| failed_as(answer, Code::FailedPrecondition, "node.role");
     role(connector.state_logs(wire::StateLogsRequest {}).await.map(|_| ()));
-    role(connector.list_logs(wire::ListLogsRequest { limit: 5 }).await.map(|_| ()));
+    role(connector.list_logs(wire::ListLogsRequest { limit: 5, checkpoints: true }).await.map(|_| ()));
 }
 
 /// Whether a file below the directory holds these bytes.
@@ -367,6 +369,14 @@ async fn a_removed_statement_leaves_who_and_why() {
     failed_as(admin.redact_statement(unknown).await, Code::NotFound, "request.unknown");
     let files = space.home.path().join("provider");
     assert!(holds(&files, statement.bytes()));
+
+    // As long as it waits to be delivered it stays; a message that was given up goes with it.
+    let payload = [b"before ", statement.bytes().as_ref(), b" behind"].concat();
+    let message = Outgoing { destination: consumer.id().to_string(), topic: "test".to_owned(), payload };
+    let store = provider.node.ledger.store();
+    let id = store.transact("test", move |tx| tx.send(message)).await.unwrap();
+    failed_as(admin.redact_statement(request.clone()).await, Code::Aborted, "request.conflict");
+    store.transact("test", move |tx| outbox::bury(tx, id, "gone")).await.unwrap();
     let removed = admin.redact_statement(request.clone()).await.unwrap().into_inner();
     assert_eq!(removed.statement.len(), 64);
     assert!(!holds(&files, statement.bytes()), "the bytes are gone from every file");

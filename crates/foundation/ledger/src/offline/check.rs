@@ -112,7 +112,8 @@ pub fn fsck(
     check.roots(&read, &leaves, &mut report)?;
     check.runs(&read, &mut report, progress)?;
     check.gaps(&mut report);
-    check.channels(&read, &mut report);
+    let left_out = tables::was_in_safe_mode(&stopped.view)?;
+    check.channels(&read, left_out, &mut report);
     check.published(&leaves, &read, &mut report)?;
     Ok(report)
 }
@@ -485,8 +486,10 @@ impl Check<'_> {
     }
 
     /// Numbers of this node's own channels have no holes, and no channel's head lies below what was said on it.
-    fn channels(&self, read: &Read, report: &mut FsckReport) {
+    fn channels(&self, read: &Read, left_out: bool, report: &mut FsckReport) {
         let lost = self.facts.gaps.values().any(|gap| gap.removed.is_none());
+        // Towards those who cannot be asked, a node that comes back leaves numbers out (see `Ledger::issue`).
+        let explained = lost || left_out;
         for ((issuer, audience), said) in &read.channels {
             let place = format!("channel {issuer} to {audience}");
             let head = self.facts.heads.get(&(issuer.clone(), audience.clone())).copied();
@@ -497,8 +500,8 @@ impl Check<'_> {
             if *issuer == self.about.node && !said.is_whole() {
                 let what =
                     format!("{} statements up to number {}: there are holes", said.count, said.highest);
-                let (severity, next_step) = if lost {
-                    (Severity::Note, "the lost entries of this log explain it")
+                let (severity, next_step) = if explained {
+                    (Severity::Note, "what this log lost before it was restored explains it")
                 } else {
                     (Severity::Damage, RESTORE)
                 };

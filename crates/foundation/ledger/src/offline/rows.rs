@@ -8,10 +8,10 @@ use huitong_store::disk::Disk;
 use huitong_store::{Read, Row, Store, StoreError, Table};
 
 use crate::error::LedgerError;
-use crate::tables::{CHECKPOINT, ENTRY, ERASE, GAP, HEAD, STATE};
+use crate::tables::{CHECKPOINT, DOUBT, ENTRY, ERASE, GAP, HEAD, STATE};
 
 /// The tables that a ledger's files are checked against.
-const TABLES: [Table; 6] = [ENTRY, STATE, HEAD, GAP, ERASE, CHECKPOINT];
+const TABLES: [Table; 7] = [ENTRY, STATE, HEAD, GAP, ERASE, CHECKPOINT, DOUBT];
 const PAGE: usize = 4_096;
 
 /// Rows in memory, by table and key.

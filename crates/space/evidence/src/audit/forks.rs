@@ -79,6 +79,11 @@ impl Evidence {
             return Ok(proof);
         }
         tracing::error!(%node, %sentence, "a fork is proven");
+        if let ForkProof::Statements { a, b, .. } = &proof {
+            // The ledger must know, too: what proves a fork is not removed.
+            let pair = huitong_ledger::Evidence::Statements { kept: a.clone(), refused: b.clone() };
+            self.ledger().preserve(&pair).await?;
+        }
         let text = proof.to_text();
         let digest = Digest::sha256(text.as_bytes());
         let row = Map::new()
@@ -102,10 +107,17 @@ impl Evidence {
         Ok(proof)
     }
 
-    /// Turns what the ledger has kept as evidence since the last time into proofs.
+    /// Turns what the ledger has kept as evidence into proofs, some pairs each time, all in turn.
     pub(crate) async fn adopt_evidence(&self) -> Result<(), ServiceError> {
+        self.adopt_next(MAX_PAIRS).await
+    }
+
+    pub(crate) async fn adopt_next(&self, pairs: usize) -> Result<(), ServiceError> {
         let view = self.ledger().store().view();
-        for evidence in self.ledger().evidence(&view, MAX_PAIRS)? {
+        let after = *self.adopting();
+        let page = self.ledger().evidence_after(&view, after.as_ref(), pairs)?;
+        *self.adopting() = page.last().map(|(key, _)| *key).filter(|_| page.len() == pairs);
+        for (_, evidence) in page {
             let (key, found) = match evidence {
                 huitong_ledger::Evidence::Statements { kept, refused } => {
                     let key = Digest::sha256_parts(&[&kept, &refused]);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use huitong_ledger::leaf_hash;
+use huitong_ledger::{SignedCheckpoint, leaf_hash};
 use huitong_proof::Clock as _;
 
 use super::*;
@@ -28,6 +28,14 @@ async fn the_members_are_stated_once_a_day_across_restarts() {
     );
     assert_eq!(head.cosigned.map(|time| time.millis() / 1_000), Some(space.clock.now().millis() / 1_000));
     assert_eq!(stated.logs.len(), 1, "nothing was seen of the consumer yet");
+    // The member's own signature, and this node's, are kept with it, however far the ledger goes on.
+    let note = head.checkpoint.clone().unwrap();
+    let kept = SignedCheckpoint::parse(&note, &space.caller(PROVIDER).credential().log).unwrap();
+    assert_eq!((kept.checkpoint().size, kept.checkpoint().root), (head.size, head.root));
+    assert!(kept.cosigned_by(registrar.cosigner().verifier()).unwrap().is_some());
+    space.tell(PROVIDER, CONSUMER).await;
+    space.finish(PROVIDER).await;
+    assert_eq!(registrar.list_logs(1).unwrap()[0].logs[0].checkpoint, Some(note));
     assert_eq!(registrar.log_members_once().await.unwrap(), None);
 
     let settings = registrar.settings().clone();
@@ -70,6 +78,7 @@ async fn what_is_only_observed_has_no_time_and_counts_when_it_is_newer() {
     let origin = origin_of(space.ids[PROVIDER].as_str());
     let head = stated.logs.iter().find(|head| head.origin == origin).unwrap();
     assert_eq!(head.cosigned, None);
+    assert!(head.checkpoint.as_ref().is_some_and(|text| text.starts_with(&origin)));
     assert_eq!(head.size, space.node(PROVIDER).ledger().checkpoint().await.unwrap().checkpoint().size);
 }
 
@@ -94,6 +103,7 @@ async fn check(count: usize, statements: usize) {
         size: u64::MAX - n as u64,
         root: Digest::sha256(&n.to_be_bytes()),
         cosigned: n.is_multiple_of(2).then(|| Timestamp::from_millis(u64::MAX)),
+        checkpoint: None,
     };
     let logs: Vec<LogHead> = (0..count).map(head).collect();
     let (ledger, stated) = (registrar.ledger().clone(), logs.clone());

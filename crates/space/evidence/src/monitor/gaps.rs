@@ -30,8 +30,11 @@ impl Evidence {
         // Later than it should have been, but here; it stays in the ranges until it is proven.
         let mut missing = walk.gaps.clone();
         for (from, to) in &walk.gaps {
-            for statement in self.held(node.as_str(), side, *from, *to)? {
-                fill(&mut missing, statement.body().seq);
+            let mut next = Some(*from);
+            while let Some(from) = next {
+                let held = self.held(node.as_str(), side, from, *to)?;
+                held.iter().for_each(|statement| fill(&mut missing, statement.body().seq));
+                next = held.last().and_then(|last| last.body().seq.checked_add(1));
             }
         }
         let mut unasked = None;
@@ -142,15 +145,24 @@ pub(super) fn advance(walk: &mut Walk, seq: u64, past: bool) {
     if let Some(last) = seq.checked_sub(1)
         && walk.next <= last
     {
-        match walk.gaps.last_mut() {
-            Some((_, to)) if to.checked_add(1) == Some(walk.next) => *to = last,
-            _ => walk.gaps.push((walk.next, last)),
-        }
-        if walk.gaps.len() > MAX_RANGES {
-            walk.gaps.remove(0);
-        }
+        push(walk, walk.next, last);
     }
     walk.next = if past { seq.saturating_add(1) } else { seq };
+}
+
+/// Puts a number that was passed into the ranges, so that it is looked at again.
+pub(super) fn open(walk: &mut Walk, seq: u64) {
+    push(walk, seq, seq);
+}
+
+fn push(walk: &mut Walk, from: u64, to: u64) {
+    match walk.gaps.last_mut() {
+        Some((_, end)) if end.checked_add(1) == Some(from) => *end = to,
+        _ => walk.gaps.push((from, to)),
+    }
+    if walk.gaps.len() > MAX_RANGES {
+        walk.gaps.remove(0);
+    }
 }
 
 /// Takes a number out of the ranges.

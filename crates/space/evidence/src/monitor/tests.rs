@@ -376,6 +376,60 @@ async fn a_statement_that_was_sent_is_missed_once_the_other_is_known_to_hold_it(
 }
 
 #[tokio::test]
+async fn a_statement_that_is_denied_hides_none_behind_it() {
+    let space = space().await;
+    let peer = Bent::new(&space, CONSUMER, PROVIDER);
+    settle(&space, CONSUMER, &peer).await;
+    let denied = space.tell(CONSUMER, PROVIDER).await;
+    let answered = space.tell(CONSUMER, PROVIDER).await;
+    let reply = Draft {
+        kind: Kind::Accept,
+        audience: space.ids[CONSUMER].to_string(),
+        subject: [7; 16],
+        agreement: Digest::ZERO,
+        reference: answered.digest(),
+        detail: huitong_proof::cbor::Map::new(),
+    };
+    let ledger = space.node(PROVIDER).ledger().clone();
+    let issue = move |tx: &mut Tx<'_>| ledger.issue(tx, reply);
+    let reply: Statement = space.node(PROVIDER).ledger().store().transact("test", issue).await.unwrap();
+    space.deliver(PROVIDER, CONSUMER, &reply).await;
+    let drops = vec![denied.digest(), answered.digest()];
+    peer.bend(Ways { drops: drops.clone(), shows_nothing: true, ..Ways::default() });
+    settle(&space, CONSUMER, &peer).await;
+    assert_eq!(open(&space.node(CONSUMER)), alert(&space, STATEMENT_NOT_LOGGED, PROVIDER));
+    // Once it shows the first, that is missed, too.
+    peer.bend(Ways { drops, ..Ways::default() });
+    space.node(CONSUMER).monitor_once(&peer).await.unwrap();
+    assert_eq!(open(&space.node(CONSUMER)).len(), 2);
+    peer.bend(Ways::default());
+    space.node(CONSUMER).monitor_once(&peer).await.unwrap();
+    assert_eq!(open(&space.node(CONSUMER)), []);
+}
+
+#[tokio::test]
+async fn a_statement_without_answer_hides_none_behind_it() {
+    let space = space().await;
+    let peer = Bent::new(&space, CONSUMER, PROVIDER);
+    let hidden = space.tell(PROVIDER, CONSUMER).await;
+    let dropped = space.tell(PROVIDER, CONSUMER).await;
+    sign(&space).await;
+    peer.bend(Ways { stalls: vec![hidden.digest()], drops: vec![dropped.digest()], ..Ways::default() });
+    settle(&space, CONSUMER, &peer).await;
+    space.clock.advance(DELAY);
+    space.tell(CONSUMER, PROVIDER).await;
+    sign(&space).await;
+    for _ in 0..2 {
+        space.node(CONSUMER).monitor_once(&peer).await.unwrap();
+    }
+    let one = alert(&space, STATEMENT_NOT_LOGGED, PROVIDER);
+    assert_eq!(open(&space.node(CONSUMER)), [one.clone(), one].concat());
+    peer.bend(Ways::default());
+    space.node(CONSUMER).monitor_once(&peer).await.unwrap();
+    assert_eq!(open(&space.node(CONSUMER)), []);
+}
+
+#[tokio::test]
 async fn messages_that_never_arrived_hold_up_nothing() {
     let space = space().await;
     let peer = Bent::new(&space, CONSUMER, PROVIDER);
@@ -415,6 +469,28 @@ async fn a_ledger_that_signs_nothing_new_although_statements_wait_has_stopped() 
     peer.bend(Ways::default());
     let report = space.node(CONSUMER).monitor_once(&peer).await.unwrap();
     assert_eq!((open(&space.node(CONSUMER)), report.ended), (vec![], 1));
+}
+
+#[tokio::test]
+async fn a_ledger_that_has_nothing_cosigned_has_stopped() {
+    let space = space().await;
+    let (registrar, peer) = (space.node(REGISTRAR), Bent::new(&space, REGISTRAR, PROVIDER));
+    registrar.monitor_once(&peer).await.unwrap();
+    // Idle for long: there is nothing to cosign.
+    space.clock.advance(STALE);
+    registrar.monitor_once(&peer).await.unwrap();
+    assert_eq!(open(&registrar), []);
+    for (past, alerts) in [(STALE / 2, vec![]), (STALE, alert(&space, LEDGER_STOPPED, PROVIDER))] {
+        space.tell(PROVIDER, CONSUMER).await;
+        space.node(PROVIDER).ledger().checkpoint().await.unwrap();
+        registrar.monitor_once(&peer).await.unwrap();
+        space.clock.advance(past);
+        registrar.monitor_once(&peer).await.unwrap();
+        assert_eq!(open(&registrar), alerts);
+    }
+    space.finish(PROVIDER).await;
+    registrar.monitor_once(&peer).await.unwrap();
+    assert_eq!(open(&registrar), []);
 }
 
 #[tokio::test]
@@ -520,6 +596,35 @@ async fn two_statements_with_one_number_are_a_proven_fork() {
         assert_eq!(open(&space.node(CONSUMER)), alert(&space, STATEMENT_FORKED, PROVIDER));
     }
     assert!(matches!(stranger_sees(&space, CONSUMER, PROVIDER), ForkProof::Statements { .. }));
+}
+
+#[tokio::test]
+async fn every_pair_of_evidence_has_its_turn() {
+    let mut space = space().await;
+    let backup = space.back_up(PROVIDER).await;
+    space.tell(PROVIDER, CONSUMER).await;
+    space.put_back(PROVIDER, &backup, Marked::No).await;
+    let second = space.say(PROVIDER, CONSUMER).await;
+    let (node, caller) = (space.node(CONSUMER), space.caller(PROVIDER));
+    let ledger = node.ledger().clone();
+    let admit = move |tx: &mut Tx<'_>| -> Result<Result<(), LedgerError>, ServiceError> {
+        remember(tx, &ledger, &caller)?;
+        Ok(ledger.admit(tx, &second).map(|_| ()))
+    };
+    node.ledger().store().transact("test", admit).await.unwrap().unwrap_err();
+    // Pairs of somebody whose key is not known come up again and again; one stands before the pair that counts.
+    let junk =
+        |number: u8| huitong_ledger::Evidence::Statements { kept: vec![number], refused: vec![number] };
+    let first = || node.ledger().evidence(&node.ledger().store().view(), 1).unwrap();
+    let mut pairs = 1;
+    while pairs < 4 || !(0..pairs).any(|number| first() == [junk(number)]) {
+        node.ledger().preserve(&junk(pairs)).await.unwrap();
+        pairs += 1;
+    }
+    for _ in 0..pairs {
+        node.adopt_next(1).await.unwrap();
+    }
+    assert_eq!(open(&node), alert(&space, STATEMENT_FORKED, PROVIDER));
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use huitong_ledger::{ForkProof, ProvenLeaf, SignedCheckpoint, leaf_hash, verify_
 use huitong_proof::{Envelope, Kind, Statement};
 use huitong_store::Tx;
 
-use super::gaps::{advance, fill};
+use super::gaps::{advance, fill, open};
 use super::rows::{Kept, Walk};
 use super::within;
 use crate::alerts::{Condition, STATEMENT_NOT_LOGGED};
@@ -127,9 +127,12 @@ impl Evidence {
                         walk.missing.push(seq);
                     }
                     Verdict::NotDue => {}
+                    // It is looked at again; whoever hides one statement hides no other behind it.
                     Verdict::UnderWay => {
                         walk.stalled_since = None;
-                        stopped = true;
+                        advance(&mut walk, seq, true);
+                        open(&mut walk, seq);
+                        continue;
                     }
                     Verdict::Waits => {
                         walked.waits.get_or_insert_with(|| describe(&statement));
@@ -137,13 +140,18 @@ impl Evidence {
                         stopped = true;
                     }
                     Verdict::Unavailable(reason) => {
-                        self.stall(under, &statement, &reason, &mut walk, &mut walked);
+                        if self.stall(under, &statement, &reason, &mut walk, &mut walked) {
+                            walk.missing.push(seq);
+                            advance(&mut walk, seq, true);
+                        }
                         stopped = true;
                     }
                 }
                 if stopped || walk.missing.len() >= MAX_OPEN {
-                    // What is before it was looked at; it is the next.
-                    advance(&mut walk, seq, !stopped);
+                    // What is before it was looked at; it is the next, unless it was passed over.
+                    if walk.next <= seq {
+                        advance(&mut walk, seq, !stopped);
+                    }
                     stopped = true;
                     break;
                 }
@@ -375,6 +383,7 @@ impl Evidence {
         Ok(self.ledger().index_of(&view, &digest)?.is_some_and(|index| index < ripe))
     }
 
+    /// Whether no answer has come for so long that the statement counts as missing, and those behind it have their turn.
     fn stall(
         &self,
         under: &Under<'_>,
@@ -382,13 +391,15 @@ impl Evidence {
         reason: &str,
         walk: &mut Walk,
         walked: &mut Walked,
-    ) {
+    ) -> bool {
         let now = self.now();
         let since = *walk.stalled_since.get_or_insert(now);
-        if now.saturating_since(since) >= self.settings().statement_delay {
-            let reason = format!("no answer since {since}: {reason}");
-            walked.conditions.push(not_logged(statement, under.log.node.as_str(), under, &reason));
+        if now.saturating_since(since) < self.settings().statement_delay {
+            return false;
         }
+        let reason = format!("no answer since {since}: {reason}");
+        walked.conditions.push(not_logged(statement, under.log.node.as_str(), under, &reason));
+        true
     }
 }
 

@@ -52,7 +52,7 @@ async fn a_whole_ledger_signs_on() {
     assert_eq!(comparison.safe_mode, None);
     assert_eq!(comparison.compared.len(), 3, "{comparison:?}");
     assert!(comparison.compared.iter().all(|one| matches!(one.answer, Answer::NotAhead { .. })));
-    assert!(signs(&provider).await && !provider.is_comparison_pending());
+    assert!(signs(&provider).await && !provider.is_comparison_pending().unwrap());
     space.calls();
     assert_eq!(provider.compare_late(&space.link(PROVIDER)).await.unwrap().compared, []);
     assert_eq!(space.calls(), Vec::<String>::new());
@@ -69,7 +69,7 @@ async fn nobody_reachable_stops_nobody() {
     let provider = space.node(PROVIDER);
     let comparison = provider.compare_once(&space.link(PROVIDER)).await.unwrap();
     assert!(comparison.compared.iter().all(|one| matches!(one.answer, Answer::Unknown { .. })));
-    assert!(signs(&provider).await && provider.is_comparison_pending());
+    assert!(signs(&provider).await && provider.is_comparison_pending().unwrap());
 }
 
 #[tokio::test]
@@ -186,17 +186,18 @@ async fn a_restored_directory_signs_when_enough_have_answered() {
         let comparison = provider.compare_once(&link).await.unwrap();
         assert_eq!(comparison.safe_mode.is_none(), opens, "without {dead:?}: {comparison:?}");
         assert_eq!(signs(&provider).await, opens);
-        if !opens {
-            // What was answered before counts on.
-            for place in &dead {
-                space.fault(*place, None);
-            }
-            assert_eq!(provider.compare_late(&link).await.unwrap().safe_mode, None);
+        // Towards each node its own answer is what counts.
+        for (place, unheard) in [(REGISTRAR, !opens), (CONSUMER, !opens || dead.contains(&CONSUMER))] {
+            let said = space.try_to_say(PROVIDER, place).await;
+            assert_eq!(said.is_err(), unheard, "without {dead:?} to {place}: {said:?}");
         }
-        for place in dead {
-            space.fault(place, None);
+        // What was answered before counts on.
+        for place in &dead {
+            space.fault(*place, None);
         }
-        assert!(signs(&provider).await);
+        assert_eq!(provider.compare_late(&link).await.unwrap().safe_mode, None);
+        assert!(signs(&provider).await && !provider.is_comparison_pending().unwrap());
+        space.say(PROVIDER, CONSUMER).await;
         assert!(provider.ledger().checkpoint().await.is_ok());
     }
 }
@@ -212,6 +213,58 @@ async fn an_operator_may_end_the_waiting() {
     assert!(provider.compare_once(&space.link(PROVIDER)).await.unwrap().safe_mode.is_some());
     assert_eq!(provider.resume_unconfirmed().await.unwrap().safe_mode, None);
     assert!(signs(&provider).await);
+    space.say(PROVIDER, CONSUMER).await;
+
+    // Also when only the channel to one counterparty waits.
+    space.put_back(PROVIDER, &backup, Marked::Yes).await;
+    space.fault(REGISTRAR, None);
+    let provider = space.node(PROVIDER);
+    assert_eq!(provider.compare_once(&space.link(PROVIDER)).await.unwrap().safe_mode, None);
+    let error = space.try_to_say(PROVIDER, CONSUMER).await.unwrap_err();
+    assert!(
+        matches!(&error, LedgerError::Unconfirmed { audience } if *audience == space.ids[CONSUMER].to_string())
+    );
+    provider.resume_unconfirmed().await.unwrap();
+    space.say(PROVIDER, CONSUMER).await;
+    assert!(
+        !provider.has_to_hear(&space.ids[CONSUMER]).unwrap() || provider.is_comparison_pending().unwrap()
+    );
+}
+
+#[tokio::test]
+async fn whoever_the_backup_does_not_know_is_asked_before_the_first_statement() {
+    let mut space = Space::with_connectors(1).await;
+    let backup = with_history(&mut space).await;
+    // Met after the backup, and told something in no checkpoint.
+    let told = space.tell(PROVIDER, 3).await;
+    space.put_back(PROVIDER, &backup, Marked::Yes).await;
+    let (provider, link) = (space.node(PROVIDER), space.link(PROVIDER));
+    assert_eq!(provider.compare_once(&link).await.unwrap().safe_mode, None);
+    assert!(provider.has_to_hear(&space.ids[3]).unwrap());
+    assert!(matches!(space.try_to_say(PROVIDER, 3).await, Err(LedgerError::Unconfirmed { .. })));
+    // It is asked because something is to be said to it.
+    assert!(provider.compare_late(&link).await.unwrap().safe_mode.is_some());
+    let report = provider.recover(&link, &mut |_| {}).await.unwrap();
+    assert_eq!((report.statements, report.safe_mode), (vec![told.digest()], None));
+    assert_eq!(space.say(PROVIDER, 3).await.body().seq, 1);
+}
+
+#[tokio::test]
+async fn what_was_shown_is_not_forgotten_when_the_gate_opens_at_the_same_moment() {
+    let mut space = Space::new().await;
+    let backup = with_history(&mut space).await;
+    space.tell(PROVIDER, CONSUMER).await;
+    for _ in 0..8 {
+        space.put_back(PROVIDER, &backup, Marked::Yes).await;
+        let (provider, link) = (space.node(PROVIDER), space.link(PROVIDER));
+        // The registrar's answer alone would open the gate; the consumer shows more.
+        let (registrar, consumer) = (space.ids[REGISTRAR].clone(), space.ids[CONSUMER].clone());
+        let (one, other) =
+            tokio::join!(provider.compare_with(&link, &registrar), provider.compare_with(&link, &consumer));
+        one.unwrap();
+        other.unwrap();
+        assert!(!signs(&provider).await);
+    }
 }
 
 #[tokio::test]

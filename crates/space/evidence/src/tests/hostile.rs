@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use async_trait::async_trait;
 use bytes::Bytes;
 use huitong_identity::{PeerError, ServiceError};
-use huitong_ids::NodeId;
-use huitong_ledger::{AddCheckpoint, Checkpoint, SignedCheckpoint};
+use huitong_ids::{NodeId, NodeType, Segment};
+use huitong_ledger::{AddCheckpoint, Checkpoint, Cosigner, LogVerifier, SignedCheckpoint, witness_name_of};
 use huitong_proof::{Digest, SigningKey, Statement, Timestamp};
 
 use super::{CONSUMER, Link, Marked, PROVIDER, REGISTRAR, Space, all_leaves, size};
@@ -123,6 +123,45 @@ fn cosigning(
 fn checkpoint_of(node: &Evidence, size: u64, key: &SigningKey) -> SignedCheckpoint {
     let origin = node.ledger().origin().to_owned();
     SignedCheckpoint::sign(Checkpoint { origin, size, root: Digest::sha256(b"forged") }, key)
+}
+
+#[tokio::test]
+async fn more_witnesses_than_a_checkpoint_has_room_for_make_it_final() {
+    let space = Space::new().await;
+    let cosigner = |number: u8| {
+        let entity = space.ids[PROVIDER].entity();
+        let segment = Segment::parse("4403").unwrap();
+        let node = NodeId::mint(NodeType::Connector, &entity, &segment, [number; 16]);
+        Cosigner::new(witness_name_of(node.as_str()), SigningKey::from_seed(&[number + 50; 32])).unwrap()
+    };
+    let cosigners: Vec<Cosigner> = (0..20).map(cosigner).collect();
+    // Eighteen that nobody needs answer between the first and the last.
+    let witnesses = (0..).zip(&cosigners).map(|(n, one)| format!("witness w{n} {}\n", one.verifier()));
+    let text = witnesses.chain(["group both all w0 w19\nquorum both\n".to_owned()]).collect::<String>();
+    space.set(PROVIDER, |settings| settings.policy = Some(text.parse().unwrap()));
+    let log: LogVerifier = space.caller(PROVIDER).credential().log.clone();
+    let liar = cosigning(&space, move |liar, request| {
+        liar.count();
+        let checkpoint = SignedCheckpoint::parse(&request.note, &log).unwrap();
+        let lines = cosigners
+            .iter()
+            .map(|one| one.cosign(checkpoint.checkpoint(), Timestamp::from_millis(1_800_000_000_000)));
+        WitnessAnswer::Cosigned(lines.map(|line| line + "\n").collect())
+    });
+    let provider = space.node(PROVIDER);
+    for _ in 0..2 {
+        space.say(PROVIDER, CONSUMER).await;
+        let signed = provider.ledger().checkpoint().await.unwrap();
+        let before = liar.count();
+        let outcome = provider.cosign_once(&liar).await.unwrap();
+        assert!(outcome.is_final, "{outcome:?}");
+        assert_eq!((outcome.cosigned.len(), outcome.failed.len()), (20, 0), "{outcome:?}");
+        assert_eq!(provider.ledger_standing().unwrap().final_size, signed.checkpoint().size);
+        assert_eq!(liar.count() - before, 21);
+        // Who has cosigned is not asked again, whether there was room for its line or not.
+        assert_eq!(provider.cosign_once(&liar).await.unwrap().cosigned.len(), 20);
+        assert_eq!(liar.count() - before, 22);
+    }
 }
 
 #[tokio::test]

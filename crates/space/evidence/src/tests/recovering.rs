@@ -154,6 +154,37 @@ async fn what_nobody_gives_back_stays_a_gap_under_the_same_root() {
     goes_on(&space, PROVIDER, 3).await;
 }
 
+/// The registrar alone is the witness: it has the hash of what the provider has forgotten, and not the number.
+#[tokio::test]
+async fn no_number_is_used_twice_towards_a_counterparty_that_is_away() {
+    for is_cosigned in [true, false] {
+        let mut space = Space::new().await;
+        space.tell(PROVIDER, CONSUMER).await;
+        space.finish(PROVIDER).await;
+        let backup = space.back_up(PROVIDER).await;
+        let forgotten = space.tell(PROVIDER, CONSUMER).await;
+        if is_cosigned {
+            space.finish(PROVIDER).await;
+            space.mirror(PROVIDER);
+        }
+        space.put_back(PROVIDER, &backup, Marked::Yes).await;
+        space.fault(CONSUMER, Some(Fault::Dead));
+        let report = recover(&space, PROVIDER).await.unwrap();
+        assert_eq!((report.lost.len(), report.safe_mode), (usize::from(is_cosigned), None));
+        let provider = space.node(PROVIDER);
+        let error = space.try_to_say(PROVIDER, CONSUMER).await.unwrap_err();
+        assert!(error.to_string().contains(space.ids[CONSUMER].as_str()), "{error}");
+        space.say(PROVIDER, REGISTRAR).await;
+
+        space.fault(CONSUMER, None);
+        let comparison = provider.compare_late(&space.link(PROVIDER)).await.unwrap();
+        assert!(comparison.safe_mode.is_some(), "{comparison:?}");
+        let report = recover(&space, PROVIDER).await.unwrap();
+        assert_eq!((report.statements, report.safe_mode), (vec![forgotten.digest()], None));
+        goes_on(&space, PROVIDER, CONSUMER).await;
+    }
+}
+
 #[tokio::test]
 async fn statements_beyond_the_last_cosigned_checkpoint_come_back_too() {
     let Lost { mut space, backup, leaves } = lost().await;

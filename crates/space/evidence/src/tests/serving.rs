@@ -287,15 +287,26 @@ async fn only_the_ledger_itself_can_use_up_its_rate() {
     let newer = signed(&provider).await;
     let size = last.checkpoint().size;
     for number in 0..100 {
-        let (old, proof, status) = match number % 3 {
-            0 => (size, vec![Digest::ZERO], 422),
-            1 => (size, Vec::new(), 422),
-            _ => (u64::MAX, Vec::new(), 400),
+        let (note, old, proof, status) = match number % 4 {
+            0 => (&newer, size, vec![Digest::ZERO], 422),
+            1 => (&newer, size, Vec::new(), 422),
+            2 => (&last, size, vec![Digest::ZERO], 422),
+            _ => (&newer, u64::MAX, Vec::new(), 400),
         };
-        let false_one = AddCheckpoint { old, proof, note: newer.text().to_owned() };
+        let false_one = AddCheckpoint { old, proof, note: note.text().to_owned() };
         assert_eq!(registrar.add_checkpoint(&caller, &false_one.to_text()).await.unwrap().status(), status);
     }
     assert_eq!(*commits.borrow(), before);
+    // Nor does the first checkpoint of another ledger, with a proof where none belongs.
+    let first = signed(&space.node(CONSUMER)).await;
+    let false_one = AddCheckpoint { old: 0, proof: vec![Digest::ZERO], note: first.text().to_owned() };
+    for _ in 0..100 {
+        let answer = registrar.add_checkpoint(&space.caller(PROVIDER), &false_one.to_text()).await.unwrap();
+        assert_eq!(answer.status(), 422);
+    }
+    let true_one = AddCheckpoint { old: 0, proof: Vec::new(), note: first.text().to_owned() };
+    let answer = registrar.add_checkpoint(&caller, &true_one.to_text()).await.unwrap();
+    assert_eq!(answer.status(), 200);
     // A minute later the cosignature is a fresh one.
     space.clock.advance(Duration::from_secs(61));
     assert_ne!(registrar.add_checkpoint(&caller, &again.to_text()).await.unwrap(), line);
@@ -317,6 +328,30 @@ async fn only_the_ledger_itself_can_use_up_its_rate() {
     space.clock.advance(Duration::from_secs(1));
     let later = registrar.add_checkpoint_signed(&request(&provider, &last, old)).await.unwrap();
     assert_eq!(later.status(), 200);
+}
+
+#[tokio::test]
+async fn a_witness_that_stops_signing_meanwhile_cosigns_nothing() {
+    let space = Space::new().await;
+    let (provider, registrar) = (space.node(PROVIDER), space.node(REGISTRAR));
+    let request = request(&provider, &signed(&provider).await, 0);
+    // The writer is busy when the request comes, and the gate closes before it has its turn.
+    let (release, busy) = std::sync::mpsc::channel::<()>();
+    let store = registrar.ledger().store().clone();
+    let mut holding = std::pin::pin!(store.transact("test", move |_| -> Result<(), ServiceError> {
+        busy.recv().unwrap();
+        Ok(())
+    }));
+    let mut asking = std::pin::pin!(registrar.add_checkpoint_signed(&request));
+    std::future::poll_fn(|cx| {
+        assert!(holding.as_mut().poll(cx).is_pending() && asking.as_mut().poll(cx).is_pending());
+        std::task::Poll::Ready(())
+    })
+    .await;
+    registrar.ledger().stop_signing("in a test").unwrap();
+    release.send(()).unwrap();
+    holding.await.unwrap();
+    assert_eq!(asking.await.unwrap().status(), 429);
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! Running a list of operations, and making a failing one short.
 
+use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -27,29 +28,55 @@ impl Plan {
     }
 }
 
+/// A simulation that came to a good end.
+pub(crate) struct Done {
+    witnesses: Witnesses,
+    pub(crate) ending: Ending,
+    /// Names of the operations that did something.
+    pub(crate) happened: BTreeSet<String>,
+}
+
+impl Done {
+    /// Whether it had the policy of a space in which nobody has set another.
+    pub(crate) fn is_default(&self) -> bool {
+        self.witnesses == Witnesses::Registrar
+    }
+}
+
 /// Runs every seed; panics at the first that fails, with the shortest list of operations that does, too.
-pub(crate) fn check_seeds(seeds: RangeInclusive<u64>, steps: usize) {
+pub(crate) fn check_seeds(seeds: RangeInclusive<u64>, steps: usize) -> Vec<Done> {
     let space = Space::shared();
     let began = Instant::now();
-    let mut endings = Vec::new();
+    let mut runs = Vec::new();
     for seed in seeds {
         let plan = Plan::of_seed(seed, steps);
         match run(&space, &plan) {
-            (_, Ok(ending)) => endings.push(ending),
+            (trace, Ok(ending)) => {
+                let happened = trace.iter().filter_map(|line| name_of(line)).collect();
+                runs.push(Done { witnesses: plan.witnesses, ending, happened });
+            }
             (trace, Err(violation)) => fail(&space, plan, &trace, &violation),
         }
     }
-    let count = |which: fn(&Ending) -> bool| endings.iter().filter(|ending| which(ending)).count();
+    let count = |which: fn(&Ending) -> bool| runs.iter().filter(|run| which(&run.ending)).count();
     println!(
         "{} runs in {:?}: {} with a node put back, {} of them stuck, {} with lost entries; {} liars caught; at most {:?} rounds to rest",
-        endings.len(),
+        runs.len(),
         began.elapsed(),
         count(|ending| ending.restored),
         count(|ending| ending.stuck),
         count(|ending| ending.lost > 0),
         count(|ending| ending.caught),
-        endings.iter().map(|ending| ending.rounds).max(),
+        runs.iter().map(|run| run.ending.rounds).max(),
     );
+    runs
+}
+
+/// The operation of a line of the trace, unless nothing came of it.
+fn name_of(line: &str) -> Option<String> {
+    let name = line.split([' ', ':']).next().filter(|name| name.starts_with(char::is_uppercase))?;
+    let idle = [": nothing,", ": no copy,", ": no route,"];
+    (!idle.iter().any(|idle| line.contains(idle))).then(|| name.to_owned())
 }
 
 /// Runs one plan: what was done, and what came of it all.

@@ -296,8 +296,8 @@ impl World {
 
     fn judge_quorums(&self, liar: usize) -> Result<(), Violation> {
         let Witnesses::Others { quorum } = self.witnesses else { return Ok(()) };
-        // A witness that was put back does not know any more what it has cosigned.
-        let dishonest = usize::from(self.net.state().colluder.is_some()) + usize::from(self.victim.is_some());
+        // A witness that does not know that it was put back cosigns as if it had forgotten nothing.
+        let dishonest = usize::from(self.net.state().colluder.is_some()) + usize::from(self.rolled_back);
         let mut finals = Vec::new();
         for (_, evidence) in self.versions(liar) {
             let standing = evidence.ledger_standing().map_err(|error| error.to_string())?;

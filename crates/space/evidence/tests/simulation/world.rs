@@ -37,6 +37,8 @@ pub(crate) struct World {
     /// The one node whose directory may be put back. Two disasters at once can take from the world what only those two
     /// knew, and then nobody can keep a node from signing it anew.
     pub(crate) victim: Option<usize>,
+    /// It was put back behind its back, and does not know that it may have forgotten what it has cosigned.
+    pub(crate) rolled_back: bool,
     /// How many entries the two ledgers of a liar have in common.
     pub(crate) parted_at: u64,
     /// What was done and what came of it.
@@ -100,6 +102,7 @@ impl World {
             messages: Vec::new(),
             memory: Memory::default(),
             victim: None,
+            rolled_back: false,
             parted_at: 0,
             trace: Vec::new(),
             space,
@@ -275,13 +278,13 @@ impl World {
                 Some(statement) => {
                     self.messages.push(Message { from: from.0, version: from.1, to, statement });
                 }
-                None => return Ok("safe mode".to_owned()),
+                None => return Ok("not signed".to_owned()),
             }
         }
         Ok("said".to_owned())
     }
 
-    /// Signs a statement; nothing in safe mode.
+    /// Signs a statement; nothing in safe mode, and nothing to who has to answer first.
     async fn issue(
         &self,
         from: (usize, Version),
@@ -310,7 +313,7 @@ impl World {
                 }
                 Ok(Some(statement))
             }
-            Err(TxError::Abort(LedgerError::SafeMode { .. })) => Ok(None),
+            Err(TxError::Abort(LedgerError::SafeMode { .. } | LedgerError::Unconfirmed { .. })) => Ok(None),
             Err(error) => Err(format!("node {} cannot sign a statement: {error}", from.0)),
         }
     }
@@ -609,6 +612,7 @@ impl World {
             return Ok("nothing".to_owned());
         }
         self.victim = Some(node);
+        self.rolled_back |= marked == Marked::No;
         self.empty_the_wires_of(node).await?;
         self.stop(node).await;
         std::fs::remove_dir_all(&self.homes[node].data).unwrap();
