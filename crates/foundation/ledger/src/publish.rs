@@ -433,12 +433,7 @@ fn covered(number: u64, width: u16, hashes: u64) -> bool {
 /// one that was removed since, the removal takes the bytes out of the files.
 fn settle(tx: &mut Tx<'_>, block: &Block) -> Result<bool, LedgerError> {
     let Block { entries, empty } = block;
-    let settled = tables::settled(tx)?;
-    // By a call that nobody waited for any more.
-    if settled == entries.end {
-        return Ok(true);
-    }
-    if settled != entries.start {
+    if tables::settled(tx)? != entries.start {
         return Err(LedgerError::Damaged { what: "a block was to be settled out of order" });
     }
     for index in empty {
