@@ -19,7 +19,8 @@ mod witnesses;
 
 pub use details::{AckDetail, AckStatus, OfferDetail};
 pub use model::{
-    Finality, FromConsumer, FromProvider, StartTransfer, Transfer, TransferSettings, TransferState, Want,
+    Finality, FromConsumer, FromProvider, StartTransfer, Suspender, Transfer, TransferSettings,
+    TransferState, Want,
 };
 pub use peer::{EvidencePeer, TransferPeer};
 pub use service::Transfers;

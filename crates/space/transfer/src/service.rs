@@ -1,6 +1,7 @@
 //! Use cases of both sides: load, decide, commit.
 
 mod consumer;
+mod control;
 mod destination;
 mod fetch;
 mod provider;
@@ -42,8 +43,24 @@ struct Running {
     moved: u64,
     /// Why it waits, if it does.
     waits: String,
-    /// Dropped when a newer exchange of the same transfer takes over.
-    hold: watch::Sender<()>,
+    /// Tells the run that the stored transfer says something else now; dropped when a newer exchange takes over.
+    orders: watch::Sender<()>,
+}
+
+/// What a run is told from outside.
+enum Order {
+    /// The operator has paused or cancelled the transfer: look at what is stored.
+    LookAgain,
+    /// A newer run of the same transfer has taken over.
+    TakenOver,
+}
+
+/// Waits for the next order.
+async fn order(orders: &mut watch::Receiver<()>) -> Order {
+    match orders.changed().await {
+        Ok(()) => Order::LookAgain,
+        Err(_) => Order::TakenOver,
+    }
 }
 
 impl Transfers {
@@ -147,9 +164,9 @@ impl Transfers {
             .transact(name, move |tx| -> Result<(Transfer, T), Abort> {
                 let mut transfer = tables::transfer(tx, &id)?
                     .ok_or_else(|| ServiceError::Internal("a running transfer is missing".to_owned()))?;
-                if transfer.state.is_terminal() {
-                    let reason = "the transfer has ended".to_owned();
-                    return Err(ServiceError::Conflict { reason }.into());
+                if transfer.state.is_terminal() || transfer.is_paused() {
+                    let how = if transfer.is_paused() { "is paused" } else { "has ended" };
+                    return Err(ServiceError::Conflict { reason: format!("the transfer {how}") }.into());
                 }
                 let value = step(tx, &ledger, &mut transfer, &contract)?;
                 tables::save(tx, &transfer)?;
@@ -164,9 +181,14 @@ impl Transfers {
 
     /// Registers this run of a transfer; an older one of the same id is told to stop.
     fn take_over(&self, id: [u8; 16]) -> watch::Receiver<()> {
-        let (hold, superseded) = watch::channel(());
-        self.lock().insert(id, Running { moved: 0, waits: String::new(), hold });
-        superseded
+        let (orders, receiver) = watch::channel(());
+        self.lock().insert(id, Running { moved: 0, waits: String::new(), orders });
+        receiver
+    }
+
+    /// Makes the run of a transfer, if there is one, look at what is stored.
+    fn look_again(&self, id: &[u8; 16]) {
+        self.with_running(id, |running| running.orders.send_replace(()));
     }
 
     fn add_moved(&self, id: &[u8; 16], bytes: u64) {
@@ -186,7 +208,7 @@ impl Transfers {
     /// Forgets a run that is over, but never the newer one that has taken its place.
     fn forget_run(&self, id: &[u8; 16], run: &watch::Receiver<()>) {
         let mut running = self.lock();
-        if running.get(id).is_some_and(|current| current.hold.subscribe().same_channel(run)) {
+        if running.get(id).is_some_and(|current| current.orders.subscribe().same_channel(run)) {
             running.remove(id);
         }
     }

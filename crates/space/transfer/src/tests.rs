@@ -1,6 +1,7 @@
 //! Provider and consumer in one process over real stores, with a wire between them that a test can cut and rewrite.
 
 mod consumer_lies;
+mod controlling;
 mod delivery;
 mod faults;
 mod finality;

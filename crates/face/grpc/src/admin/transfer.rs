@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use huitong_identity::ServiceError;
 use huitong_proof::id_text;
-use huitong_transfer::{StartTransfer, Transfer, TransferState, Transfers};
+use huitong_transfer::{StartTransfer, Suspender, Transfer, TransferState, Transfers};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
@@ -13,6 +13,7 @@ use super::watch::{Look, watch};
 use super::{AdminServices, MAX_LISTED, Watch, failed};
 use crate::convert::{contract_id, data_id, fixed};
 use crate::proto::admin as wire;
+use crate::proto::admin::TransferAction;
 
 const BUFFERED: usize = 4;
 
@@ -48,6 +49,16 @@ impl AdminServices {
             watch(out, commits, Some(ticks), look, show).await;
         });
         Ok(ReceiverStream::new(stream))
+    }
+
+    pub(super) async fn control_transfer(
+        &self,
+        request: wire::ControlTransferRequest,
+    ) -> Result<wire::ControlTransferResponse, Status> {
+        let transfers = self.transfers()?;
+        let transfer = control(transfers, request).await.map_err(self.failed())?;
+        let moved = transfers.moved(&transfer.id);
+        Ok(wire::ControlTransferResponse { transfer: Some(message(transfer, moved)) })
     }
 
     pub(super) async fn list_transfers(
@@ -92,6 +103,22 @@ fn command(request: wire::StartTransferRequest) -> Result<StartTransfer, Service
     })
 }
 
+async fn control(
+    transfers: &Transfers,
+    request: wire::ControlTransferRequest,
+) -> Result<Transfer, ServiceError> {
+    let wire::ControlTransferRequest { id, action, reason } = request;
+    let id = fixed("id", &id)?;
+    match TransferAction::try_from(action) {
+        Ok(TransferAction::Pause) => transfers.pause(&id, &reason).await,
+        Ok(TransferAction::Resume) => transfers.resume(&id).await,
+        Ok(TransferAction::Cancel) => transfers.cancel(&id, &reason).await,
+        Ok(TransferAction::Unspecified) | Err(_) => {
+            Err(ServiceError::invalid("action", "expected pause, resume or cancel"))
+        }
+    }
+}
+
 /// A transfer with the bytes moved in this run.
 fn look(transfers: &Transfers, id: &[u8; 16]) -> Result<Look<(Transfer, u64)>, ServiceError> {
     let seen = transfers
@@ -100,7 +127,7 @@ fn look(transfers: &Transfers, id: &[u8; 16]) -> Result<Look<(Transfer, u64)>, S
     let over = match seen.state {
         TransferState::Terminated => true,
         TransferState::Completed => seen.proven,
-        TransferState::Requested | TransferState::Started => false,
+        TransferState::Requested | TransferState::Started | TransferState::Suspended => false,
     };
     Ok(Look { seen: (seen, transfers.moved(id)), over })
 }
@@ -118,6 +145,13 @@ fn message(transfer: Transfer, moved: u64) -> wire::Transfer {
         bytes_acknowledged: transfer.acknowledged,
         blake3: transfer.root.map(|root| root.to_string()).unwrap_or_default(),
         path: transfer.path.map(|path| path.display().to_string()).unwrap_or_default(),
+        suspended_by: match transfer.suspended_by {
+            None => "",
+            Some(Suspender::Operator) => "operator",
+            Some(Suspender::Peer) => "peer",
+            Some(Suspender::Space) => "space",
+        }
+        .to_owned(),
         code: transfer.code,
         reason: transfer.reason,
         proven: transfer.proven,
