@@ -386,6 +386,25 @@ pub(crate) enum Transfer {
         #[arg(long, value_name = "TEXT", default_value = "")]
         reason: String,
     },
+    /// Show, set or lift a limit on how fast content leaves this node; running transfers follow at once.
+    #[command(
+        after_help = "Examples:\n  huitong transfer limit 50000000\n  huitong transfer limit 0 --each-peer\n\nA limit lasts \
+                            until the node restarts; `[transfer]` in its configuration says what holds then."
+    )]
+    Limit {
+        /// Bytes per second, at least 65536; 0 lifts the limit [default: show the limits].
+        #[arg(value_name = "BYTES")]
+        rate: Option<u64>,
+        /// For the transfers to each peer.
+        #[arg(long, requires = "rate", conflicts_with_all = ["each_contract", "transfer"])]
+        each_peer: bool,
+        /// For the transfers under each contract.
+        #[arg(long, requires = "rate", conflicts_with = "transfer")]
+        each_contract: bool,
+        /// For one transfer.
+        #[arg(long, requires = "rate", value_name = "ID", value_parser = transfer_id)]
+        transfer: Option<Uuid>,
+    },
     /// The transfers of this node, newest first.
     List,
     /// One transfer.

@@ -91,6 +91,11 @@ pub(crate) fn negotiation(negotiation: &api::Negotiation) -> Value {
     })
 }
 
+pub(crate) fn limits(limits: api::LimitTransfersResponse) -> Value {
+    let api::LimitTransfersResponse { node, each_peer, each_contract } = limits;
+    json!({ "node": node, "each_peer": each_peer, "each_contract": each_contract })
+}
+
 pub(crate) fn transfer(transfer: &api::Transfer) -> Value {
     let api::Transfer {
         id,

@@ -41,6 +41,30 @@ pub(crate) async fn run(command: Transfer, global: &Global, output: Output) -> R
         Transfer::Cancel { id, reason } => {
             control(&admin, id, api::TransferAction::Cancel, reason, output).await?;
         }
+        Transfer::Limit { rate, each_peer, each_contract, transfer } => {
+            let limit = match (rate, each_peer, each_contract, transfer) {
+                (None, ..) => api::TransferLimit::Unspecified,
+                (_, true, ..) => api::TransferLimit::EachPeer,
+                (_, _, true, _) => api::TransferLimit::EachContract,
+                (.., Some(_)) => api::TransferLimit::Transfer,
+                (..) => api::TransferLimit::Node,
+            };
+            let id = transfer.map(operations::id_bytes).unwrap_or_default().into();
+            let bytes_per_second = rate.unwrap_or_default();
+            let request = api::LimitTransfersRequest { limit: limit.into(), id, bytes_per_second };
+            let answer =
+                admin.call(async |mut client: Client| client.limit_transfers(request.clone()).await).await?;
+            output.result(&views::limits(answer), || {
+                let shown =
+                    |rate: u64| if rate == 0 { "no limit".to_owned() } else { bytes(rate) + " a second" };
+                format!(
+                    "node           {}\neach peer      {}\neach contract  {}\n",
+                    shown(answer.node),
+                    shown(answer.each_peer),
+                    shown(answer.each_contract)
+                )
+            });
+        }
         Transfer::List => {
             let request = api::ListTransfersRequest {};
             let transfers =

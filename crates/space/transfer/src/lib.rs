@@ -8,6 +8,7 @@
 mod details;
 mod evidence;
 mod model;
+mod pace;
 mod peer;
 pub mod receipt;
 mod rules;
@@ -22,5 +23,6 @@ pub use model::{
     Finality, FromConsumer, FromProvider, StartTransfer, Suspender, Transfer, TransferSettings,
     TransferState, Want,
 };
+pub use pace::{LOWEST_RATE, Limited, Rates};
 pub use peer::{EvidencePeer, TransferPeer};
 pub use service::Transfers;

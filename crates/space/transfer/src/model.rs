@@ -8,6 +8,8 @@ use huitong_ids::{ContractId, DataId, NodeId};
 use huitong_ledger::QuorumPolicy;
 use huitong_proof::{ContentRoot, Digest, Timestamp};
 
+use crate::pace::Rates;
+
 /// What a consumer wants: the first frame of an exchange.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Want {
@@ -64,6 +66,8 @@ pub struct TransferSettings {
     pub received: PathBuf,
     /// Exchanges that this node serves at the same time, as provider.
     pub max_outgoing: usize,
+    /// How fast content may leave, until an operator says otherwise.
+    pub rates: Rates,
     /// The witnesses whose cosignatures make evidence final, all of them nodes of this space; `None`: proofs are final
     /// without any.
     pub policy: Option<QuorumPolicy>,

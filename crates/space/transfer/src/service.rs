@@ -23,6 +23,7 @@ use huitong_store::{Read, StoreError, Tx, TxError};
 use tokio::sync::{Semaphore, watch};
 
 use crate::model::{Transfer, TransferSettings};
+use crate::pace::{Limited, Pace, Rates};
 use crate::{receipt, tables};
 
 /// The transfers of one node, on both sides. Cheap to clone; what must survive lies in the store.
@@ -34,6 +35,7 @@ pub struct Transfers {
     settings: Arc<TransferSettings>,
     running: Arc<Mutex<HashMap<[u8; 16], Running>>>,
     outgoing: Arc<Semaphore>,
+    pace: Pace,
     ticks: watch::Sender<u64>,
 }
 
@@ -67,6 +69,7 @@ impl Transfers {
     /// A node's transfers.
     pub fn new(standing: Standing, contracts: Contracts, shelf: Shelf, settings: TransferSettings) -> Self {
         let outgoing = Arc::new(Semaphore::new(settings.max_outgoing));
+        let pace = Pace::new(settings.rates);
         Self {
             standing,
             contracts,
@@ -74,6 +77,7 @@ impl Transfers {
             settings: Arc::new(settings),
             running: Arc::default(),
             outgoing,
+            pace,
             ticks: watch::Sender::new(0),
         }
     }
@@ -103,6 +107,20 @@ impl Transfers {
     /// has failed often comes back after a while.
     pub fn unproven(&self) -> Result<Vec<[u8; 16]>, ServiceError> {
         tables::due(&self.ledger().store().view(), self.ledger().clock().now(), 1024)
+    }
+
+    /// Sets or lifts a limit on how fast content leaves, in bytes per second; running transfers follow at once. A limit
+    /// of one transfer ends with it, all others end with the node: what is configured holds again from then on.
+    ///
+    /// # Errors
+    /// `Invalid` below [`crate::LOWEST_RATE`].
+    pub fn limit(&self, limited: Limited, rate: Option<u64>) -> Result<Rates, ServiceError> {
+        self.pace.limit(limited, rate)
+    }
+
+    /// The limits in force for all transfers.
+    pub fn rates(&self) -> Rates {
+        self.pace.rates()
     }
 
     /// Bytes moved in this run, durable or not.

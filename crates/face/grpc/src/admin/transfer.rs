@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use huitong_identity::ServiceError;
 use huitong_proof::id_text;
-use huitong_transfer::{StartTransfer, Suspender, Transfer, TransferState, Transfers};
+use huitong_transfer::{Limited, Rates, StartTransfer, Suspender, Transfer, TransferState, Transfers};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
@@ -13,7 +13,7 @@ use super::watch::{Look, watch};
 use super::{AdminServices, MAX_LISTED, Watch, failed};
 use crate::convert::{contract_id, data_id, fixed};
 use crate::proto::admin as wire;
-use crate::proto::admin::TransferAction;
+use crate::proto::admin::{TransferAction, TransferLimit};
 
 const BUFFERED: usize = 4;
 
@@ -59,6 +59,19 @@ impl AdminServices {
         let transfer = control(transfers, request).await.map_err(self.failed())?;
         let moved = transfers.moved(&transfer.id);
         Ok(wire::ControlTransferResponse { transfer: Some(message(transfer, moved)) })
+    }
+
+    pub(super) async fn limit_transfers(
+        &self,
+        request: wire::LimitTransfersRequest,
+    ) -> Result<wire::LimitTransfersResponse, Status> {
+        let rates = limit(self.transfers()?, request).map_err(self.failed())?;
+        let Rates { node, each_peer, each_contract } = rates;
+        Ok(wire::LimitTransfersResponse {
+            node: node.unwrap_or(0),
+            each_peer: each_peer.unwrap_or(0),
+            each_contract: each_contract.unwrap_or(0),
+        })
     }
 
     pub(super) async fn list_transfers(
@@ -117,6 +130,24 @@ async fn control(
             Err(ServiceError::invalid("action", "expected pause, resume or cancel"))
         }
     }
+}
+
+fn limit(transfers: &Transfers, request: wire::LimitTransfersRequest) -> Result<Rates, ServiceError> {
+    let wire::LimitTransfersRequest { limit, id, bytes_per_second } = request;
+    let limited = match TransferLimit::try_from(limit) {
+        Ok(TransferLimit::Unspecified) => return Ok(transfers.rates()),
+        Ok(TransferLimit::Node) => Limited::Node,
+        Ok(TransferLimit::EachPeer) => Limited::EachPeer,
+        Ok(TransferLimit::EachContract) => Limited::EachContract,
+        Ok(TransferLimit::Transfer) => {
+            let id = fixed("id", &id)?;
+            let known = transfers.transfer(&id)?;
+            known.ok_or_else(|| ServiceError::NotFound { what: format!("transfer {}", id_text(&id)) })?;
+            Limited::Transfer(id)
+        }
+        Err(_) => return Err(ServiceError::invalid("limit", "is not known to this node")),
+    };
+    transfers.limit(limited, (bytes_per_second > 0).then_some(bytes_per_second))
 }
 
 /// A transfer with the bytes moved in this run.

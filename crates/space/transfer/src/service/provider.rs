@@ -87,6 +87,9 @@ impl Transfers {
         let outcome =
             Exchange { transfers: self, caller, address, incoming, out, orders, offered }.run().await;
         self.forget_run(&id, &run);
+        if self.transfer(&id)?.is_none_or(|transfer| transfer.state.is_terminal()) {
+            self.pace.forget(&id);
+        }
         outcome
     }
 
@@ -401,12 +404,16 @@ impl Exchange<'_> {
         recheck.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut moved_at = Instant::now();
         let out = self.out.clone();
+        let mut limits = self.transfers.pace.changes();
+        let mut may_leave_at = moved_at;
         loop {
+            let is_due = may_leave_at <= Instant::now();
             let unacknowledged =
                 rules::prefix_bytes(sent_groups, size).saturating_sub(self.offered.transfer.acknowledged);
             let may_send = !leaves.is_empty()
                 || next.as_ref().is_some_and(|(_, bytes)| {
-                    unacknowledged.saturating_add(bytes.len() as u64) <= window.max(bytes.len() as u64)
+                    is_due
+                        && unacknowledged.saturating_add(bytes.len() as u64) <= window.max(bytes.len() as u64)
                 });
             tokio::select! {
                 biased;
@@ -438,6 +445,8 @@ impl Exchange<'_> {
                     }
                 }
                 () = sleep_until(moved_at + IDLE) => return Err(idle()),
+                Ok(()) = limits.changed() => may_leave_at = Instant::now(),
+                () = sleep_until(may_leave_at), if !is_due => {}
                 group = reader.recv(), if next.is_none() && sent_groups < total => match group {
                     Some(Ok(group)) => next = Some(group),
                     Some(Err(reason)) => {
@@ -453,6 +462,9 @@ impl Exchange<'_> {
                         place.send(FromProvider::Leaves(frame));
                     } else if let Some((group, data)) = next.take() {
                         self.transfers.add_moved(&self.offered.transfer.id, data.len() as u64);
+                        let bytes = data.len() as u64;
+                        let Transfer { id, peer, contract, .. } = &self.offered.transfer;
+                        may_leave_at = self.transfers.pace.leave(id, peer, contract, bytes, moved_at);
                         sent_groups = group.saturating_add(1);
                         place.send(FromProvider::Chunk { group, data });
                     }

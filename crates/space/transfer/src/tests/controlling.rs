@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use super::{ALWAYS, MIB, Space, Who, Wire, part_of, policy};
 use crate::details::{AckDetail, AckStatus, read_abort};
-use crate::{FromConsumer, FromProvider, StartTransfer, Suspender, TransferState};
+use crate::{FromConsumer, FromProvider, LOWEST_RATE, Limited, StartTransfer, Suspender, TransferState};
 
 const ID: [u8; 16] = [2; 16];
 
@@ -159,6 +159,28 @@ async fn what_cannot_be_controlled_is_said() {
     assert_eq!(space.run(ID).await.consumer, Ok(()));
     let late = space.consumer.cancel(&ID, "").await;
     assert!(matches!(late, Err(ServiceError::Conflict { .. })), "{late:?}");
+    space.assert_delivered(ID);
+}
+
+/// At the lowest rate this would take most of a minute; the attempt gives up after half of one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_changes_while_bytes_move() {
+    let space = running().await;
+    space.provider.limit(Limited::EachPeer, Some(LOWEST_RATE)).unwrap();
+    let (chunks, mut first_chunk) = mpsc::channel(64);
+    let wire = Wire::down(move |frame| {
+        if matches!(frame, FromProvider::Chunk { .. }) {
+            let _ = chunks.try_send(());
+        }
+        vec![frame]
+    });
+    let (attempt, ()) = tokio::join!(space.attempt(ID, wire), async {
+        first_chunk.recv().await.unwrap();
+        // Nothing follows until the limit is lifted.
+        assert!(timeout(Duration::from_millis(300), first_chunk.recv()).await.is_err());
+        space.provider.limit(Limited::EachPeer, None).unwrap();
+    });
+    assert_eq!(attempt.consumer, Ok(()));
     space.assert_delivered(ID);
 }
 
