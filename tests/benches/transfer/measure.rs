@@ -31,6 +31,9 @@ pub(crate) async fn all(place: &Path, scale: &Scale) -> Report {
     if scale.wants("file") {
         bench.file(scale).await;
     }
+    if scale.wants("disk") {
+        bench.disk(scale).await;
+    }
     if scale.wants("tiny") {
         bench.tiny(scale).await;
     }
@@ -83,8 +86,12 @@ impl Bench {
                     checked.add(seconds + hashed.0, cpu + hashed.1, peak.max(hashed.2));
                 }
             }
-            copied.map(|(seconds, cpu, peak)| rsync.add(seconds, cpu, peak));
-            pumped.map(|seconds| bare.add(seconds, 0.0, 0.0));
+            if let Some((seconds, cpu, peak)) = copied {
+                rsync.add(seconds, cpu, peak);
+            }
+            if let Some(seconds) = pumped {
+                bare.add(seconds, 0.0, 0.0);
+            }
         }
         data::empty(&target);
         for (bench, theirs, missing) in [
@@ -101,6 +108,29 @@ impl Bench {
         }
         let peak = ours.peak_mib.iter().copied().fold(0.0, f64::max);
         self.report.figure("memory_peak_mib", peak, "MiB, the larger side, any run");
+        std::fs::remove_file(source).unwrap();
+    }
+
+    /// A file that has to be durable on a disk in the end: ours always is, curl's has to be made so.
+    async fn disk(&mut self, scale: &Scale) {
+        let Some(nginx) = &self.nginx else { return self.report.skipped("disk_vs_curl_sync", NO_NGINX) };
+        let size = scale.file_bytes / 4;
+        let source = self.sources.join("durable");
+        data::file(&source, size, 5);
+        let (contract, _) = self.fleet.agree(&source);
+        let disk = tempfile::tempdir().unwrap();
+        let target = disk.path().join("target");
+        let (mut ours, mut theirs) = (Runs::default(), Runs::default());
+        for _ in 0..scale.rounds {
+            data::empty(&target);
+            self.number += 1;
+            ours.add(self.fleet.consumer.fetch(&contract, &target, self.number).await, 0.0, 0.0);
+            data::empty(&target);
+            let file = target.join("durable");
+            let (seconds, ..) = nginx.get("durable", &file);
+            theirs.add(seconds + rivals::sync(&file), 0.0, 0.0);
+        }
+        self.report.ratio("disk_vs_curl_sync", size, &ours, &theirs);
         std::fs::remove_file(source).unwrap();
     }
 

@@ -68,18 +68,6 @@ impl Nginx {
         self.measured(curl)
     }
 
-    /// Many files, by eight connections that are kept open.
-    pub(crate) fn get_all(&self, names: &[String], to: &Path) -> Run {
-        let list = to.with_extension("list");
-        let lines = names
-            .iter()
-            .map(|name| format!("url = \"{}\"\noutput = \"{}\"\n", url(name), to.join(name).display()));
-        std::fs::write(&list, lines.collect::<String>()).unwrap();
-        let mut curl = self.curl();
-        curl.args(["--parallel", "--parallel-max", "8", "--create-dirs", "--config"]).arg(&list);
-        self.measured(curl)
-    }
-
     fn curl(&self) -> Command {
         let mut curl = Command::new("curl");
         curl.args(["--silent", "--show-error", "--fail", "--http1.1", "--cacert"]).arg(&self.certificate);
