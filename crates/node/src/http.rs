@@ -187,6 +187,9 @@ impl Observed {
         set("huitong_store_ok", if self.health.alive().is_ok() { 1.0 } else { 0.0 });
         set("huitong_store_snapshot_sequence", maintenance.last_snapshot_sequence.unwrap_or(0) as f64);
         set("huitong_store_journal_bytes", maintenance.journal_bytes as f64);
+        let opening = ledger.store().opening();
+        set("huitong_store_index_rebuilt", if opening.rebuilt.is_some() { 1.0 } else { 0.0 });
+        set("huitong_store_dropped_bytes", opening.dropped_bytes as f64);
         set("huitong_ledger_safe_mode", if ledger.signing().is_err() { 1.0 } else { 0.0 });
         let standing = self.evidence.ledger_standing()?;
         set("huitong_ledger_statements", standing.size as f64);

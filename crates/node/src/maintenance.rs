@@ -113,6 +113,7 @@ impl MaintenanceError {
             Self::Backup(error) | Self::Ledger(LedgerError::Backup(error)) => match error {
                 BackupError::NotEmpty { .. } | BackupError::Addition { .. } => Class::Target,
                 BackupError::Manifest { .. } | BackupError::Altered { .. } => Class::Backup,
+                BackupError::Shortened { .. } => Class::Damaged,
                 BackupError::Files(error) => Class::of_store(error),
             },
             Self::Ledger(LedgerError::Open(error)) => Class::of_store(error),
@@ -219,11 +220,11 @@ pub fn snapshot(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<BackupReport, MaintenanceError> {
     let disk = Disk::real();
-    let report = store::backup(directory, to, now.millis(), &disk, progress)?;
+    let mut backup = store::backup(directory, to, now.millis(), &disk, progress)?;
     if has_ledger(directory) {
-        return Ok(ledger::backup(directory, to, &disk, progress)?);
+        ledger::backup(directory, &mut backup, &disk, progress)?;
     }
-    Ok(report)
+    Ok(backup.finish()?)
 }
 
 /// Puts a backup into `directory`, which must be empty or not exist; the directory above it is made, for the node's user

@@ -370,15 +370,26 @@ fn a_store_that_cannot_be_written() {
         mode(&journal, dir);
         mode(&store, dir);
     };
+    let refused = |why: &str| {
+        let done = huitong().args(["serve", "-c"]).arg(&config).output().unwrap();
+        assert_eq!(done.status.code(), Some(18), "{}", stderr(&done));
+        assert!(stderr(&done).contains("store") && stderr(&done).contains(why), "{}", stderr(&done));
+        assert!(stderr(&done).contains("\n  next: "), "{}", stderr(&done));
+    };
+    // A directory takes no bytes, not even root's.
+    let aside = directory.path().join("lock");
+    std::fs::rename(&lock, &aside).unwrap();
+    std::fs::create_dir(&lock).unwrap();
+    refused("s a directory");
+    std::fs::remove_dir(&lock).unwrap();
+    std::fs::rename(&aside, &lock).unwrap();
+
     set(0o400, 0o500);
     let root = std::fs::File::options().append(true).open(&lock).is_ok();
     if root {
-        eprintln!("skipped: this user may write everywhere, so nothing is read-only to the node");
+        eprintln!("skipped: this user may write everywhere, so no mode keeps the node from writing");
     } else {
-        let done = huitong().args(["serve", "-c"]).arg(&config).output().unwrap();
-        assert_eq!(done.status.code(), Some(18), "{}", stderr(&done));
-        assert!(stderr(&done).contains("store") && stderr(&done).contains("ermission"), "{}", stderr(&done));
-        assert!(stderr(&done).contains("\n  next: "), "{}", stderr(&done));
+        refused("ermission");
     }
     set(0o600, 0o700);
     let _running = Running::serve_until_it_answers(&config);

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use huitong_store::Progress;
-use huitong_store::backup::{self, Addition, BackupReport, Change};
+use huitong_store::backup::{Addition, BackupReport, Change};
 
 use crate::error::LedgerError;
 use crate::log::Ledger;
@@ -18,22 +18,21 @@ impl Ledger {
     /// Blocks: call it off the runtime's threads, on which it panics.
     ///
     /// # Errors
-    /// [`LedgerError::Backup`]; `to` can be deleted then.
+    /// [`LedgerError::Backup`]; `to` then holds no manifest, and can be deleted.
     pub fn backup(&self, to: &Path, progress: &mut dyn FnMut(Progress)) -> Result<BackupReport, LedgerError> {
         // Runs must not be merged between the two parts: the backup's rows would say less than its runs cover.
         let publishing = self.inner.publishing.blocking_lock();
-        let base = self.store().backup(to, progress)?;
+        let mut backup = self.store().backup(to, progress)?;
         let (root, store) = (self.inner.place.root(), self.store().directory());
         let is_settled = |file: &Addition| {
             file.change == Change::Never && !file.path.starts_with(format!("ledger/{}", LOOKUP))
         };
         let (_, first): (Vec<_>, Vec<_>) = additions(store, root)?.into_iter().partition(is_settled);
-        let runs = backup::add(self.store(), to, &first, progress)?;
+        backup.add(&first, progress)?;
         drop(publishing);
         // Every settled entry of the copied rows is in one of these; some may be newer.
         let (settled, _): (Vec<_>, Vec<_>) = additions(store, root)?.into_iter().partition(is_settled);
-        let whole = backup::add(self.store(), to, &settled, progress)?;
-        let linked = base.linked.saturating_add(runs.linked).saturating_add(whole.linked);
-        Ok(BackupReport { linked, ..whole })
+        backup.add(&settled, progress)?;
+        Ok(backup.finish()?)
     }
 }

@@ -4,8 +4,8 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::sync::{PoisonError, RwLock};
 
-use huitong_store::Store;
 use huitong_store::offline::RESTORED;
+use huitong_store::{LOST, Store};
 
 use crate::error::LedgerError;
 use crate::place::{self, Place, UNCONFIRMED};
@@ -20,13 +20,14 @@ pub(crate) struct Gate {
     closed: RwLock<Option<String>>,
     unconfirmed: PathBuf,
     restored: PathBuf,
+    lost: PathBuf,
 }
 
 impl Gate {
-    /// Closed if either file is there.
+    /// Closed if any of the files is there.
     pub(crate) fn open(store: &Store, place: &Place) -> Result<Self, LedgerError> {
         let unconfirmed = place.root().join(UNCONFIRMED);
-        let restored = store.directory().join(RESTORED);
+        let (restored, lost) = (store.directory().join(RESTORED), store.directory().join(LOST));
         let mut closed = None;
         if let Some(reason) = place::read(&unconfirmed)? {
             closed = Some(String::from_utf8_lossy(&reason).trim().to_owned());
@@ -34,8 +35,10 @@ impl Gate {
             let said = String::from_utf8_lossy(&said);
             closed =
                 Some(format!("this store was restored from a backup ({})", said.trim().replace('\n', ", ")));
+        } else if let Some(said) = place::read(&lost)? {
+            closed = Some(String::from_utf8_lossy(&said).trim().to_owned());
         }
-        Ok(Self { closed: RwLock::new(closed), unconfirmed, restored })
+        Ok(Self { closed: RwLock::new(closed), unconfirmed, restored, lost })
     }
 
     pub(crate) fn check(&self) -> Result<(), LedgerError> {
@@ -64,6 +67,7 @@ impl Gate {
     pub(crate) fn reopen(&self, place: &Place) -> Result<(), LedgerError> {
         let mut closed = self.closed.write().unwrap_or_else(PoisonError::into_inner);
         place.remove_durably(&self.restored)?;
+        place.remove_durably(&self.lost)?;
         place.remove_durably(&self.unconfirmed)?;
         *closed = None;
         Ok(())

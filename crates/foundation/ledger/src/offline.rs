@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use huitong_store::backup::{self, Addition, BackupReport, Change};
+use huitong_store::backup::{Addition, Change, UnfinishedBackup};
 use huitong_store::disk::Disk;
 use huitong_store::{Progress, Read};
 
@@ -93,20 +93,19 @@ pub fn stats(store: &Path, disk: &Disk) -> Result<Stats, LedgerError> {
     Ok(stats)
 }
 
-/// Adds the ledger's files to a finished backup of a stopped store (`huitong_store::offline::backup`).
+/// Adds the ledger's files to a backup of its store, which is stopped (`huitong_store::offline::backup`).
 ///
 /// # Errors
-/// [`LedgerError::Backup`]; the backup then lacks the ledger, and can be deleted.
+/// [`LedgerError::Backup`]; the backup then lacks the ledger, and must not be finished.
 pub fn backup(
     store: &Path,
-    to: &Path,
+    backup: &mut UnfinishedBackup,
     disk: &Disk,
     progress: &mut dyn FnMut(Progress),
-) -> Result<BackupReport, LedgerError> {
+) -> Result<(), LedgerError> {
     let root = store.join("ledger");
     let _held = Place::open(&root, disk)?;
-    let files = additions(store, &root)?;
-    Ok(backup::add_from(store, to, &files, disk, progress)?)
+    Ok(backup.add(&additions(store, &root)?, progress)?)
 }
 
 /// The files of a ledger that a backup holds.

@@ -84,7 +84,14 @@ impl Ledger {
             publishing = returned;
             let Some(block) = block? else { return Ok(()) };
             let start = block.entries.start;
-            if self.store().transact("ledger.settle", move |tx| settle(tx, &block)).await? {
+            // A caller that stops waiting does not let another one in before this has been decided.
+            let step = self.store().transact("ledger.settle", move |tx| -> Result<_, LedgerError> {
+                let is_settled = settle(tx, &block)?;
+                Ok((publishing, is_settled))
+            });
+            let (returned, is_settled) = step.await?;
+            publishing = returned;
+            if is_settled {
                 self.forget_settled()?;
             } else {
                 publishing.written = start;

@@ -73,6 +73,31 @@ async fn a_restored_store_starts_in_safe_mode() {
 }
 
 #[tokio::test]
+async fn a_store_that_lost_what_it_acknowledged_starts_in_safe_mode() {
+    let node = Node::new(1);
+    issue(&node).await.unwrap();
+    let directory = node.stop().await;
+    let journal = directory.path().join("journal/000000000001.seg");
+    let shorter = fs::read(&journal).unwrap();
+    let node = Node::open(&directory, 1, BLOCK, Disk::real()).unwrap();
+    issue(&node).await.unwrap();
+    node.stop().await;
+    fs::write(&journal, shorter).unwrap();
+
+    // However often it is started.
+    for _ in 0..2 {
+        let node = Node::open(&directory, 1, BLOCK, Disk::real()).unwrap();
+        is_closed(node.ledger.signing(), "acknowledged changes are missing from the journal");
+        is_closed(issue(&node).await, "acknowledged changes are missing from the journal");
+        node.stop().await;
+    }
+    let node = Node::open(&directory, 1, BLOCK, Disk::real()).unwrap();
+    node.ledger.resume_signing().await.unwrap();
+    assert!(!directory.path().join(huitong_store::LOST).exists());
+    issue(&node).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_gate_that_cannot_be_written_closes_all_the_same() {
     let node = Node::new(1);
     let path = node.directory.path().join("ledger/unconfirmed.tmp");

@@ -1,14 +1,16 @@
 //! Filling a log for tests and benches, through the same path as everything else.
 
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread;
 
 use huitong_proof::{
-    Anchor, ChannelHead, Digest, Draft, Kind, Map, Signing, SigningKey, SpaceId, Statement, Timestamp,
+    Anchor, ChannelHead, Clock, Digest, Draft, Entropy, Kind, Map, Signing, SigningKey, SpaceId, Statement,
+    Timestamp,
 };
+use huitong_store::Store;
 
 use crate::error::LedgerError;
-use crate::log::Ledger;
+use crate::log::{Identity, Ledger};
 
 /// Statements that one transaction admits.
 const BATCH: u64 = 2_000;
@@ -16,6 +18,20 @@ const BATCH: u64 = 2_000;
 const PUBLISHED: u64 = 4 * BATCH;
 /// Statements about one subject.
 const PER_SUBJECT: u64 = 6;
+
+/// Like [`Ledger::open`], for a ledger that settles so many entries at once, if it is new.
+///
+/// # Errors
+/// As of [`Ledger::open`].
+pub fn open_with_block(
+    store: Store,
+    identity: Identity,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+    block: u64,
+) -> Result<Ledger, LedgerError> {
+    Ledger::open_with(store, identity, clock, entropy, block)
+}
 
 /// Admits `count` signed statements of made-up peers, and publishes as it goes. They are signed on all processors,
 /// which is what takes the time; `progress` hears how many are durable.

@@ -4,8 +4,11 @@
 //! backup.json                 the manifest, written last: without it there is no backup
 //! snapshots/<sequence>.snap   the newest snapshot that checks, if there is one
 //! journal/<number>.seg        the segments behind it, the last one up to what was durable
-//! ...                         what others keep beside the store, see [`add`]
+//! ...                         what others keep beside the store, see [`UnfinishedBackup::add`]
 //! ```
+//!
+//! The manifest is written once, when everything it names is durable: what an interruption leaves has none, and is
+//! refused.
 
 use std::collections::{BTreeSet, HashSet};
 use std::fs::{self, File};
@@ -15,13 +18,14 @@ use std::path::{Component, Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::OpenError;
 use crate::disk::Disk;
 use crate::journal::Durable;
+use crate::lock::Lock;
 use crate::opening::Layout;
 use crate::progress::{Progress, Unit};
 use crate::segment::{self, Segment};
 use crate::snapshot::{self, Checked, Listed, Snapshot};
-use crate::{OpenError, Store};
 
 /// What a backup holds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -32,8 +36,22 @@ pub struct BackupReport {
     pub files: u64,
     /// Of these files.
     pub bytes: u64,
-    /// How many of the files this call made are hard links to the originals, and so took no space.
+    /// How many of the files are hard links to the originals, and so took no space.
     pub linked: u64,
+}
+
+/// A backup whose files are there, and which nothing accepts before [`UnfinishedBackup::finish`].
+#[derive(Debug)]
+#[must_use = "without its manifest it is no backup"]
+pub struct UnfinishedBackup {
+    store: PathBuf,
+    to: PathBuf,
+    disk: Disk,
+    /// Not yet written.
+    manifest: Manifest,
+    linked: u64,
+    /// Of a store that is stopped.
+    _lock: Option<Lock>,
 }
 
 /// Why there is no backup.
@@ -60,6 +78,20 @@ pub enum BackupError {
         path: PathBuf,
         /// What is wrong with it.
         why: &'static str,
+    },
+    /// The journal's files hold less than was made durable in them: the disk lost or altered the end.
+    #[error(
+        "the copy of the journal in {} ends at transaction {copied}, {durable} were made durable; \
+         check the disk, then stop the node and run `huitong store fsck`",
+        journal.display()
+    )]
+    Shortened {
+        /// The journal's directory.
+        journal: PathBuf,
+        /// The last transaction in the copy that checks.
+        copied: u64,
+        /// The last transaction that was acknowledged.
+        durable: u64,
     },
     /// A file of a backup is not what its manifest says.
     #[error("{} is not what the backup's manifest says; choose another backup", file.display())]
@@ -122,53 +154,57 @@ pub(crate) struct ManifestFile {
 pub(crate) const MANIFEST: &str = "backup.json";
 pub(crate) const FORMAT: &str = "huitong/backup/v1";
 
-/// Adds files that lie beside the store's own to a finished backup of it, and to its manifest.
-///
-/// # Errors
-/// [`BackupError`]; the backup is then as it was, with some files more that are not in its manifest.
-pub fn add(
-    store: &Store,
-    to: &Path,
-    files: &[Addition],
-    progress: &mut dyn FnMut(Progress),
-) -> Result<BackupReport, BackupError> {
-    add_from(store.directory(), to, files, store.disk(), progress)
-}
-
-/// Like [`add`], for a store that is stopped.
-///
-/// # Errors
-/// As of [`add`].
-pub fn add_from(
-    store: &Path,
-    to: &Path,
-    files: &[Addition],
-    disk: &Disk,
-    progress: &mut dyn FnMut(Progress),
-) -> Result<BackupReport, BackupError> {
-    let mut manifest = Manifest::read(to)?;
-    let mut known: HashSet<String> = manifest.files.iter().map(|file| file.path.clone()).collect();
-    let mut copier = Copier::new(store, to, disk);
-    let total = files.len() as u64;
-    for (addition, done) in files.iter().zip(0..) {
-        progress(Progress { step: "copy", done, total, unit: Unit::Files });
-        if !known.insert(addition.path.to_string_lossy().into_owned()) {
-            let why = "it is in the backup already";
-            return Err(BackupError::Addition { path: addition.path.clone(), why });
+impl UnfinishedBackup {
+    /// Adds files that lie beside the store's own.
+    ///
+    /// # Errors
+    /// [`BackupError`]; the backup then holds what it held, with some files more that are not in its manifest.
+    pub fn add(&mut self, files: &[Addition], progress: &mut dyn FnMut(Progress)) -> Result<(), BackupError> {
+        let mut known: HashSet<String> = self.manifest.files.iter().map(|file| file.path.clone()).collect();
+        let mut copier = Copier::new(&self.store, &self.to, &self.disk);
+        let total = files.len() as u64;
+        for (addition, done) in files.iter().zip(0..) {
+            progress(Progress { step: "copy", done, total, unit: Unit::Files });
+            if !known.insert(addition.path.to_string_lossy().into_owned()) {
+                let why = "it is in the backup already";
+                return Err(BackupError::Addition { path: addition.path.clone(), why });
+            }
+            copier.take(&addition.path, None, addition.change)?;
         }
-        copier.take(&addition.path, None, addition.change)?;
+        copier.finish()?;
+        let mut added = Vec::with_capacity(files.len());
+        for (addition, done) in files.iter().zip(0..) {
+            progress(Progress { step: "digest", done, total, unit: Unit::Files });
+            added.push(ManifestFile::of(&self.to, &addition.path)?);
+        }
+        self.linked = self.linked.saturating_add(copier.linked);
+        self.manifest.files.append(&mut added);
+        Ok(())
     }
-    copier.finish()?;
-    let linked = copier.linked;
-    for (addition, done) in files.iter().zip(0..) {
-        progress(Progress { step: "digest", done, total, unit: Unit::Files });
-        manifest.add(to, &addition.path)?;
+
+    /// Writes the manifest, which makes it a backup.
+    ///
+    /// # Errors
+    /// [`BackupError`]; there is then no manifest. The one exception is that its name cannot be made durable at the
+    /// very end: then the backup is whole, as long as the machine runs.
+    pub fn finish(mut self) -> Result<BackupReport, BackupError> {
+        self.manifest.write(&self.to, &self.disk)?;
+        let files = &self.manifest.files;
+        Ok(BackupReport {
+            sequence: self.manifest.sequence,
+            files: files.len() as u64,
+            bytes: files.iter().fold(0, |bytes, file| bytes.saturating_add(file.length)),
+            linked: self.linked,
+        })
     }
-    manifest.write(to, disk)?;
-    Ok(manifest.report(linked))
+
+    /// Keeps the store locked until the backup is finished.
+    pub(crate) fn holding(self, lock: Lock) -> Self {
+        Self { _lock: Some(lock), ..self }
+    }
 }
 
-/// Backs up a store. Nothing of it may be deleted meanwhile. `durable` is asked once a snapshot was chosen: were it
+/// Copies a store. Nothing of it may be deleted meanwhile. `durable` is asked once a snapshot was chosen: were it
 /// asked before, the snapshot could be newer.
 pub(crate) fn make(
     store: &Path,
@@ -177,7 +213,7 @@ pub(crate) fn make(
     made: u64,
     disk: &Disk,
     progress: &mut dyn FnMut(Progress),
-) -> Result<BackupReport, BackupError> {
+) -> Result<UnfinishedBackup, BackupError> {
     prepare(to, disk)?;
     let layout = Layout::of(to);
     for directory in [&layout.journal, &layout.snapshots] {
@@ -193,6 +229,10 @@ pub(crate) fn make(
 
     progress(Progress { step: "check", done: 0, total: 0, unit: Unit::Bytes });
     let survey = segment::survey(&layout.journal, after, |_| ())?;
+    if (survey.last_sequence, survey.torn_bytes) != (durable.last_sequence, 0) {
+        let (copied, durable) = (survey.last_sequence, durable.last_sequence);
+        return Err(BackupError::Shortened { journal: Layout::of(store).journal, copied, durable });
+    }
     let identity = segments.first().map(|first| first.header.identity).unwrap_or_default();
     let mut manifest = Manifest {
         format: FORMAT.to_owned(),
@@ -205,11 +245,17 @@ pub(crate) fn make(
     let total = copier.taken.len() as u64;
     for (path, done) in copier.taken.iter().zip(0..) {
         progress(Progress { step: "digest", done, total, unit: Unit::Files });
-        manifest.add(to, path)?;
+        manifest.files.push(ManifestFile::of(to, path)?);
     }
-    manifest.write(to, disk)?;
     progress(Progress { step: "digest", done: total, total, unit: Unit::Files });
-    Ok(manifest.report(copier.linked))
+    Ok(UnfinishedBackup {
+        store: store.to_owned(),
+        to: to.to_owned(),
+        disk: disk.clone(),
+        manifest,
+        linked: copier.linked,
+        _lock: None,
+    })
 }
 
 impl Manifest {
@@ -244,19 +290,16 @@ impl Manifest {
             .map_err(OpenError::io("write", &path))?;
         Ok(())
     }
+}
 
-    fn add(&mut self, backup: &Path, path: &Path) -> Result<(), BackupError> {
+impl ManifestFile {
+    /// Of a file in the backup.
+    fn of(backup: &Path, path: &Path) -> Result<Self, BackupError> {
         let refuse = |why| BackupError::Addition { path: path.to_owned(), why };
         let named = path.to_str().ok_or_else(|| refuse("its name is not text"))?;
         let (length, sha256) =
             digest(&backup.join(path)).map_err(OpenError::io("read", &backup.join(path)))?;
-        self.files.push(ManifestFile { path: named.to_owned(), length, sha256 });
-        Ok(())
-    }
-
-    fn report(&self, linked: u64) -> BackupReport {
-        let bytes = self.files.iter().fold(0_u64, |bytes, file| bytes.saturating_add(file.length));
-        BackupReport { sequence: self.sequence, files: self.files.len() as u64, bytes, linked }
+        Ok(Self { path: named.to_owned(), length, sha256 })
     }
 }
 
@@ -391,6 +434,8 @@ impl<'a> Copier<'a> {
         }
         let is_linked = change == Change::Never && self.disk.hard_link(&source, &target).is_ok();
         if is_linked {
+            // Whoever wrote it may have left that to the kernel.
+            self.disk.sync_file(&target).map_err(OpenError::io("sync", &target))?;
             self.linked = self.linked.saturating_add(1);
         } else {
             let length = match length {

@@ -105,7 +105,7 @@ impl Header {
             return Err(damaged(path, 0, "the header is cut short".to_owned()));
         }
         let mut bytes = [0; HEADER_BYTES];
-        file.read_exact_at(&mut bytes, 0).map_err(OpenError::io("read", path))?;
+        file.read_exact_at(&mut bytes, 0).map_err(unreadable(path, 0))?;
         let header = Self::decode(&bytes).map_err(|why| match why {
             Unreadable::Damaged(why) => damaged(path, 0, why),
             Unreadable::Version { found, newest } => {
@@ -286,7 +286,7 @@ impl BlockReader {
         if left < BLOCK_FRAME_BYTES {
             return refuse(&self.path, "a block is cut short");
         }
-        self.file.read_exact(&mut frame).map_err(OpenError::io("read", &self.path))?;
+        self.file.read_exact(&mut frame).map_err(unreadable(&self.path, at))?;
         let [l0, l1, l2, l3, expected @ ..] = frame;
         let length = u32::from_be_bytes([l0, l1, l2, l3]);
         let size = usize::try_from(length).unwrap_or(usize::MAX);
@@ -295,7 +295,7 @@ impl BlockReader {
             return refuse(&self.path, "a block has an impossible length");
         }
         self.payload.resize(size, 0);
-        self.file.read_exact(&mut self.payload).map_err(OpenError::io("read", &self.path))?;
+        self.file.read_exact(&mut self.payload).map_err(unreadable(&self.path, at))?;
         if checksum(self.seed, at, &self.payload) != u32::from_be_bytes(expected) {
             return refuse(&self.path, "a block does not match its checksum");
         }
@@ -340,6 +340,11 @@ pub(crate) fn checksum(seed: u32, offset: u64, payload: &[u8]) -> u32 {
 
 pub(crate) fn damaged(path: &Path, offset: u64, why: String) -> OpenError {
     OpenError::Snapshot { snapshot: path.to_owned(), offset, why }
+}
+
+/// For `map_err`: what the disk does not give back is damage, for which another snapshot can stand in.
+pub(crate) fn unreadable(path: &Path, offset: u64) -> impl FnOnce(io::Error) -> OpenError {
+    move |error| damaged(path, offset, format!("it cannot be read: {error}"))
 }
 
 fn push_bytes(out: &mut Vec<u8>, bytes: &[u8]) {

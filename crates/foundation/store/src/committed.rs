@@ -4,7 +4,8 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
-use crate::index::{Index, Standing};
+use crate::failure::Failure;
+use crate::index::{Index, IndexPlace, Standing};
 use crate::overlay::{Entry, Origin, Overlay, Span};
 use crate::record::Group;
 use crate::table::{Keeping, Table};
@@ -15,6 +16,7 @@ use crate::{StoreError, table};
 pub(crate) struct Committed {
     index: Index,
     resident: Arc<RwLock<Resident>>,
+    failure: Arc<Failure>,
 }
 
 /// The rows of all resident tables, by row key.
@@ -27,23 +29,29 @@ pub(crate) struct Resident {
 pub(crate) struct Memory<'a>(Option<RwLockReadGuard<'a, Resident>>);
 
 impl Committed {
-    pub(crate) fn new(index: Index, resident: Resident) -> Self {
-        Self { index, resident: Arc::new(RwLock::new(resident)) }
+    pub(crate) fn new(index: Index, resident: Resident, place: IndexPlace) -> Self {
+        let failure = Arc::new(Failure::none(place));
+        Self { index, resident: Arc::new(RwLock::new(resident)), failure }
     }
 
     /// The same rows over another index that holds the same.
     pub(crate) fn over(&self, index: Index) -> Self {
-        Self { index, resident: self.resident.clone() }
+        Self { index, resident: self.resident.clone(), failure: self.failure.clone() }
     }
 
     pub(crate) fn index(&self) -> &Index {
         &self.index
     }
 
+    /// Where reading and writing say that they failed.
+    pub(crate) fn failure(&self) -> &Arc<Failure> {
+        &self.failure
+    }
+
     pub(crate) fn get(&self, table: &Table, row_key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         match self.memory(table).0 {
             Some(resident) => Ok(resident.rows.get(row_key).cloned()),
-            None => self.index.get(row_key),
+            None => self.index.get(row_key).inspect_err(|error| self.give_up(error)),
         }
     }
 
@@ -54,14 +62,22 @@ impl Committed {
     }
 
     pub(crate) fn range<'a>(
-        &self,
+        &'a self,
         memory: &'a Memory<'_>,
         span: &'a Span,
     ) -> impl DoubleEndedIterator<Item = Entry<'a>> + use<'a> {
         match &memory.0 {
             Some(resident) => Range::Memory(resident.range(span)),
-            None => Range::Index(self.index.range(span)),
+            None => {
+                let rows = self.index.range(span);
+                Range::Index(rows.map(|row| row.inspect_err(|error| self.give_up(error))))
+            }
         }
+    }
+
+    /// An index that does not read is missing rows: nothing must be decided by it, nor by the next start.
+    fn give_up(&self, error: &StoreError) {
+        self.failure.note(error.clone());
     }
 
     /// Moves the state on. Only the writer does, and it keeps readers away meanwhile.

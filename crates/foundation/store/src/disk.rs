@@ -3,7 +3,7 @@
 //! A [`Disk`] creates, writes, renames and removes; [`DiskFile`] is a file open for writing; [`Directory`] is a
 //! directory whose names are to be made durable. Files and directories are for their owner alone (0600, 0700).
 //! Reading needs no disk. With the feature `testing`, `Disk::failing` makes the n-th operation fail, so that a
-//! test can walk through every one of them.
+//! test can walk through every one of them, and `Disk::losing_power` knows what a power cut would leave.
 //!
 //! What a rename or a new name needs to outlast a power failure is an fsync of its directory. The kernel reports a
 //! failed write-back once, to handles that were open when it failed: therefore a [`Directory`] is opened before
@@ -18,7 +18,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 #[cfg(any(test, feature = "testing"))]
+mod power;
+
+#[cfg(any(test, feature = "testing"))]
 pub use faults::{Fault, FaultPlan};
+#[cfg(any(test, feature = "testing"))]
+pub use power::Names;
 
 /// How files are changed. Clones share it.
 #[derive(Debug, Clone, Default)]
@@ -33,6 +38,8 @@ pub struct DiskFile {
     file: File,
     path: PathBuf,
     disk: Disk,
+    /// Tells it from others in the tests' record of what a power cut would leave.
+    number: usize,
 }
 
 /// An open directory, held from before a change of its names until they are durable.
@@ -77,7 +84,10 @@ impl Disk {
     /// # Errors
     /// What the operating system says.
     pub fn create(&self, path: &Path) -> io::Result<DiskFile> {
-        self.open_with(path, OpenOptions::new().write(true).create(true).truncate(true).mode(0o600))
+        let mut options = OpenOptions::new();
+        let file = self.open_with(path, options.write(true).create(true).truncate(true).mode(0o600))?;
+        self.note(Event::Truncated { number: file.number, length: 0 });
+        Ok(file)
     }
 
     /// Opens a file that exists, for writing at its end.
@@ -109,7 +119,9 @@ impl Disk {
     /// What the operating system says.
     pub fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.attempt(Operation::Rename)?;
-        fs::rename(from, to)
+        fs::rename(from, to)?;
+        self.note(Event::Renamed { from, to });
+        Ok(())
     }
 
     /// Gives a file a second name. Durable after [`Directory::sync`].
@@ -118,7 +130,9 @@ impl Disk {
     /// What the operating system says; among others if both names would not lie on one file system.
     pub fn hard_link(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.attempt(Operation::Link)?;
-        fs::hard_link(from, to)
+        fs::hard_link(from, to)?;
+        self.note(Event::Linked { from, to });
+        Ok(())
     }
 
     /// Removes a file. Durable after [`Directory::sync`].
@@ -127,7 +141,9 @@ impl Disk {
     /// What the operating system says; also if there is no such file.
     pub fn remove(&self, path: &Path) -> io::Result<()> {
         self.attempt(Operation::Remove)?;
-        fs::remove_file(path)
+        fs::remove_file(path)?;
+        self.note(Event::Removed(path));
+        Ok(())
     }
 
     /// Removes a directory with everything in it. Durable after [`Directory::sync`] of the one above.
@@ -164,6 +180,7 @@ impl Disk {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
                 created => created?,
             }
+            self.note(Event::CreatedDirectory(path));
         }
         held.sync()
     }
@@ -212,6 +229,17 @@ impl Disk {
         target.sync()
     }
 
+    /// Makes a file that somebody wrote durable.
+    pub(crate) fn sync_file(&self, path: &Path) -> io::Result<()> {
+        self.attempt(Operation::Sync)?;
+        let file = File::open(path)?;
+        if self.is_patient() {
+            file.sync_all()?;
+        }
+        self.note(Event::SyncedPath(path));
+        Ok(())
+    }
+
     /// Makes every file below a directory, and every name in it, durable.
     pub(crate) fn sync_tree(&self, path: &Path) -> io::Result<()> {
         for entry in fs::read_dir(path)? {
@@ -219,11 +247,7 @@ impl Disk {
             if entry.file_type()?.is_dir() {
                 self.sync_tree(&entry.path())?;
             } else {
-                self.attempt(Operation::Sync)?;
-                let file = File::open(entry.path())?;
-                if self.is_patient() {
-                    file.sync_all()?;
-                }
+                self.sync_file(&entry.path())?;
             }
         }
         self.directory(path)?.sync()
@@ -231,7 +255,22 @@ impl Disk {
 
     fn open_with(&self, path: &Path, options: &OpenOptions) -> io::Result<DiskFile> {
         self.attempt(Operation::Open)?;
-        Ok(DiskFile { file: options.open(path)?, path: path.to_owned(), disk: self.clone() })
+        let file = options.open(path)?;
+        let number = self.note(Event::Opened(path));
+        Ok(DiskFile { file, path: path.to_owned(), disk: self.clone(), number })
+    }
+
+    /// Records what was done; says the number of a file that was opened.
+    #[cfg(any(test, feature = "testing"))]
+    fn note(&self, event: Event<'_>) -> usize {
+        let power = self.faults.as_ref().and_then(|faults| faults.power());
+        power.map_or(0, |power| power.note(event))
+    }
+
+    #[cfg(not(any(test, feature = "testing")))]
+    #[expect(clippy::unused_self, reason = "only the tests' disk keeps a record")]
+    fn note(&self, _: Event<'_>) -> usize {
+        0
     }
 
     /// Whether a sync waits for the device. That of a test need not: its processes are killed, its machine is not.
@@ -270,6 +309,44 @@ impl Disk {
     }
 }
 
+/// Something that was done, as the tests' record of what a power cut would leave has to know it.
+#[cfg_attr(
+    not(any(test, feature = "testing")),
+    expect(dead_code, reason = "only the tests' disk keeps a record")
+)]
+enum Event<'a> {
+    Opened(&'a Path),
+    /// At the end, if no offset is given.
+    Written {
+        number: usize,
+        offset: Option<u64>,
+        bytes: &'a [u8],
+    },
+    Truncated {
+        number: usize,
+        length: u64,
+    },
+    Synced {
+        number: usize,
+    },
+    /// A sync failed.
+    Unsynced {
+        number: usize,
+    },
+    SyncedPath(&'a Path),
+    Renamed {
+        from: &'a Path,
+        to: &'a Path,
+    },
+    Linked {
+        from: &'a Path,
+        to: &'a Path,
+    },
+    Removed(&'a Path),
+    CreatedDirectory(&'a Path),
+    SyncedDirectory(&'a Path),
+}
+
 /// A write that is to fail after its first bytes.
 struct Torn {
     bytes: usize,
@@ -285,9 +362,12 @@ impl DiskFile {
         if let Err(torn) = self.disk.attempt_write(Operation::Write) {
             let written = bytes.get(..torn.bytes).unwrap_or(bytes);
             self.file.write_all_at(written, offset)?;
+            self.disk.note(self.written(Some(offset), written));
             return Err(torn.error);
         }
-        self.file.write_all_at(bytes, offset)
+        self.file.write_all_at(bytes, offset)?;
+        self.disk.note(self.written(Some(offset), bytes));
+        Ok(())
     }
 
     /// Makes what was written durable. After an error it must not be tried again: the kernel may have dropped what
@@ -296,8 +376,16 @@ impl DiskFile {
     /// # Errors
     /// What the operating system says.
     pub fn sync(&mut self) -> io::Result<()> {
-        self.disk.attempt(Operation::Sync)?;
-        if self.disk.is_patient() { self.file.sync_data() } else { Ok(()) }
+        let number = self.number;
+        if let Err(error) = self.disk.attempt(Operation::Sync) {
+            self.disk.note(Event::Unsynced { number });
+            return Err(error);
+        }
+        if self.disk.is_patient() {
+            self.file.sync_data()?;
+        }
+        self.disk.note(Event::Synced { number });
+        Ok(())
     }
 
     /// Cuts the file, or fills it with zeros, to `length` bytes.
@@ -306,12 +394,18 @@ impl DiskFile {
     /// What the operating system says.
     pub fn truncate(&mut self, length: u64) -> io::Result<()> {
         self.disk.attempt(Operation::Truncate)?;
-        self.file.set_len(length)
+        self.file.set_len(length)?;
+        self.disk.note(Event::Truncated { number: self.number, length });
+        Ok(())
     }
 
     /// Where the file lay when it was opened.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    fn written<'a>(&self, offset: Option<u64>, bytes: &'a [u8]) -> Event<'a> {
+        Event::Written { number: self.number, offset, bytes }
     }
 
     pub(crate) fn as_file(&self) -> &File {
@@ -323,10 +417,13 @@ impl Write for DiskFile {
     /// Writes all of `bytes` as one operation.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if let Err(torn) = self.disk.attempt_write(Operation::Write) {
-            self.file.write_all(bytes.get(..torn.bytes).unwrap_or(bytes))?;
+            let written = bytes.get(..torn.bytes).unwrap_or(bytes);
+            self.file.write_all(written)?;
+            self.disk.note(self.written(None, written));
             return Err(torn.error);
         }
         self.file.write_all(bytes)?;
+        self.disk.note(self.written(None, bytes));
         Ok(bytes.len())
     }
 
@@ -342,7 +439,11 @@ impl Directory {
     /// What the operating system says.
     pub fn sync(&self) -> io::Result<()> {
         self.disk.attempt(Operation::SyncDirectory)?;
-        if self.disk.is_patient() { self.file.sync_all() } else { Ok(()) }
+        if self.disk.is_patient() {
+            self.file.sync_all()?;
+        }
+        self.disk.note(Event::SyncedDirectory(&self.path));
+        Ok(())
     }
 
     /// Which directory it is.
@@ -363,6 +464,7 @@ mod faults {
     use std::io;
     use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+    use super::power::Power;
     use super::{Disk, Operation, Torn};
 
     /// Which operation of a disk fails, and how.
@@ -460,7 +562,11 @@ mod faults {
     }
 
     #[derive(Debug, Default)]
-    pub(super) struct Faults(Mutex<State>);
+    pub(super) struct Faults {
+        state: Mutex<State>,
+        /// What a power cut would leave, if that is to be known.
+        power: Option<Power>,
+    }
 
     #[derive(Debug, Default)]
     struct State {
@@ -472,6 +578,14 @@ mod faults {
     }
 
     impl Faults {
+        pub(super) fn with_power(power: Power) -> Self {
+            Self { power: Some(power), ..Self::default() }
+        }
+
+        pub(super) fn power(&self) -> Option<&Power> {
+            self.power.as_ref()
+        }
+
         pub(super) fn attempt(&self, operation: Operation) -> Result<(), Torn> {
             let mut state = self.lock();
             let count = state.counts.entry(operation as u8).or_default();
@@ -488,7 +602,7 @@ mod faults {
         }
 
         fn lock(&self) -> MutexGuard<'_, State> {
-            self.0.lock().unwrap_or_else(PoisonError::into_inner)
+            self.state.lock().unwrap_or_else(PoisonError::into_inner)
         }
     }
 

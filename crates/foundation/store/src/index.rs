@@ -7,6 +7,7 @@
 //! the one in use. Where there are several, the lowest is the one that was in use.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::fs::{self, File};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -39,6 +40,8 @@ pub(crate) struct IndexPlace {
     store: PathBuf,
     directory: PathBuf,
     marker: PathBuf,
+    /// What the marker is named after when the index is not to be trusted any more: to rename takes no space.
+    condemned: PathBuf,
 }
 
 /// An index that is open only to be looked at.
@@ -54,6 +57,23 @@ pub(crate) struct Looked {
 pub(crate) struct CaughtUp {
     pub(crate) applied: u64,
     pub(crate) rebuilt: Option<String>,
+    /// The last sequence the index had applied, if the journal ends before.
+    pub(crate) ahead: Option<u64>,
+}
+
+/// What is to become of an index that can be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wish {
+    Keep,
+    Rebuild,
+}
+
+/// Why an index is not used.
+#[derive(Debug)]
+struct Unfit {
+    why: String,
+    /// As of [`CaughtUp`].
+    ahead: Option<u64>,
 }
 
 /// Which journal an index follows, and the last sequence it has applied.
@@ -68,8 +88,13 @@ const STANDING_KEY: &[u8] = b"\0standing";
 /// Raised when the layout of row keys or derived rows changes; an index of another layout is rebuilt.
 const LAYOUT: u8 = 1;
 const CACHE_BYTES: u64 = 32 * 1024 * 1024;
+/// A file with this name in a store's directory says that acknowledged changes are missing from the journal, and how that
+/// was found out. Who signs for the node removes it once they are back.
+pub const LOST: &str = "lost";
+/// What an index that was ahead of the journal is named after, with how far it was.
+const AHEAD: &str = "index.ahead-";
 const MARKER: &str = "index.open";
-const BROKEN: &str = "broken";
+const CONDEMNED: &str = "index.condemned";
 /// Rows collected before they are applied while catching up, and their bytes.
 const COLLECTED_ROWS: usize = 10_000;
 const COLLECTED_BYTES: usize = 16 * 1024 * 1024;
@@ -83,6 +108,7 @@ impl IndexPlace {
             store: store.to_owned(),
             directory: store.join("index"),
             marker: store.join(MARKER),
+            condemned: store.join(CONDEMNED),
         }
     }
 
@@ -93,6 +119,7 @@ impl IndexPlace {
         identity: [u8; 16],
         survey: &Survey,
         base: Option<&Snapshot>,
+        wish: Wish,
     ) -> Result<(Index, CaughtUp), OpenError> {
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let boot = boot.trim();
@@ -100,24 +127,26 @@ impl IndexPlace {
         // Of a store that never held anything, an index that was not finished is nothing to speak of.
         let is_told = survey.last_sequence > 0 || doubt.is_none();
         let opened = match doubt {
-            Some(doubt) => Err(doubt),
+            Some(doubt) => Err(Unfit::because(doubt)),
             None => {
                 // sled writes as soon as it is opened, so the marker comes first.
                 self.mark(boot).map_err(OpenError::io("write", &self.marker))?;
-                self.open_trusted(identity, survey, base)?
+                self.open_trusted(identity, survey, base, wish)?
             }
         };
-        let (index, applied, rebuilt) = match opened {
-            Ok((index, applied)) => (index, applied, None),
-            Err(why) => {
-                let (index, applied) = self.rebuild(identity, survey, base)?;
-                (index, applied, is_told.then_some(why))
+        let (index, caught_up) = match opened {
+            Ok((index, applied)) => (index, CaughtUp { applied, ..CaughtUp::default() }),
+            Err(unfit) => {
+                let (index, applied) = self.rebuild(identity, survey, base, &unfit)?;
+                let Unfit { why, ahead } = unfit;
+                (index, CaughtUp { applied, rebuilt: is_told.then_some(why), ahead })
             }
         };
         // A process killed soon after this must not cost the index once more.
         index.flush().map_err(|error| self.unusable(error))?;
         self.mark(boot).map_err(OpenError::io("write", &self.marker))?;
-        Ok((index, CaughtUp { applied, rebuilt }))
+        self.acquit().map_err(OpenError::io("remove", &self.condemned))?;
+        Ok((index, caught_up))
     }
 
     /// Builds an index beside `current` that holds the rows of a snapshot.
@@ -164,6 +193,29 @@ impl IndexPlace {
         Ok(reached.saturating_sub(after))
     }
 
+    /// The keys of all rows that the segments change after sequence `after`; nothing if they have more than `limit`
+    /// bytes.
+    pub(crate) fn changed_rows(
+        segments: &[Segment],
+        after: u64,
+        limit: usize,
+    ) -> Result<Option<BTreeSet<Vec<u8>>>, OpenError> {
+        let mut keys = BTreeSet::new();
+        let (mut bytes, mut reached) = (0_usize, after);
+        segment::replay(segments, after, |group| {
+            let mut changes = Overlay::default();
+            collect(&mut changes, group, &mut reached);
+            if bytes <= limit {
+                for (row_key, _) in changes.into_changes() {
+                    bytes = bytes.saturating_add(row_key.len());
+                    keys.insert(row_key);
+                }
+            }
+            Ok::<(), OpenError>(())
+        })?;
+        Ok((bytes <= limit).then_some(keys))
+    }
+
     /// Removes an index that is no longer open.
     pub(crate) fn remove(&self, generation: u64) -> Result<(), OpenError> {
         let path = self.path(generation);
@@ -208,9 +260,13 @@ impl IndexPlace {
         self.directory.exists()
     }
 
-    /// Notes that the index went wrong, so that the next start rebuilds it.
+    /// Notes that the open index went wrong, so that the next start rebuilds it.
     pub(crate) fn condemn(&self) {
-        if let Err(error) = self.mark(BROKEN) {
+        let renamed = self
+            .disk
+            .directory(&self.store)
+            .and_then(|held| self.disk.rename(&self.marker, &self.condemned).and_then(|()| held.sync()));
+        if let Err(error) = renamed {
             tracing::error!(%error, "cannot note that the index is broken; delete its directory before the restart");
         }
     }
@@ -283,8 +339,10 @@ impl IndexPlace {
         if self.generations().is_empty() {
             return Some("the index was missing".to_owned());
         }
+        if self.condemned.exists() {
+            return Some("the index had failed or was being rebuilt".to_owned());
+        }
         match fs::read_to_string(&self.marker) {
-            Ok(marked) if marked == BROKEN => Some("the index had failed or was being rebuilt".to_owned()),
             Ok(marked) if marked != boot || boot.is_empty() => {
                 Some("the machine stopped while the index was open".to_owned())
             }
@@ -299,24 +357,29 @@ impl IndexPlace {
         identity: [u8; 16],
         survey: &Survey,
         base: Option<&Snapshot>,
-    ) -> Result<Result<(Index, u64), String>, OpenError> {
+        wish: Wish,
+    ) -> Result<Result<(Index, u64), Unfit>, OpenError> {
+        let unfit = |why: String| Ok(Err(Unfit::because(why)));
         let mut generations = self.generations().into_iter();
-        let Some(generation) = generations.next() else { return Ok(Err("the index was missing".to_owned())) };
+        let Some(generation) = generations.next() else { return unfit("the index was missing".to_owned()) };
         for unfinished in generations {
             self.remove(unfinished)?;
         }
         self.remove_removed()?;
         let index = match Index::open(&self.path(generation), generation) {
             Ok(index) => index,
-            Err(why) => return Ok(Err(format!("the index does not open: {why}"))),
+            Err(why) => return unfit(format!("the index does not open: {why}")),
         };
-        let standing = match guarded(|| index.standing()) {
+        let standing = match index.standing() {
             Ok(Some(standing)) => standing,
-            Ok(None) => return Ok(Err("the index does not say what it holds".to_owned())),
-            Err(why) => return Ok(Err(format!("the index does not read: {why}"))),
+            Ok(None) => return unfit("the index does not say what it holds".to_owned()),
+            Err(why) => return unfit(format!("the index does not read: {why}")),
         };
         if let Some(why) = Self::unfit(standing, identity, survey) {
             return Ok(Err(why));
+        }
+        if wish == Wish::Rebuild {
+            return unfit("it was asked for".to_owned());
         }
         match self.catch_up(&index, identity, &survey.segments, standing.applied) {
             Ok(applied) => Ok(Ok((index, applied))),
@@ -324,30 +387,31 @@ impl IndexPlace {
             Err(OpenError::Damaged { why, .. })
                 if base.is_some_and(|base| standing.applied < base.header.sequence) =>
             {
-                Ok(Err(format!("the index was behind the snapshot, and the journal there is damaged: {why}")))
+                unfit(format!("the index was behind the snapshot, and the journal there is damaged: {why}"))
             }
             Err(error) => Err(error),
         }
     }
 
     /// Why an index that stands there cannot be brought to the end of the journal.
-    fn unfit(standing: Standing, identity: [u8; 16], survey: &Survey) -> Option<String> {
+    fn unfit(standing: Standing, identity: [u8; 16], survey: &Survey) -> Option<Unfit> {
         let applied = standing.applied;
         if standing.identity != identity {
-            return Some("the index belongs to another journal".to_owned());
+            return Some(Unfit::because("the index belongs to another journal".to_owned()));
         }
         if applied > survey.last_sequence {
-            return Some(format!(
+            let why = format!(
                 "the index was ahead of the journal: it had applied sequence {applied}, the journal ends at {}; \
-                 acknowledged changes may be missing from the journal",
+                 acknowledged changes are missing from the journal",
                 survey.last_sequence
-            ));
+            );
+            return Some(Unfit { why, ahead: Some(applied) });
         }
         let first = survey.segments.first().map_or(1, |first| first.header.first_sequence);
         (applied.saturating_add(1) < first).then(|| {
-            format!(
+            Unfit::because(format!(
                 "the index was behind: it had applied sequence {applied}, the journal now starts at {first}"
-            )
+            ))
         })
     }
 
@@ -356,8 +420,22 @@ impl IndexPlace {
         identity: [u8; 16],
         survey: &Survey,
         base: Option<&Snapshot>,
+        unfit: &Unfit,
     ) -> Result<(Index, u64), OpenError> {
-        self.mark(BROKEN).map_err(OpenError::io("write", &self.marker))?;
+        // Were it found out later, the rows in the index would be gone for nothing.
+        if let Some(base) = base {
+            base.check(|_| true)?;
+        }
+        if unfit.ahead.is_some() {
+            // Before anything else, so that no start passes it over.
+            let held = self.disk.directory(&self.store);
+            held.and_then(|held| self.disk.write_atomically(&held, LOST, unfit.why.as_bytes()))
+                .map_err(OpenError::io("write", &self.store.join(LOST)))?;
+        }
+        if let Some(applied) = unfit.ahead {
+            self.set_aside(applied).map_err(OpenError::io("set aside", &self.directory))?;
+        }
+        self.note_rebuilding().map_err(OpenError::io("write", &self.condemned))?;
         if self.directory.exists() {
             self.disk.remove_directory(&self.directory).map_err(OpenError::io("remove", &self.directory))?;
         }
@@ -373,6 +451,29 @@ impl IndexPlace {
         }
         let applied = self.catch_up(&index, identity, &survey.segments, after)?;
         Ok((index, applied))
+    }
+
+    /// Keeps an index that knows more than the journal, for whoever wants to know what is missing. One is kept.
+    fn set_aside(&self, applied: u64) -> std::io::Result<()> {
+        for older in self.aside() {
+            self.disk.remove_directory(&older)?;
+        }
+        for generation in self.generations() {
+            let _ = wait_until_closed(&self.path(generation));
+        }
+        let held = self.disk.directory(&self.store)?;
+        self.disk.rename(&self.directory, &self.store.join(format!("{AHEAD}{applied}")))?;
+        held.sync()
+    }
+
+    /// Indexes that were set aside because they were ahead of the journal.
+    pub(crate) fn aside(&self) -> Vec<PathBuf> {
+        let Ok(entries) = fs::read_dir(&self.store) else { return Vec::new() };
+        entries
+            .filter_map(|entry| entry.ok())
+            .filter(|entry| entry.file_name().to_string_lossy().starts_with(AHEAD))
+            .map(|entry| entry.path())
+            .collect()
     }
 
     /// Takes over all rows of a snapshot but the resident ones. The index does not yet say what it holds.
@@ -402,6 +503,22 @@ impl IndexPlace {
         self.disk.write_atomically(&held, MARKER, state.as_bytes())
     }
 
+    /// Notes that no index there is to be trusted before it was rebuilt.
+    fn note_rebuilding(&self) -> std::io::Result<()> {
+        let held = self.disk.directory(&self.store)?;
+        self.disk.write_atomically(&held, CONDEMNED, b"")
+    }
+
+    /// Takes back that the index is not to be trusted.
+    fn acquit(&self) -> std::io::Result<()> {
+        if !self.condemned.exists() {
+            return Ok(());
+        }
+        let held = self.disk.directory(&self.store)?;
+        self.disk.remove(&self.condemned)?;
+        held.sync()
+    }
+
     fn unmark(&self) -> std::io::Result<()> {
         let held = self.disk.directory(&self.store)?;
         self.disk.remove(&self.marker)?;
@@ -410,6 +527,12 @@ impl IndexPlace {
 
     fn unusable(&self, why: impl Display) -> OpenError {
         OpenError::Index { directory: self.directory.clone(), why: why.to_string() }
+    }
+}
+
+impl Unfit {
+    fn because(why: String) -> Self {
+        Self { why, ahead: None }
     }
 }
 
@@ -428,7 +551,7 @@ impl Index {
 
     /// Nothing if the index was never finished, or has another layout.
     pub(crate) fn standing(&self) -> Result<Option<Standing>, StoreError> {
-        let Some(bytes) = self.rows.get(STANDING_KEY).map_err(broken)? else { return Ok(None) };
+        let Some(bytes) = self.get(STANDING_KEY)? else { return Ok(None) };
         let mut cursor = Cursor::new(&bytes);
         let read = |cursor: &mut Cursor<'_>| {
             let layout = cursor.u8()?;
@@ -443,11 +566,12 @@ impl Index {
     }
 
     pub(crate) fn get(&self, row_key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        Ok(self.rows.get(row_key).map_err(broken)?.map(|value| value.to_vec()))
+        let value = guarded(|| self.rows.get(row_key)).map_err(broken)?;
+        Ok(value.map(|value| value.to_vec()))
     }
 
     pub(crate) fn range<'a>(&self, span: &Span) -> impl DoubleEndedIterator<Item = Entry<'a>> + use<'a> {
-        self.rows.range::<&Vec<u8>, _>(span.bounds()).map(|row| {
+        Rows(self.rows.range::<&Vec<u8>, _>(span.bounds())).map(|row| {
             let (row_key, value) = row.map_err(broken)?;
             Ok((Cow::Owned(row_key.to_vec()), Some(Cow::Owned(value.to_vec()))))
         })
@@ -455,7 +579,7 @@ impl Index {
 
     /// Every row, in order.
     pub(crate) fn all(&self) -> impl Iterator<Item = Result<StoredRow, StoreError>> + use<> {
-        self.rows.iter().filter(|row| !matches!(row, Ok((key, _)) if key == STANDING_KEY)).map(|row| {
+        Rows(self.rows.iter()).filter(|row| !matches!(row, Ok((key, _)) if key == STANDING_KEY)).map(|row| {
             let (row_key, value) = row.map_err(broken)?;
             Ok(StoredRow { row_key: row_key.to_vec(), value: Some(value.to_vec()), is_resident: false })
         })
@@ -476,7 +600,7 @@ impl Index {
             }
             self.write(STANDING_KEY, Some(bytes))
         })
-        .map_err(|reason| StoreError::Index { reason })
+        .map_err(broken)
     }
 
     fn write(&self, row_key: &[u8], value: Option<Vec<u8>>) -> sled::Result<()> {
@@ -488,7 +612,24 @@ impl Index {
 
     /// Hands everything to the kernel.
     pub(crate) fn flush(&self) -> Result<(), StoreError> {
-        guarded(|| self.rows.flush()).map(|_| ()).map_err(|reason| StoreError::Index { reason })
+        guarded(|| self.rows.flush()).map(drop).map_err(broken)
+    }
+}
+
+/// sled checks a page only when it is read, and panics on some that are damaged.
+struct Rows(sled::Iter);
+
+impl Iterator for Rows {
+    type Item = Result<(sled::IVec, sled::IVec), String>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        guarded(|| self.0.next().transpose()).transpose()
+    }
+}
+
+impl DoubleEndedIterator for Rows {
+    fn next_back(&mut self) -> Option<Self::Item> {
+        guarded(|| self.0.next_back().transpose()).transpose()
     }
 }
 
@@ -533,8 +674,8 @@ fn wait_until_closed(directory: &Path) -> Closing {
     Closing::UnderWay
 }
 
-fn broken(error: sled::Error) -> StoreError {
-    StoreError::Index { reason: error.to_string() }
+fn broken(reason: String) -> StoreError {
+    StoreError::Index { reason }
 }
 
 /// Runs a call into sled; an error or a panic becomes its text.

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::OpenError;
 use crate::disk::{Directory, Disk, DiskFile};
 use crate::record::Seed;
-use crate::segment::{HEADER_LENGTH, Header, Segment, Survey};
+use crate::segment::{self, HEADER_LENGTH, Header, Segment, Survey};
 
 /// The journal's open end. After an error it must not be used again.
 pub(crate) struct Journal {
@@ -61,13 +61,19 @@ impl Journal {
             let segment = Segment::empty(directory, header);
             return Ok(Self::at_end_of(file, held, vec![segment], 0, segment_bytes, disk));
         };
-        let mut file = disk.append(&last.path).map_err(OpenError::io("open", &last.path))?;
+        let mut file = disk.overwrite(&last.path).map_err(OpenError::io("open", &last.path))?;
         if survey.torn_bytes > 0 {
             file.truncate(last.length).map_err(OpenError::io("truncate", &last.path))?;
         }
-        // The last process may have ended between a write and its fsync: what was read must be durable before
-        // anyone sees it.
+        // The last process may have ended between a write and its fsync, or because that fsync failed: what was read
+        // must be durable before anyone sees it. After a failed fsync the kernel takes the bytes it holds for written,
+        // and syncing them again would do nothing. So they are written again, each where it is.
+        if let Some(offset) = survey.last_group {
+            let group = segment::last_group(last, offset)?;
+            file.write_at(&group, offset).map_err(OpenError::io("write", &last.path))?;
+        }
         file.sync().map_err(OpenError::io("sync", &last.path))?;
+        let file = disk.append(&last.path).map_err(OpenError::io("open", &last.path))?;
         held.sync().map_err(OpenError::io("sync directory", directory))?;
         let segments = survey.segments.clone();
         Ok(Self::at_end_of(file, held, segments, survey.last_sequence, segment_bytes, disk))

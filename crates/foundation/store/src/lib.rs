@@ -13,6 +13,9 @@
 //! <store>/snapshots/<sequence>.snap    all rows after a transaction; two are kept
 //! <store>/index/<generation>/          sled
 //! <store>/index.open                   stands while the index is open, and says in which boot of the machine
+//! <store>/index.condemned              says that the index must be rebuilt
+//! <store>/index.ahead-<sequence>/      an index that had applied more than the journal holds
+//! <store>/lost                         says so, until somebody who signs has taken note
 //! ```
 //!
 //! # How a change becomes durable
@@ -33,7 +36,8 @@
 //! # What can go wrong
 //! - A failed write or fsync poisons the writer: every later transaction fails with [`StoreError::Failed`] and
 //!   [`Store::health`] says why. An fsync is never tried twice, because after a failure the kernel may already
-//!   have dropped the data. Whether the last group survived is known after a restart.
+//!   have dropped the data. Whether the last group survived is known after a restart, which writes what it finds of it
+//!   once more before it syncs.
 //! - A journal that ends in an incomplete group, left by a crash during a write, is cut back at
 //!   [`Store::open`] and [`OpenReport::dropped_bytes`] says by how much. A group is written in one piece and
 //!   never acknowledged before it is complete, so nothing acknowledged is lost. The one exception cannot be told
@@ -44,14 +48,19 @@
 //!   whole when the next one is made from it, when the index is rebuilt, and for a backup.
 //! - Anything else that does not check is [`OpenError::Damaged`], and nothing is modified. A format of a later
 //!   program is [`OpenError::Version`].
-//! - An index that is missing, unreadable, of another journal, ahead of it, behind its first segment, or open when
-//!   the machine went down is deleted and rebuilt from the snapshot and the journal; [`OpenReport::rebuilt`] says why.
+//! - An index that turns out not to read, or not to take what was journaled, is condemned: [`Store::health`] says so
+//!   at once, no later transaction is accepted, and the next start rebuilds it.
+//! - An index that is missing, unreadable, of another journal, behind its first segment, or open when the machine went
+//!   down is deleted and rebuilt from the snapshot and the journal; [`OpenReport::rebuilt`] says why.
+//! - An index that is ahead of the journal proves that acknowledged changes were lost. It is kept aside, another is built,
+//!   the store is marked as [`LOST`], and [`OpenReport::index_ahead`] says how far it was.
 
 pub mod backup;
 mod blocks;
 mod committed;
 pub mod disk;
 mod error;
+mod failure;
 mod history;
 mod index;
 mod journal;
@@ -76,6 +85,7 @@ pub use backup::{BackupError, BackupReport};
 pub use disk::Disk;
 pub use error::{OpenError, StoreError, TxError};
 pub use history::{History, history};
+pub use index::LOST;
 pub use keeper::Maintenance;
 pub use options::Options;
 pub use outbox::{Outgoing, Pending};

@@ -10,10 +10,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::OpenError;
-use crate::backup::{self, BackupError, BackupReport};
+use crate::backup::{self, BackupError, UnfinishedBackup};
 use crate::disk::Disk;
 use crate::history::split_row_key;
-use crate::index::IndexPlace;
+use crate::index::Wish;
 use crate::journal::Durable;
 use crate::lock::Lock;
 use crate::merge::{Interrupted, Merge, Merged};
@@ -127,17 +127,13 @@ pub struct TableStats {
 /// is set aside.
 ///
 /// # Errors
-/// [`OpenError`]; the next start then builds the index anew.
+/// [`OpenError`]. If snapshot and journal do not check, the index is as it was; if it cannot be written, the next start
+/// builds it anew.
 pub fn rebuild(dir: &Path, disk: &Disk, progress: &mut dyn FnMut(Progress)) -> Result<u64, OpenError> {
     let _lock = lock(dir, disk)?;
     progress(Progress { step: "rebuild the index", done: 0, total: 0, unit: Unit::Rows });
-    IndexPlace::new(dir, disk).condemn();
-    let opened = opening::open(dir, disk, &Options::default())?;
+    let opened = opening::open(dir, disk, &Options::default(), Wish::Rebuild)?;
     let sequence = opened.report.records;
-    if sequence > 0 && opened.report.rebuilt.is_none() {
-        let why = "the old one could not be marked as no longer wanted".to_owned();
-        return Err(OpenError::Index { directory: dir.join("index"), why });
-    }
     let place = opened.place.clone();
     let flushed = opened.committed.index().flush();
     drop(opened);
@@ -181,7 +177,7 @@ pub fn stats(dir: &Path, disk: &Disk, progress: &mut dyn FnMut(Progress)) -> Res
     Ok(stats)
 }
 
-/// Like [`crate::Store::backup`], for a store that is stopped.
+/// Like [`crate::Store::backup`], for a store that is stopped; nobody can start it before the backup is finished.
 ///
 /// # Errors
 /// [`BackupError`]; `to` then holds no manifest, and can be deleted.
@@ -191,10 +187,11 @@ pub fn backup(
     made: u64,
     disk: &Disk,
     progress: &mut dyn FnMut(Progress),
-) -> Result<BackupReport, BackupError> {
-    let _lock = lock(dir, disk)?;
+) -> Result<UnfinishedBackup, BackupError> {
+    let lock = lock(dir, disk)?;
     let Survey { segments, last_sequence, .. } = Journal::read(dir)?.survey;
-    backup::make(dir, || Durable { segments, last_sequence }, to, made, disk, progress)
+    let made = backup::make(dir, || Durable { segments, last_sequence }, to, made, disk, progress)?;
+    Ok(made.holding(lock))
 }
 
 const ROWS_PER_REPORT: u64 = 100_000;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::committed::{Committed, Resident};
 use crate::disk::{Directory, Disk};
-use crate::index::IndexPlace;
+use crate::index::{IndexPlace, Wish};
 use crate::journal::Journal;
 use crate::segment::Segment;
 use crate::snapshot::{self, DAMAGED_EXTENSION, DRAFT_EXTENSION, Listed, Snapshot};
@@ -42,7 +42,7 @@ impl Layout {
 
 /// Opens what lies in a directory that is locked. Starts from the newest snapshot; if that one does not check,
 /// from the one before, and so on to the start of the journal.
-pub(crate) fn open(store: &Path, disk: &Disk, options: &Options) -> Result<Opened, OpenError> {
+pub(crate) fn open(store: &Path, disk: &Disk, options: &Options, wish: Wish) -> Result<Opened, OpenError> {
     let layout = Layout::of(store);
     layout.create(disk)?;
     let mut older = snapshot::list(&layout.snapshots)?;
@@ -51,9 +51,10 @@ pub(crate) fn open(store: &Path, disk: &Disk, options: &Options) -> Result<Opene
     let mut opened = loop {
         let newest = older.pop();
         let opened = match &newest {
-            Some(listed) => Snapshot::open(listed)
-                .and_then(|snapshot| open_from(store, Some(snapshot), disk, options, &mut dropped_bytes)),
-            None => open_from(store, None, disk, options, &mut dropped_bytes),
+            Some(listed) => Snapshot::open(listed).and_then(|snapshot| {
+                open_from(store, Some(snapshot), disk, options, wish, &mut dropped_bytes)
+            }),
+            None => open_from(store, None, disk, options, wish, &mut dropped_bytes),
         };
         match (opened, newest) {
             (Ok(opened), _) => break opened,
@@ -78,6 +79,7 @@ fn open_from(
     base: Option<Snapshot>,
     disk: &Disk,
     options: &Options,
+    wish: Wish,
     dropped_bytes: &mut u64,
 ) -> Result<Opened, OpenError> {
     let layout = Layout::of(store);
@@ -102,17 +104,18 @@ fn open_from(
     let journal = Journal::open(&layout.journal, &survey, options.segment_bytes, disk)?;
     // Once it is cut off, a second attempt does not see it any more.
     *dropped_bytes = dropped_bytes.saturating_add(survey.torn_bytes);
-    let (index, caught_up) = place.open(journal.identity(), &survey, base.as_ref())?;
+    let (index, caught_up) = place.open(journal.identity(), &survey, base.as_ref(), wish)?;
     let report = OpenReport {
         records: survey.last_sequence,
         replayed: caught_up.applied,
         dropped_bytes: survey.torn_bytes,
         rebuilt: caught_up.rebuilt,
+        index_ahead: caught_up.ahead,
         last_time: survey.last_time.max(base.as_ref().map_or(0, |base| base.header.time)),
         snapshot: base.as_ref().map(|base| base.header.sequence),
         refused_snapshots: Vec::new(),
     };
-    let committed = Committed::new(index, resident);
+    let committed = Committed::new(index, resident, place.clone());
     Ok(Opened { journal, committed, place, snapshots: base.into_iter().collect(), report })
 }
 

@@ -35,6 +35,8 @@ pub(crate) struct Survey {
     pub(crate) last_time: u64,
     /// How many bytes behind the last segment's `length` belong to a group that was never completed.
     pub(crate) torn_bytes: u64,
+    /// Where in the last segment its last group starts; nothing if it holds none.
+    pub(crate) last_group: Option<u64>,
 }
 
 /// One segment file.
@@ -118,6 +120,7 @@ pub(crate) fn survey(
     let mut segments = inventory(directory, after)?;
     let mut progress = Progress { last_sequence: 0, last_time: 0 };
     let mut torn_bytes = 0;
+    let mut last_group = None;
     let skipped = holding(&segments, after);
     let count = segments.len();
     for (place, segment) in segments.iter_mut().enumerate().skip(skipped) {
@@ -128,6 +131,7 @@ pub(crate) fn survey(
             progress.check_header(&segment.header).map_err(|why| damaged(&path, 0, why))?;
         }
         let mut reader = GroupReader::open(segment)?;
+        last_group = None;
         loop {
             let offset = reader.offset;
             match reader.next_payload()? {
@@ -136,6 +140,7 @@ pub(crate) fn survey(
                     let group = record::decode(payload).map_err(|why| unreadable(&path, offset, why))?;
                     progress.advance(&group).map_err(|why| damaged(&path, offset, why))?;
                     visit(&group);
+                    last_group = Some(offset);
                 }
                 Found::Bad(why) if place.saturating_add(1) < count => {
                     let why = format!("{why}, and later segments exist");
@@ -160,7 +165,7 @@ pub(crate) fn survey(
         let why = format!("the journal ends at sequence {last_sequence}, a snapshot holds up to {after}");
         return Err(damaged(&place, offset, why));
     }
-    Ok(Survey { segments, last_sequence, last_time, torn_bytes })
+    Ok(Survey { segments, last_sequence, last_time, torn_bytes, last_group })
 }
 
 /// Hands every group that holds a transaction after `after` to `apply`, in order.
@@ -195,6 +200,22 @@ pub(crate) fn replay<E: From<OpenError>>(
         }
     }
     Ok(())
+}
+
+/// The bytes of a segment's last group, which starts at `offset` and still has to check.
+pub(crate) fn last_group(segment: &Segment, offset: u64) -> Result<Vec<u8>, OpenError> {
+    let path = &segment.path;
+    let size = usize::try_from(segment.length.saturating_sub(offset)).unwrap_or_default();
+    let mut bytes = vec![0; size];
+    let file = File::open(path).map_err(OpenError::io("open", path))?;
+    file.read_exact_at(&mut bytes, offset).map_err(OpenError::io("read", path))?;
+    let checksum = bytes.get(4..FRAME_BYTES).and_then(|checksum| Cursor::new(checksum).u32());
+    let payload = bytes.get(FRAME_BYTES..).unwrap_or_default();
+    if checksum != Some(Seed::of(&segment.header.identity).checksum(payload)) {
+        let why = "the last group checked a moment ago and no longer does".to_owned();
+        return Err(damaged(path, offset, why));
+    }
+    Ok(bytes)
 }
 
 /// The segments from the one that holds, or will hold, the transaction behind `after`.

@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use crate::OpenError;
 use crate::blocks::{
     BLOCK_FRAME_BYTES, BlockReader, BlockWriter, Durability, HEADER_LENGTH, Header, StoredRow, checksum,
-    damaged,
+    damaged, unreadable,
 };
 use crate::disk::{Directory, Disk};
 use crate::history::split_row_key;
@@ -130,7 +130,7 @@ impl Snapshot {
             .filter(|at| *at >= HEADER_LENGTH)
             .ok_or_else(|| refuse(length, "the file is cut short"))?;
         let mut footer = [0; FOOTER_BYTES];
-        file.read_exact_at(&mut footer, footer_at).map_err(OpenError::io("read", path))?;
+        file.read_exact_at(&mut footer, footer_at).map_err(unreadable(path, footer_at))?;
         let sections_at = decode_footer(&footer, &header, footer_at)
             .ok_or_else(|| refuse(footer_at, "the file does not end as a snapshot does"))?;
 
@@ -142,8 +142,8 @@ impl Snapshot {
             .ok_or_else(|| refuse(footer_at, "the sections cannot lie where the footer says"))?;
         let mut frame = [0; 8];
         let mut payload = vec![0; usize::try_from(size).unwrap_or_default()];
-        file.read_exact_at(&mut frame, sections_at).map_err(OpenError::io("read", path))?;
-        file.read_exact_at(&mut payload, payload_at).map_err(OpenError::io("read", path))?;
+        file.read_exact_at(&mut frame, sections_at).map_err(unreadable(path, sections_at))?;
+        file.read_exact_at(&mut payload, payload_at).map_err(unreadable(path, payload_at))?;
         let [l0, l1, l2, l3, expected @ ..] = frame;
         let is_whole = u32::from_be_bytes([l0, l1, l2, l3]) == size;
         if !is_whole || checksum(header.seed(), sections_at, &payload) != u32::from_be_bytes(expected) {

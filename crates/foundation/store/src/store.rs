@@ -1,13 +1,14 @@
 //! The store: opening, transactions, views.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::backup::{self, BackupError, BackupReport};
+use crate::backup::{self, BackupError, UnfinishedBackup};
 use crate::disk::Disk;
+use crate::index::Wish;
 use crate::journal::Extent;
 use crate::keeper::{Compaction, Desk, Keeper, Maintenance};
 use crate::lock::Lock;
@@ -43,6 +44,9 @@ pub struct OpenReport {
     pub dropped_bytes: u64,
     /// Why the index was rebuilt, if it was.
     pub rebuilt: Option<String>,
+    /// The last transaction that the index had applied, if the journal ends before it: what was acknowledged behind the
+    /// journal's end is lost. The store is marked as [`crate::LOST`] and keeps the index as `index.ahead-<this>`.
+    pub index_ahead: Option<u64>,
     /// Time of the last transaction in the journal, in milliseconds since 1970; 0 if there is none.
     pub last_time: u64,
     /// The sequence of the snapshot that was used, if there is one.
@@ -56,7 +60,7 @@ pub struct OpenReport {
 pub enum Health {
     /// It does.
     Ok,
-    /// It does not, until it is opened again. Views still answer.
+    /// It does not, until it is opened again. Views still answer, but for what the index no longer reads.
     Failed {
         /// The cause and the next step.
         reason: String,
@@ -119,14 +123,15 @@ impl Store {
     ) -> Result<Self, OpenError> {
         disk.create_directory(dir).map_err(OpenError::io("create directory", dir))?;
         let lock = Lock::take(dir, &disk)?;
-        let Opened { journal, committed, place, snapshots, report } = opening::open(dir, &disk, &options)?;
+        let Opened { journal, committed, place, snapshots, report } =
+            opening::open(dir, &disk, &options, Wish::Keep)?;
         log_opening(dir, &report);
 
         let (sender, inbox) = mpsc::channel(QUEUE);
         let (ended_sender, ended) = watch::channel(());
         let shared = Arc::new(Shared {
             committed: RwLock::new(Some(committed.clone())),
-            failure: OnceLock::new(),
+            failure: committed.failure().clone(),
             commits: watch::Sender::new(report.records),
         });
         let layout = Layout::of(dir);
@@ -196,7 +201,8 @@ impl Store {
         &self.inner.disk
     }
 
-    /// Where the store lies. The names `lock`, `journal`, `snapshots`, `index` and `index.open` in it are its own.
+    /// Where the store lies. The names `lock`, `lost`, `restored`, `journal`, `snapshots`, and those that begin with `index`, are
+    /// its own.
     pub fn directory(&self) -> &Path {
         &self.inner.directory
     }
@@ -233,7 +239,7 @@ impl Store {
 
     /// Whether transactions are accepted, and if not, why.
     pub fn health(&self) -> Health {
-        match self.inner.shared.failure.get() {
+        match self.inner.shared.failure.first() {
             None => Health::Ok,
             Some(failure) => Health::Failed { reason: failure.to_string() },
         }
@@ -270,6 +276,14 @@ impl Store {
         answer.await.unwrap_or_else(|_| Err(self.stopped()))
     }
 
+    /// Makes the writer thread panic.
+    #[cfg(test)]
+    pub(crate) async fn panic(&self) {
+        if let Some(sender) = &self.inner.sender {
+            let _ = sender.send(Message::Panic).await;
+        }
+    }
+
     /// Returns when every snapshot that is due was made, or failed.
     #[cfg(any(test, feature = "testing"))]
     pub async fn rest(&self) {
@@ -280,15 +294,19 @@ impl Store {
     }
 
     /// Copies what is durable at this moment into the directory `to`, which must be empty or not exist: the newest
-    /// snapshot, the journal behind it, and a manifest `backup.json` with lengths and SHA-256 digests. Files that no
-    /// longer change become hard links where the file system allows it. What was copied is read back and checked. The
-    /// store goes on meanwhile, but deletes nothing.
+    /// snapshot and the journal behind it; [`UnfinishedBackup::finish`] adds a manifest `backup.json` with lengths and
+    /// SHA-256 digests. Files that no longer change become hard links where the file system allows it. What was copied
+    /// is read back and checked. The store goes on meanwhile, but deletes nothing.
     ///
     /// Blocks: call it off the runtime's threads.
     ///
     /// # Errors
     /// [`BackupError`]; `to` then holds no manifest, and can be deleted.
-    pub fn backup(&self, to: &Path, progress: &mut dyn FnMut(Progress)) -> Result<BackupReport, BackupError> {
+    pub fn backup(
+        &self,
+        to: &Path,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<UnfinishedBackup, BackupError> {
         let inner = &self.inner;
         let _pin = inner.desk.pin();
         let durable = || inner.extent.durable();
@@ -307,7 +325,7 @@ impl Store {
 
     /// Why the writer does not answer.
     fn stopped(&self) -> StoreError {
-        self.inner.shared.failure.get().cloned().unwrap_or(StoreError::Closed)
+        self.inner.shared.failure.first().cloned().unwrap_or(StoreError::Closed)
     }
 }
 
@@ -361,6 +379,14 @@ fn log_opening(dir: &Path, report: &OpenReport) {
             dir = %dir.display(),
             bytes = report.dropped_bytes,
             "an incomplete group was cut off the journal's end"
+        );
+    }
+    if let Some(applied) = report.index_ahead {
+        tracing::error!(
+            dir = %dir.display(),
+            applied,
+            records = report.records,
+            "acknowledged changes are missing from the journal; the index that had them was set aside"
         );
     }
     if let Some(why) = &report.rebuilt {

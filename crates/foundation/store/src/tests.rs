@@ -7,6 +7,7 @@ mod faults;
 mod index;
 mod merges;
 mod offline;
+mod power;
 mod records;
 mod resident;
 mod restores;

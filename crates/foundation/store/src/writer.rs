@@ -1,13 +1,14 @@
 //! The one thread that writes.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::committed::Committed;
+use crate::failure::Failure;
 use crate::index::{Index, IndexPlace, Standing};
 use crate::journal::{Appended, Journal};
 use crate::keeper::Desk;
@@ -44,8 +45,7 @@ pub(crate) struct Shared {
     /// The committed state; gone once the store is closed. Locked for writing only while a durable group is
     /// applied, never across an fsync.
     pub(crate) committed: RwLock<Option<Committed>>,
-    /// Set once, by the first failure.
-    pub(crate) failure: OnceLock<StoreError>,
+    pub(crate) failure: Arc<Failure>,
     /// The last durable sequence.
     pub(crate) commits: watch::Sender<u64>,
 }
@@ -58,6 +58,8 @@ pub(crate) enum Message {
     /// Use this index, which lacks only the newest transactions.
     Adopt(Index, oneshot::Sender<Result<(), StoreError>>),
     Close,
+    #[cfg(test)]
+    Panic,
 }
 
 /// A transaction whose types the writer need not know.
@@ -95,10 +97,10 @@ const GROUP_BYTES: usize = 8 * 1024 * 1024;
 const GROUP_TIME: Duration = Duration::from_millis(10);
 
 impl Writer {
-    /// Runs until the store is closed or nobody holds it any more.
+    /// Runs until the store is closed or nobody holds it any more. After a panic it only refuses: the views still need
+    /// what it has.
     pub(crate) fn run(mut self) {
-        let ended = catch_unwind(AssertUnwindSafe(|| self.serve()));
-        if ended.is_err() {
+        while catch_unwind(AssertUnwindSafe(|| self.serve())).is_err() {
             self.fail(StoreError::Failed { reason: "the writer thread panicked".to_owned() });
         }
         self.finish();
@@ -119,6 +121,8 @@ impl Writer {
                     let _ = reply.send(adopted);
                 }
                 Message::Close => return,
+                #[cfg(test)]
+                Message::Panic => panic!("as a test asked for"),
             }
         }
     }
@@ -152,7 +156,7 @@ impl Writer {
 
     fn run_job(&self, group: &mut Group, mut job: Box<dyn Job>) {
         let name = job.name();
-        if let Some(failure) = self.shared.failure.get() {
+        if let Some(failure) = self.shared.failure.first() {
             group.answers.push((job, Err(failure.clone())));
             return;
         }
@@ -166,6 +170,10 @@ impl Writer {
             match job.run(&mut tx) {
                 Intent::Abort => Ok(None),
                 Intent::Commit => {
+                    // It may have read what the index no longer gives, and gone by what it did not find.
+                    if let Some(failure) = self.shared.failure.first() {
+                        return Err(failure.clone());
+                    }
                     let changes = tx.into_changes()?;
                     Ok((!changes.is_empty()).then_some((changes, sequence, time)))
                 }
@@ -212,16 +220,13 @@ impl Writer {
             let _readers_wait = self.shared.committed.write().unwrap_or_else(PoisonError::into_inner);
             self.committed.apply(changes, standing)
         };
-        if let Err(error) = applied {
-            self.place.condemn();
-            return Err(self.fail(error));
-        }
+        applied.map_err(|error| self.fail(error))?;
         self.shared.commits.send_replace(sequence);
         Ok(())
     }
 
     fn seal(&mut self) -> Result<(), StoreError> {
-        if let Some(failure) = self.shared.failure.get() {
+        if let Some(failure) = self.shared.failure.first() {
             return Err(failure.clone());
         }
         let next = self.last_sequence.saturating_add(1);
@@ -230,7 +235,7 @@ impl Writer {
 
     /// Brings the index to the end of the journal and exchanges it for the one in use.
     fn adopt(&mut self, index: Index) -> Result<(), StoreError> {
-        if let Some(failure) = self.shared.failure.get() {
+        if let Some(failure) = self.shared.failure.first() {
             return Err(failure.clone());
         }
         let broken = |reason: String| StoreError::Index { reason };
@@ -249,8 +254,7 @@ impl Writer {
     }
 
     fn fail(&self, failure: StoreError) -> StoreError {
-        tracing::error!(%failure, "the store accepts no more transactions");
-        self.shared.failure.get_or_init(|| failure).clone()
+        self.shared.failure.note(failure).clone()
     }
 
     /// Takes the index from the readers, leaves it durable, and lets the directory go.
@@ -262,20 +266,14 @@ impl Writer {
         let _ = keeper.join();
         let readers = shared.committed.write().unwrap_or_else(PoisonError::into_inner).take();
         drop(readers);
-        let flushed = committed.index().flush();
+        if let Err(error) = committed.index().flush() {
+            shared.failure.note(error);
+        }
         drop(committed);
-        let trusted = !matches!(shared.failure.get(), Some(StoreError::Index { .. }));
-        match flushed {
-            Ok(()) if trusted => {
-                if let Err(error) = place.seal() {
-                    tracing::warn!(%error, "the index could not be made durable; a reboot will rebuild it");
-                }
-            }
-            Ok(()) => {}
-            Err(error) => {
-                tracing::warn!(%error, "the index could not be flushed; the next start rebuilds it");
-                place.condemn();
-            }
+        if shared.failure.spares_the_index()
+            && let Err(error) = place.seal()
+        {
+            tracing::warn!(%error, "the index could not be made durable; a reboot will rebuild it");
         }
         drop(lock);
         drop(ended);

@@ -209,7 +209,8 @@ fn make(to: &Path, backup: &Path) {
         IN_SNAPSHOT + 1..=IN_SNAPSHOT + 1,
     );
     run(Options::default(), IN_SNAPSHOT + 2..=COUNT);
-    offline::backup(&dir, &place.path().join("backup"), 13_000, &Disk::counting(), &mut |_| ()).unwrap();
+    let made = offline::backup(&dir, &place.path().join("backup"), 13_000, &Disk::counting(), &mut |_| ());
+    made.unwrap().finish().unwrap();
     for part in ["journal", "snapshots"] {
         copy_tree(&dir.join(part), &to.join(part));
     }

@@ -41,6 +41,8 @@ async fn a_witness_cosigns_and_a_dead_one_delays_only_what_is_final() {
         "huitong_store_ok 1".to_owned(),
         "huitong_store_snapshot_sequence ".to_owned(),
         "huitong_store_journal_bytes ".to_owned(),
+        "huitong_store_index_rebuilt 0".to_owned(),
+        "huitong_store_dropped_bytes 0".to_owned(),
         format!("huitong_witness_last_success_seconds{{witness=\"{}\"}} 1", space.registrar.node.node_id),
     ] {
         assert!(metrics.contains(&metric), "{metric} is missing in:\n{metrics}");

@@ -2,6 +2,8 @@ use std::fs;
 use std::sync::Arc;
 
 use huitong_proof::Statement;
+use huitong_store::backup::{BackupError, BackupReport};
+use huitong_store::disk::{Fault, FaultPlan};
 use huitong_store::offline::Severity;
 use tempfile::TempDir;
 
@@ -272,8 +274,7 @@ async fn backups_of_running_and_stopped_nodes_restore() {
     node.ledger.checkpoint().await.unwrap();
     node.ledger.publish().await.unwrap();
     let directory = node.stop().await;
-    huitong_store::offline::backup(directory.path(), &while_stopped, 1, &Disk::real(), &mut |_| {}).unwrap();
-    backup(directory.path(), &while_stopped, &Disk::real(), &mut |_| {}).unwrap();
+    back_up_stopped(directory.path(), &while_stopped, &Disk::real()).unwrap();
 
     for (from, statements, size) in [(while_running, early, 1_300), (while_stopped, statements, 2_200)] {
         let to = Arc::new(tempfile::tempdir().unwrap());
@@ -291,4 +292,49 @@ async fn backups_of_running_and_stopped_nodes_restore() {
             assert_eq!(node.ledger.checkpoint().await.unwrap(), signed);
         }
     }
+}
+
+fn back_up_stopped(directory: &Path, to: &Path, disk: &Disk) -> Result<BackupReport, LedgerError> {
+    let mut made = huitong_store::offline::backup(directory, to, 1, disk, &mut |_| {})?;
+    backup(directory, &mut made, disk, &mut |_| {})?;
+    Ok(made.finish()?)
+}
+
+#[tokio::test]
+async fn a_backup_that_was_not_finished_is_refused_wherever_it_stopped() {
+    let node = Node::with_block(1, 256);
+    node.issue_many(300, &id(2)).await;
+    node.ledger.checkpoint().await.unwrap();
+    node.ledger.publish().await.unwrap();
+    let directory = node.stop().await;
+    let (mut refused, mut accepted) = (0, 0);
+    for at in 1.. {
+        let place = tempfile::tempdir().unwrap();
+        let (from, to) = (place.path().join("backup"), place.path().join("store"));
+        let disk = Disk::failing(FaultPlan::nth(at, Fault::Everything));
+        let made = back_up_stopped(directory.path(), &from, &disk);
+        assert_eq!(made.is_err(), disk.has_failed(), "at {at}: {made:?}");
+        match huitong_store::offline::restore(&from, &to, "x", &Disk::real(), &mut |_| {}) {
+            Ok(_) => {
+                let report = fsck(&to, &Disk::counting(), &mut |_| {}).unwrap();
+                assert_eq!(
+                    (report.worst(), report.size),
+                    (Severity::Note, 300),
+                    "at {at}: {:?}",
+                    report.findings
+                );
+                accepted += 1;
+            }
+            Err(error) => {
+                assert!(matches!(error, BackupError::Manifest { .. }), "at {at}: {error}");
+                refused += 1;
+            }
+        }
+        if made.is_ok() {
+            break;
+        }
+    }
+    // The whole one, and the one whose manifest is there but not known to be durable.
+    assert_eq!(accepted, 2);
+    assert!(refused > 30, "only {refused} operations mattered");
 }

@@ -7,15 +7,15 @@ use std::path::Path;
 use super::{
     CHUNK_BYTES, Finding, FsckReport, Journal, ROWS_PER_REPORT, Severity, failed, is_foreign, lock, scratch,
 };
+use crate::OpenError;
 use crate::blocks::StoredRow;
 use crate::disk::Disk;
-use crate::index::{Index, IndexPlace, guarded};
+use crate::index::{Index, IndexPlace};
 use crate::merge::{Interrupted, Merge};
 use crate::opening::Layout;
 use crate::progress::{Progress, Unit};
 use crate::segment::{self, Survey};
 use crate::snapshot::{self, DAMAGED_EXTENSION, Snapshot};
-use crate::{OpenError, StoreError};
 
 /// Checks a store that is not running: every snapshot and every journal group that is kept; each snapshot against the
 /// one before it and the journal between them; the index against what snapshot and journal give. Memory is bounded;
@@ -42,17 +42,28 @@ struct Check<'a> {
     progress: &'a mut dyn FnMut(Progress),
 }
 
+/// How bad it is, what it is, and what to do.
+type Verdict = (Severity, String, &'static str);
+
+/// So many bytes of keys are held of rows that an index behind the journal may or may not have.
+const CHANGED_BYTES: usize = 64 * 1024 * 1024;
 /// So many differing rows are named one by one.
 const NAMED_ROWS: u64 = 20;
 const FROM_A_BACKUP: &str = "copy the directory aside, then restore it from a backup";
+const ONCE_CAUGHT_UP: &str = "start the node, which catches up, stop it, and check again";
 const AT_THE_START: &str = "start the node: it rebuilds the index; or run `huitong store rebuild`";
 
 impl Check<'_> {
     fn run(&mut self) -> Result<(), OpenError> {
         let Some(snapshots) = self.snapshots()? else { return Ok(()) };
         let Some(journal) = self.journal(snapshots)? else { return Ok(()) };
-        self.behind(&journal)?;
-        self.index(&journal)
+        match self.behind(&journal).and_then(|()| self.index(&journal)) {
+            // It was whole a moment ago, and now the disk does not give it back.
+            Err(error @ (OpenError::Damaged { .. } | OpenError::Snapshot { .. })) => {
+                self.find_error(Severity::Damage, error, FROM_A_BACKUP)
+            }
+            checked => checked,
+        }
     }
 
     /// Those that check, oldest first. Nothing if no start would get over what is there.
@@ -246,6 +257,10 @@ impl Check<'_> {
     fn index(&mut self, journal: &Journal) -> Result<(), OpenError> {
         let place = IndexPlace::new(self.dir, self.disk);
         let directory = self.dir.join("index");
+        for aside in place.aside() {
+            let what = "an index that had applied more than the journal holds was set aside here";
+            self.find(Severity::Note, aside.display(), what, "delete it once it is known what was lost");
+        }
         let looked = match place.open_as_it_is().map_err(OpenError::io("open", &directory))? {
             Ok(looked) => looked,
             Err(why) => {
@@ -267,15 +282,29 @@ impl Check<'_> {
         Ok(())
     }
 
-    fn compare_index(
-        &mut self,
-        journal: &Journal,
-        index: &Index,
-    ) -> Result<Option<(Severity, String, &'static str)>, OpenError> {
-        if let Some(verdict) = self.standing(journal, index) {
-            self.count(journal)?;
-            return Ok(Some(verdict));
-        }
+    fn compare_index(&mut self, journal: &Journal, index: &Index) -> Result<Option<Verdict>, OpenError> {
+        let applied = match self.standing(journal, index) {
+            Ok(applied) => applied,
+            Err(verdict) => {
+                self.count(journal)?;
+                return Ok(Some(verdict));
+            }
+        };
+        // A process killed while it applied these leaves some of their rows and not the others.
+        let changed = match IndexPlace::changed_rows(&journal.survey.segments, applied, CHANGED_BYTES) {
+            Ok(Some(changed)) => changed,
+            Ok(None) => {
+                self.count(journal)?;
+                let what = "it is too far behind the journal to be compared".to_owned();
+                return Ok(Some((Severity::Recoverable, what, ONCE_CAUGHT_UP)));
+            }
+            Err(OpenError::Damaged { why, .. }) => {
+                self.count(journal)?;
+                let what = format!("it is behind the snapshot, and the journal there is damaged: {why}");
+                return Ok(Some((Severity::Recoverable, what, AT_THE_START)));
+            }
+            Err(error) => return Err(error),
+        };
         let mut expected = journal
             .rows(journal.snapshots.last(), self.scratch, self.disk)
             .map_err(|error| failed(self.dir, error))?;
@@ -287,15 +316,16 @@ impl Check<'_> {
             || loop {
                 let row = expected.next()?;
                 rows = rows.saturating_add(u64::from(row.is_some()));
-                if row.as_ref().is_none_or(|row| !row.is_resident) {
+                if row.as_ref().is_none_or(|row| !row.is_resident && !changed.contains(&row.row_key)) {
                     return Ok(row);
                 }
             },
-            || {
-                let row = guarded(|| found.next().transpose());
-                let row = row.map_err(|reason| StoreError::Index { reason })?;
+            || loop {
+                let row = found.next().transpose()?;
                 index_rows = index_rows.saturating_add(u64::from(row.is_some()));
-                Ok(row)
+                if row.as_ref().is_none_or(|row| !changed.contains(&row.row_key)) {
+                    return Ok(row);
+                }
             },
             |done| {
                 progress(Progress {
@@ -313,7 +343,7 @@ impl Check<'_> {
                 self.report.rows = rows;
                 match differing.describe("what snapshot and journal give") {
                     Some(what) => what,
-                    None => return Ok(None),
+                    None => return Ok(self.behind_by(applied)),
                 }
             }
             Err(Interrupted::Failed(error)) => return Err(error),
@@ -325,35 +355,45 @@ impl Check<'_> {
         Ok(Some((Severity::Recoverable, what, "run `huitong store rebuild` before the node is started")))
     }
 
-    /// What is to be said of an index that has not applied just what the journal holds.
-    fn standing(&self, journal: &Journal, index: &Index) -> Option<(Severity, String, &'static str)> {
+    /// How far the index has followed the journal, or what is to be said of one that no start can use.
+    fn standing(&self, journal: &Journal, index: &Index) -> Result<u64, Verdict> {
         let last = self.report.last_sequence;
-        let first = journal.survey.segments.first()?.header;
-        let standing = match guarded(|| index.standing()) {
+        let standing = match index.standing() {
             Ok(Some(standing)) => standing,
             Ok(None) => {
                 let what = "it does not say what it holds".to_owned();
-                return Some((Severity::Recoverable, what, AT_THE_START));
+                return Err((Severity::Recoverable, what, AT_THE_START));
             }
-            Err(why) => return Some((Severity::Recoverable, why, AT_THE_START)),
+            Err(why) => return Err((Severity::Recoverable, why.to_string(), AT_THE_START)),
         };
         let applied = standing.applied;
+        // A store without a journal was not let here.
+        let Some(first) = journal.survey.segments.first().map(|first| first.header) else {
+            return Ok(applied);
+        };
         if standing.identity != first.identity {
             let what = "it belongs to another journal".to_owned();
-            return Some((Severity::Recoverable, what, AT_THE_START));
+            return Err((Severity::Recoverable, what, AT_THE_START));
         }
         if applied > last {
             let what = format!("it has applied transaction {applied}, the journal ends at {last}");
-            let next = "find out what shortened the journal before the node is started: acknowledged changes are missing";
-            return Some((Severity::Damage, what, next));
+            let next = "find out what shortened the journal: acknowledged changes are missing, and the node will sign \
+                        nothing before they are back";
+            return Err((Severity::Damage, what, next));
         }
         if applied.saturating_add(1) < first.first_sequence {
             let begins = first.first_sequence;
             let what = format!("it has applied transaction {applied}, the journal now starts at {begins}");
-            return Some((Severity::Recoverable, what, AT_THE_START));
+            return Err((Severity::Recoverable, what, AT_THE_START));
         }
-        (applied < last).then(|| {
-            let what = format!("it is {} transactions behind the journal", last.saturating_sub(applied));
+        Ok(applied)
+    }
+
+    /// What is to be said of an index whose rows are right as far as it goes.
+    fn behind_by(&self, applied: u64) -> Option<Verdict> {
+        let behind = self.report.last_sequence.saturating_sub(applied);
+        (behind > 0).then(|| {
+            let what = format!("it is {behind} transactions behind the journal");
             (Severity::Note, what, "nothing: the next start catches up")
         })
     }
@@ -381,6 +421,10 @@ impl Check<'_> {
             OpenError::Damaged { segment: file, offset, why }
             | OpenError::Snapshot { snapshot: file, offset, why } => {
                 self.find(severity, file.display(), format!("at byte {offset}: {why}"), next_step);
+                Ok(())
+            }
+            OpenError::Io { action: "read", path, source } => {
+                self.find(severity, path.display(), format!("it cannot be read: {source}"), next_step);
                 Ok(())
             }
             other => Err(other),

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::snapshots::{LIMITS, add, check_history, check_sample, first_sequence, sample};
 use super::*;
-use crate::backup::{self, Addition, BackupError, BackupReport, Change, Manifest};
+use crate::backup::{Addition, BackupError, BackupReport, Change, Manifest};
 use crate::{Progress, history};
 
 /// Runs a backup off the runtime's threads.
@@ -23,7 +23,7 @@ async fn back_up_watched(
     mut watch: impl FnMut(Progress) + Send + 'static,
 ) -> Result<BackupReport, BackupError> {
     let (store, to) = (store.clone(), to.to_owned());
-    tokio::task::spawn_blocking(move || store.backup(&to, &mut watch)).await.unwrap()
+    tokio::task::spawn_blocking(move || store.backup(&to, &mut watch)?.finish()).await.unwrap()
 }
 
 fn files(dir: &Path) -> BTreeSet<String> {
@@ -253,34 +253,84 @@ async fn files_beside_the_store_are_added() {
     fs::write(dir.path().join("ledger/checkpoint"), "for now").unwrap();
     let target = tempfile::tempdir().unwrap();
     let to = target.path();
-    back_up(&store, to).await.unwrap();
+    let mut backup = store.backup(to, &mut |_| ()).unwrap();
     let addition = |path: &str, change| Addition { path: path.into(), change };
-    let add = |files: &[Addition]| backup::add(&store, to, files, &mut |_| ());
 
-    let before = Manifest::read(to).unwrap();
     for (path, why) in [
         ("../elsewhere", "leads elsewhere"),
         ("/etc/hostname", "leads elsewhere"),
         ("", "leads elsewhere"),
         ("journal/000000000001.seg", "in the backup already"),
     ] {
-        let refused = add(&[addition(path, Change::Possible)]).unwrap_err().to_string();
+        let refused = backup.add(&[addition(path, Change::Possible)], &mut |_| ()).unwrap_err().to_string();
         assert!(refused.contains(why), "{path}: {refused}");
     }
     // A link made by an attempt that failed later must not become the way to write over the original.
-    add(&[addition("ledger/tile/0/000", Change::Never), addition("ledger/missing", Change::Never)])
+    backup
+        .add(
+            &[addition("ledger/tile/0/000", Change::Never), addition("ledger/missing", Change::Never)],
+            &mut |_| (),
+        )
         .unwrap_err();
-    assert_eq!(Manifest::read(to).unwrap(), before);
-    let report =
-        add(&[addition("ledger/tile/0/000", Change::Possible), addition("ledger/checkpoint", Change::Never)])
-            .unwrap();
+    backup
+        .add(
+            &[addition("ledger/tile/0/000", Change::Possible), addition("ledger/checkpoint", Change::Never)],
+            &mut |_| (),
+        )
+        .unwrap();
+    let again = backup.add(&[addition("ledger/checkpoint", Change::Never)], &mut |_| ()).unwrap_err();
+    assert!(again.to_string().contains("in the backup already"), "{again}");
+    // Whatever was added: without its end it is no backup.
+    let unfinished = Manifest::read(to).unwrap_err().to_string();
+    assert!(unfinished.contains("the backup was not finished"), "{unfinished}");
+
+    let report = backup.finish().unwrap();
     assert_eq!(fs::read(dir.path().join("ledger/tile/0/000")).unwrap(), b"for ever");
     assert_eq!(fs::metadata(to.join("ledger/tile/0/000")).unwrap().nlink(), 1);
     assert_eq!(fs::metadata(to.join("ledger/checkpoint")).unwrap().nlink(), 2);
     assert_eq!((report.files, report.linked), (3, 1));
     check_manifest(to, &report);
-    let again = add(&[addition("ledger/checkpoint", Change::Never)]).unwrap_err();
-    assert!(again.to_string().contains("in the backup already"), "{again}");
+}
+
+#[tokio::test]
+async fn each_file_is_durable_before_the_manifest_whether_it_is_copied_or_linked() {
+    for change in [Change::Never, Change::Possible] {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Disk::counting();
+        let store = Store::open_on(dir.path(), Time::at(1).clock(), disk.clone()).unwrap();
+        fs::write(dir.path().join("beside"), "written by somebody").unwrap();
+        let target = tempfile::tempdir().unwrap();
+        let mut backup = store.backup(target.path(), &mut |_| ()).unwrap();
+        let before = syncs(&disk);
+        backup.add(&[Addition { path: "beside".into(), change }], &mut |_| ()).unwrap();
+        assert_eq!(syncs(&disk), before + 1, "{change:?}");
+        backup.finish().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_journal_that_lost_its_end_on_the_disk_is_not_backed_up() {
+    type Spoil = fn(&mut Vec<u8>);
+    let spoils: [Spoil; 2] = [|bytes| *bytes.last_mut().unwrap() ^= 1, |bytes| bytes.fill(0)];
+    for spoil in spoils {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path());
+        put(&store, PLAIN, "a", "1").await;
+        let segment = dir.path().join("journal/000000000001.seg");
+        let before = fs::metadata(&segment).unwrap().len() as usize;
+        put(&store, PLAIN, "b", "acknowledged").await;
+        let mut bytes = fs::read(&segment).unwrap();
+        let mut end = bytes.split_off(before);
+        spoil(&mut end);
+        bytes.extend(end);
+        overwrite(&segment, &bytes);
+
+        let target = tempfile::tempdir().unwrap();
+        let refused = back_up(&store, target.path()).await.unwrap_err();
+        assert!(matches!(refused, BackupError::Shortened { copied: 1, durable: 2, .. }), "{refused:?}");
+        assert!(refused.to_string().contains("check the disk"), "{refused}");
+        assert!(!target.path().join("backup.json").exists());
+    }
 }
 
 #[test]

@@ -83,16 +83,58 @@ async fn an_index_of_another_journal_is_replaced() {
     check(dir.path(), Some("another journal"));
 }
 
-#[tokio::test]
-async fn an_index_ahead_of_the_journal_is_replaced_and_the_loss_is_named() {
-    let dir = sample().await;
-    let segment = dir.path().join("journal/000000000001.seg");
+/// Closes a store whose disk forgets the last transaction, which the index has.
+async fn lose_a_transaction(dir: &Path) {
+    let segment = dir.join("journal/000000000001.seg");
     let shorter = fs::read(&segment).unwrap();
-    let store = open(dir.path());
+    let store = open(dir);
     put(&store, PLAIN, "c", "lost by the disk").await;
     drop(store);
     fs::write(&segment, shorter).unwrap();
-    check(dir.path(), Some("it had applied sequence 4, the journal ends at 3"));
+}
+
+#[tokio::test]
+async fn an_index_ahead_of_the_journal_is_kept_aside_and_the_loss_is_named() {
+    let dir = sample().await;
+    lose_a_transaction(dir.path()).await;
+    let store = open(dir.path());
+    assert_eq!((store.opening().index_ahead, store.opening().records), (Some(4), 3));
+    drop(store);
+    let said = fs::read_to_string(dir.path().join(crate::LOST)).unwrap();
+    assert!(said.contains("it had applied sequence 4, the journal ends at 3"), "{said}");
+    let aside = dir.path().join("index.ahead-4");
+    let index = Index::open(&aside.join("000001"), 1).unwrap();
+    assert_eq!(index.get(&PLAIN.row_key(b"c")).unwrap(), Some(b"lost by the disk".to_vec()));
+    drop(index);
+    check(dir.path(), None);
+    assert!(dir.path().join(crate::LOST).exists(), "a start does not remove the mark");
+
+    // One is kept.
+    put(&open(dir.path()), PLAIN, "d", "4").await;
+    lose_a_transaction(dir.path()).await;
+    assert_eq!(open(dir.path()).opening().index_ahead, Some(5));
+    assert!(!aside.exists() && dir.path().join("index.ahead-5").exists());
+}
+
+#[tokio::test]
+async fn an_index_ahead_is_not_lost_to_a_rebuild_nor_to_a_disk_that_fails() {
+    let base = sample().await;
+    lose_a_transaction(base.path()).await;
+    let mut failed = 0;
+    for at in 1.. {
+        let dir = tempfile::tempdir().unwrap();
+        super::faults::copy_tree(base.path(), dir.path());
+        let disk = Disk::failing(FaultPlan::nth(at, Fault::Everything));
+        let rebuilt = crate::offline::rebuild(dir.path(), &disk, &mut |_| ());
+        failed += u64::from(rebuilt.is_err());
+        drop(open(dir.path()));
+        assert!(dir.path().join(crate::LOST).exists(), "at {at}");
+        assert!(dir.path().join("index.ahead-4").exists(), "at {at}");
+        if !disk.has_failed() {
+            break;
+        }
+    }
+    assert!(failed > 10, "only {failed} operations mattered");
 }
 
 #[tokio::test]
@@ -144,7 +186,7 @@ async fn an_index_open_when_the_machine_went_down_is_replaced() {
     let dir = sample().await;
     fs::write(dir.path().join("index.open"), "an earlier boot").unwrap();
     check(dir.path(), Some("machine stopped"));
-    fs::write(dir.path().join("index.open"), "broken").unwrap();
+    fs::write(dir.path().join("index.condemned"), "").unwrap();
     check(dir.path(), Some("had failed"));
 }
 
@@ -215,4 +257,117 @@ async fn half_of_an_index_that_was_being_removed_is_not_taken_for_the_one_in_use
     fs::write(index.join("removed/db"), "half of it").unwrap();
     check(dir.path(), None);
     assert!(!index.join("removed").exists());
+}
+
+/// Rows enough for many pages, of which an open index holds none before it is asked for them.
+const MANY: u64 = 3_000;
+
+fn wide(number: u64) -> (Vec<u8>, Vec<u8>) {
+    (number.to_be_bytes().to_vec(), vec![number.to_le_bytes()[0]; 90])
+}
+
+/// A closed store whose index says where each page lies, so that opening it reads none of them.
+async fn with_cold_pages() -> tempfile::TempDir {
+    let base = tempfile::tempdir().unwrap();
+    let store = open(base.path());
+    commit(&store, |tx| (0..MANY).map(wide).try_for_each(|(key, value)| tx.put(&PLAIN, &key, &value))).await;
+    store.close().await;
+    for _ in 0..2 {
+        open(base.path()).close().await;
+    }
+    base
+}
+
+/// A closed store whose index has a byte altered that is noticed only when a row is read; nothing if it was noticed
+/// before, or does not matter.
+async fn with_a_cold_byte_altered(
+    base: &Path,
+    file: &Path,
+    place: usize,
+) -> Option<(tempfile::TempDir, Disk, Store)> {
+    let dir = tempfile::tempdir().unwrap();
+    super::faults::copy_tree(base, dir.path());
+    let mut bytes = fs::read(base.join(file)).unwrap();
+    bytes[place] ^= 0x40;
+    overwrite(&dir.path().join(file), &bytes);
+    let disk = Disk::counting();
+    let store = Store::open_on(dir.path(), Time::at(1).clock(), disk.clone()).unwrap();
+    if store.opening().rebuilt.is_some() {
+        return None;
+    }
+    Some((dir, disk, store))
+}
+
+#[tokio::test]
+async fn a_page_that_does_not_read_is_said_and_costs_the_index_even_on_a_full_disk() {
+    let base = with_cold_pages().await;
+    let file = Path::new(INDEX).join("db");
+    let length = fs::metadata(base.path().join(&file)).unwrap().len() as usize;
+
+    type Reading = fn(&crate::View) -> Option<StoreError>;
+    let readings: [Reading; 3] = [
+        |view| (0..MANY).find_map(|number| view.get(&PLAIN, &wide(number).0).err()),
+        |view| view.scan(&PLAIN, b"", None, usize::MAX).err(),
+        |view| {
+            let prefixes = (0..MANY).map(|number| wide(number).0);
+            prefixes.into_iter().find_map(|key| view.last(&PLAIN, &key).err())
+        },
+    ];
+    let mut noticed = 0;
+    for (place, turn) in (0..length).step_by(length / 40).zip(0..) {
+        let Some((dir, disk, store)) = with_a_cold_byte_altered(base.path(), &file, place).await else {
+            continue;
+        };
+        // Nothing new can be created.
+        disk.plan(FaultPlan::nth_of(Operation::Open, 1, Fault::NoSpace));
+        let (view, context) = (store.view(), format!("byte {place}"));
+        let Some(error) = readings[turn % readings.len()](&view) else { continue };
+        noticed += 1;
+        assert!(matches!(error, StoreError::Index { .. }), "{context}: {error:?}");
+        let reason = error.to_string();
+        assert_eq!(store.health(), crate::Health::Failed { reason }, "{context}");
+        let refused = store.transact("test", |tx| tx.put(&OTHER, b"a", b"1")).await.unwrap_err();
+        assert!(matches!(refused, crate::TxError::Store(StoreError::Index { .. })), "{context}: {refused:?}");
+        drop((view, store));
+
+        let store = open(dir.path());
+        let rebuilt = store.opening().rebuilt.as_deref();
+        assert_eq!(rebuilt, Some("the index had failed or was being rebuilt"), "{context}");
+        let view = store.view();
+        for (key, value) in (0..MANY).map(wide) {
+            assert_eq!(view.get(&PLAIN, &key).unwrap(), Some(value), "{context}");
+        }
+        drop((view, store));
+        assert_eq!(open(dir.path()).opening().rebuilt, None, "{context}");
+    }
+    assert!(noticed >= 3, "only {noticed} bytes mattered");
+}
+
+#[tokio::test]
+async fn a_transaction_that_cannot_read_the_index_fails_the_store() {
+    let base = with_cold_pages().await;
+    let file = Path::new(INDEX).join("db");
+    let length = fs::metadata(base.path().join(&file)).unwrap().len() as usize;
+    for place in (0..length).step_by(length / 40) {
+        let Some((_dir, _, store)) = with_a_cold_byte_altered(base.path(), &file, place).await else {
+            continue;
+        };
+        // The closure takes no notice, and goes by what it did not find.
+        let wrote = store
+            .transact("test", |tx| {
+                let failed = (0..MANY).any(|number| tx.get(&PLAIN, &wide(number).0).is_err());
+                tx.put(&OTHER, b"a", b"1")?;
+                Ok::<_, StoreError>(failed)
+            })
+            .await;
+        match wrote {
+            Ok(failed) => assert!(!failed, "byte {place}: the transaction was kept"),
+            Err(error) => {
+                assert!(matches!(error, crate::TxError::Store(StoreError::Index { .. })), "{error:?}");
+                assert_eq!(all(&store.view(), OTHER), []);
+                return;
+            }
+        }
+    }
+    panic!("no byte mattered");
 }

@@ -349,7 +349,7 @@ async fn an_index_that_cannot_be_used_is_recoverable() {
     let cases: [(Spoil, &str); 5] = [
         (|dir| fs::remove_dir_all(dir.join("index")).unwrap(), "missing"),
         (|dir| fs::write(dir.join("index.open"), "an earlier boot").unwrap(), "machine stopped"),
-        (|dir| fs::write(dir.join("index.open"), "broken").unwrap(), "had failed"),
+        (|dir| fs::write(dir.join("index.condemned"), "").unwrap(), "had failed"),
         (
             |dir| {
                 fs::remove_dir_all(dir.join("index")).unwrap();
@@ -408,6 +408,20 @@ async fn an_index_behind_is_noted_and_one_too_far_behind_or_ahead_is_more() {
         mends(dir.path());
     }
 
+    // What it says it has applied is compared all the same.
+    let dir = sample(COUNT).await;
+    alter_index(dir.path(), PLAIN.row_key(&(COUNT - 1).to_be_bytes()), Some(b"altered".to_vec()), COUNT - 1);
+    // A row of the transaction that it lacks may be there or not.
+    alter_index(dir.path(), PLAIN.row_key(&COUNT.to_be_bytes()), None, COUNT - 1);
+    check(
+        dir.path(),
+        Severity::Recoverable,
+        "index",
+        "1 row is not what snapshot and journal give: test.plain",
+    );
+    alter_index(dir.path(), PLAIN.row_key(&(COUNT - 1).to_be_bytes()), Some(vec![32; 40]), COUNT - 1);
+    check(dir.path(), Severity::Note, "index", "1 transactions behind");
+
     let dir = sample(COUNT).await;
     let segments = segments(dir.path());
     let last = segments.last().unwrap();
@@ -419,6 +433,30 @@ async fn an_index_behind_is_noted_and_one_too_far_behind_or_ahead_is_more() {
     // It may have been written to one of its own.
     let _ = fs::remove_file(last.with_file_name(format!("{:012}.seg", number_of(last) + 1)));
     check(dir.path(), Severity::Damage, "index", "it has applied transaction 34, the journal ends at 33");
+}
+
+/// Writes a row to a closed index, and how far it has followed the journal.
+fn alter_index(dir: &Path, row_key: Vec<u8>, value: Option<Vec<u8>>, applied: u64) {
+    let index = Index::open(&dir.join("index/000001"), 1).unwrap();
+    let standing: Standing = index.standing().unwrap().unwrap();
+    index.apply([(row_key, value)].into_iter(), Standing { applied, ..standing }).unwrap();
+    index.flush().unwrap();
+}
+
+#[tokio::test]
+async fn a_rebuild_that_cannot_read_the_snapshots_leaves_the_index() {
+    let dir = sample(COUNT).await;
+    for path in snapshots(dir.path()) {
+        flip(&path, HEADER_BYTES + 20);
+    }
+    let before = digests(dir.path());
+    let error = offline::rebuild(dir.path(), &Disk::counting(), &mut |_| ()).unwrap_err();
+    assert!(matches!(error, OpenError::Snapshot { .. }), "{error:?}");
+    let mut after = digests(dir.path());
+    after.remove(Path::new("index.open"));
+    assert_eq!(after, before);
+    // A start needs no more of them than the resident rows.
+    check_sample(&open_small(dir.path(), LIMITS).unwrap(), COUNT);
 }
 
 #[tokio::test]
@@ -444,11 +482,7 @@ async fn a_row_of_the_index_that_is_not_what_the_journal_gives_is_named() {
     ];
     for (row_key, value, what) in cases {
         let dir = copy(&base);
-        let index = Index::open(&dir.path().join("index/000001"), 1).unwrap();
-        let standing: Standing = index.standing().unwrap().unwrap();
-        index.apply([(row_key, value)].into_iter(), standing).unwrap();
-        index.flush().unwrap();
-        drop(index);
+        alter_index(dir.path(), row_key, value, COUNT);
         check(dir.path(), Severity::Recoverable, "index", &what);
         // A start would not notice.
         offline::rebuild(dir.path(), &Disk::counting(), &mut |_| ()).unwrap();

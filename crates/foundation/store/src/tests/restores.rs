@@ -17,7 +17,7 @@ use crate::offline::{self, RESTORED, Severity};
 const COUNT: u64 = 33;
 
 fn back_up(dir: &Path, to: &Path) -> Result<BackupReport, BackupError> {
-    offline::backup(dir, to, 7, &Disk::counting(), &mut |_| ())
+    offline::backup(dir, to, 7, &Disk::counting(), &mut |_| ())?.finish()
 }
 
 fn restore(from: &Path, to: &Path) -> Result<BackupReport, BackupError> {
@@ -174,7 +174,8 @@ async fn a_backup_under_load_holds_everything_acknowledged_before_it_began() {
         let before: Vec<u64> = acknowledged.iter().map(|number| number.load(Ordering::SeqCst)).collect();
         let report = {
             let (store, from) = (store.clone(), from.clone());
-            tokio::task::spawn_blocking(move || store.backup(&from, &mut |_| ())).await.unwrap().unwrap()
+            let backup = move || store.backup(&from, &mut |_| ())?.finish();
+            tokio::task::spawn_blocking(backup).await.unwrap().unwrap()
         };
         assert_eq!(restore(&from, &to).unwrap().sequence, report.sequence);
         let restored = open_small(&to, options).unwrap();

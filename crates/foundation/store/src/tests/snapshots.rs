@@ -486,3 +486,36 @@ async fn closing_does_not_wait_for_a_compaction() {
     assert!(matches!(compacted, Ok(()) | Err(StoreError::Closed)), "{compacted:?}");
     check_history(&open_small(dir.path(), LIMITS).unwrap(), 1);
 }
+
+/// A disk that does not give a snapshot back has damaged it, whatever it calls that.
+#[tokio::test]
+async fn a_snapshot_that_cannot_be_read_is_passed_over() {
+    let dir = sample(33).await;
+    let [_, newest] = exactly(dir.path());
+    fs::remove_file(&newest).unwrap();
+    fs::create_dir(&newest).unwrap();
+    for name in 0..5 {
+        fs::write(newest.join(name.to_string()), "").unwrap();
+    }
+    let report = crate::offline::fsck(dir.path(), &Disk::counting(), &mut |_| ()).unwrap();
+    let [finding] = &report.findings[..] else { panic!("{:#?}", report.findings) };
+    assert_eq!(
+        (finding.severity, &finding.place[..]),
+        (crate::offline::Severity::Recoverable, newest.to_str().unwrap())
+    );
+    let store = open_small(dir.path(), LIMITS).unwrap();
+    assert_eq!(store.opening().refused_snapshots.len(), 1);
+    check_sample(&store, 33);
+}
+
+#[tokio::test]
+async fn rows_of_a_snapshot_that_end_early_are_damage() {
+    let dir = sample(33).await;
+    let listed = snapshot::list(&dir.path().join("snapshots")).unwrap().pop().unwrap();
+    let whole = snapshot::Snapshot::open(&listed).unwrap();
+    let file = fs::OpenOptions::new().write(true).open(&listed.path).unwrap();
+    file.set_len(HEADER_BYTES as u64 + 4).unwrap();
+    let error = whole.check(|_| true).unwrap_err();
+    assert!(matches!(error, OpenError::Snapshot { .. }), "{error:?}");
+    assert!(error.to_string().contains("it cannot be read"), "{error}");
+}

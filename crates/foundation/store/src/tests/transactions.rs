@@ -487,3 +487,18 @@ proptest! {
         prop_assert_eq!(rows(&open(dir.path())), expected);
     }
 }
+
+#[tokio::test]
+async fn after_a_panic_of_the_writer_views_still_answer() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    put(&store, PLAIN, "a", "1").await;
+    store.panic().await;
+    let refused = store.transact("test", |tx| tx.put(&PLAIN, b"b", b"2")).await.unwrap_err();
+    assert!(matches!(refused, TxError::Store(StoreError::Failed { .. })), "{refused:?}");
+    let Health::Failed { reason } = store.health() else { panic!("it is well") };
+    assert!(reason.contains("panicked"), "{reason}");
+    assert_eq!(all(&store.view(), PLAIN), pairs(&[("a", "1")]));
+    store.close().await;
+    assert_eq!(all(&open(dir.path()).view(), PLAIN), pairs(&[("a", "1")]));
+}
