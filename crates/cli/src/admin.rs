@@ -8,11 +8,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use huitong_grpc::proto::admin as api;
-use huitong_grpc::proto::admin::admin_service_client::AdminServiceClient;
-use hyper_util::rt::TokioIo;
+use huitong_grpc::{AdminClient, admin_client};
 use tokio::net::UnixStream;
 use tokio::time::Instant;
-use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Response, Status, Streaming};
 
 use crate::cli::Global;
@@ -20,14 +18,12 @@ use crate::exit::{Exit, Failure};
 use crate::output::Output;
 
 /// The generated client on the node's socket.
-pub(crate) type Client = AdminServiceClient<Channel>;
+pub(crate) type Client = AdminClient;
 
 /// How long a command waits for a node, or for the node behind it, to come back.
 const PATIENCE: Duration = Duration::from_secs(60);
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// A receipt with its proofs can be larger than gRPC's usual 4 MiB.
-const LARGEST_ANSWER: usize = 64 << 20;
 
 /// A connection to one node's admin socket.
 #[derive(Debug, Clone)]
@@ -53,14 +49,7 @@ impl Admin {
 
     /// A client of this socket, which nobody needs to listen on yet.
     pub(crate) fn at(socket: PathBuf, output: Output) -> Self {
-        let path = socket.clone();
-        let connector = tower::service_fn(move |_| {
-            let path = path.clone();
-            async move { UnixStream::connect(path).await.map(TokioIo::new) }
-        });
-        // The address is for the HTTP/2 header only; the connector knows where to go.
-        let channel = Endpoint::from_static("http://admin.localhost").connect_with_connector_lazy(connector);
-        let client = AdminServiceClient::new(channel).max_decoding_message_size(LARGEST_ANSWER);
+        let client = admin_client(&socket);
         Self { client, socket, output, patience: PATIENCE }
     }
 

@@ -67,7 +67,7 @@ pub(crate) enum Command {
     /// Digital contracts: negotiate, read, decide.
     #[command(subcommand)]
     Contract(Contract),
-    /// Transfers: fetch data under a contract, list, show.
+    /// Transfers: fetch data under a contract, watch, pause, resume, cancel, list, show.
     #[command(subcommand)]
     Transfer(Transfer),
     /// Receipts: export, verify offline, read.
@@ -340,6 +340,70 @@ pub(crate) enum Transfer {
         /// Operation id; repeat a command with the id it printed to continue it.
         #[arg(long, value_name = "UUID", value_parser = operation_id)]
         id: Option<Uuid>,
+    },
+    /// Start a transfer and return at once; the node goes on with it.
+    Start {
+        /// Contract id, 47 characters, as in `huitong contract list`.
+        #[arg(value_parser = contract_id)]
+        contract: String,
+        /// Product id [default: the contract's].
+        #[arg(long, value_name = "ID", value_parser = product_id)]
+        product: Option<String>,
+        /// Directory to deliver into; the node makes and writes it [default: `received` in its data directory].
+        #[arg(long, value_name = "DIR")]
+        to: Option<PathBuf>,
+        /// Operation id; repeat a command with the id it printed to continue it.
+        #[arg(long, value_name = "UUID", value_parser = operation_id)]
+        id: Option<Uuid>,
+    },
+    /// Follow a transfer to its end; with `-o json` one line for each change.
+    Watch {
+        /// Transfer id, as in `huitong transfer list`.
+        #[arg(value_parser = transfer_id)]
+        id: Uuid,
+    },
+    /// Hold up a transfer, on either side, until it is resumed. What has arrived stays.
+    Pause {
+        /// Transfer id, as in `huitong transfer list`.
+        #[arg(value_parser = transfer_id)]
+        id: Uuid,
+        /// Why; the other side reads it.
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        reason: String,
+    },
+    /// Let a paused transfer go on.
+    Resume {
+        /// Transfer id, as in `huitong transfer list`.
+        #[arg(value_parser = transfer_id)]
+        id: Uuid,
+    },
+    /// End a transfer for good, on either side. What has arrived of it is removed.
+    Cancel {
+        /// Transfer id, as in `huitong transfer list`.
+        #[arg(value_parser = transfer_id)]
+        id: Uuid,
+        /// Why; the other side reads it.
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        reason: String,
+    },
+    /// Show, set or lift a limit on how fast content leaves this node; running transfers follow at once.
+    #[command(
+        after_help = "Examples:\n  huitong transfer limit 50000000\n  huitong transfer limit 0 --each-peer\n\nA limit lasts \
+                            until the node restarts; `[transfer]` in its configuration says what holds then."
+    )]
+    Limit {
+        /// Bytes per second, at least 65536; 0 lifts the limit [default: show the limits].
+        #[arg(value_name = "BYTES")]
+        rate: Option<u64>,
+        /// For the transfers to each peer.
+        #[arg(long, requires = "rate", conflicts_with_all = ["each_contract", "transfer"])]
+        each_peer: bool,
+        /// For the transfers under each contract.
+        #[arg(long, requires = "rate", conflicts_with = "transfer")]
+        each_contract: bool,
+        /// For one transfer.
+        #[arg(long, requires = "rate", value_name = "ID", value_parser = transfer_id)]
+        transfer: Option<Uuid>,
     },
     /// The transfers of this node, newest first.
     List,

@@ -184,20 +184,46 @@ pub(crate) async fn decide(
     answer.negotiation.ok_or_else(|| missing("negotiation"))
 }
 
+/// Starts a transfer, or finds the one with this id.
+pub(crate) async fn start(admin: &Admin, request: api::StartTransferRequest) -> Result<Uuid, Failure> {
+    let answer = admin.call(async |mut client: Client| client.start_transfer(request.clone()).await).await?;
+    let transfer = answer.transfer.ok_or_else(|| missing("transfer"))?;
+    Uuid::from_slice(&transfer.id).map_err(|_| missing("transfer id"))
+}
+
 /// Starts a transfer and follows it to its end, which may be a refusal: look at its state.
 pub(crate) async fn fetch(
     admin: &Admin,
     request: api::StartTransferRequest,
+    progress: impl FnMut(&api::Transfer),
+) -> Result<api::Transfer, Failure> {
+    let id = start(admin, request).await?;
+    follow(admin, id, progress).await
+}
+
+/// Pauses, resumes or cancels a transfer.
+pub(crate) async fn control(
+    admin: &Admin,
+    id: Uuid,
+    action: api::TransferAction,
+    reason: String,
+) -> Result<api::Transfer, Failure> {
+    let request = api::ControlTransferRequest { id: id_bytes(id).into(), action: action.into(), reason };
+    let answer =
+        admin.call(async |mut client: Client| client.control_transfer(request.clone()).await).await?;
+    answer.transfer.ok_or_else(|| missing("transfer"))
+}
+
+/// Follows a transfer to its end, which may be a refusal: look at its state.
+pub(crate) async fn follow(
+    admin: &Admin,
+    id: Uuid,
     mut progress: impl FnMut(&api::Transfer),
 ) -> Result<api::Transfer, Failure> {
-    let id = request.id.clone();
-    let started = admin.call(async |mut client: Client| client.start_transfer(request.clone()).await).await?;
-    started.transfer.ok_or_else(|| missing("transfer"))?;
+    let request = api::WatchTransferRequest { id: id_bytes(id).into() };
     admin
         .watch(
-            async |mut client: Client| {
-                client.watch_transfer(api::WatchTransferRequest { id: id.clone() }).await
-            },
+            async |mut client: Client| client.watch_transfer(request.clone()).await,
             |answer: api::WatchTransferResponse| {
                 let Some(transfer) = answer.transfer else { return ControlFlow::Continue(()) };
                 progress(&transfer);

@@ -36,6 +36,13 @@ impl Output {
         }
     }
 
+    /// One of several results that come one after another: a line of JSON; nothing for people, who see a progress bar.
+    pub(crate) fn step(&self, json: impl FnOnce() -> Value) {
+        if self.format == Format::Json {
+            print(&json().to_string());
+        }
+    }
+
     /// Says something beside the result, on stderr.
     pub(crate) fn note(&self, text: &str) {
         match self.format {

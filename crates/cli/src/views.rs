@@ -91,6 +91,11 @@ pub(crate) fn negotiation(negotiation: &api::Negotiation) -> Value {
     })
 }
 
+pub(crate) fn limits(limits: api::LimitTransfersResponse) -> Value {
+    let api::LimitTransfersResponse { node, each_peer, each_contract } = limits;
+    json!({ "node": node, "each_peer": each_peer, "each_contract": each_contract })
+}
+
 pub(crate) fn transfer(transfer: &api::Transfer) -> Value {
     let api::Transfer {
         id,
@@ -110,13 +115,14 @@ pub(crate) fn transfer(transfer: &api::Transfer) -> Value {
         started_milliseconds,
         finished_milliseconds,
         finality,
+        suspended_by,
     } = transfer;
     json!({
         "id": id_text(id), "side": side, "peer": peer, "contract": contract, "product": product,
         "state": state, "size": size, "bytes_moved": bytes_moved, "bytes_acknowledged": bytes_acknowledged,
         "blake3": blake3, "path": path, "code": code, "reason": reason, "proven": proven,
         "started_milliseconds": started_milliseconds, "finished_milliseconds": finished_milliseconds,
-        "finality": finality,
+        "finality": finality, "suspended_by": suspended_by,
     })
 }
 

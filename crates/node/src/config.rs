@@ -13,6 +13,7 @@ use huitong_contract::Approval;
 use huitong_identity::Genesis;
 use huitong_ids::NodeId;
 use huitong_ledger::QuorumPolicy;
+use huitong_transfer::Rates;
 
 use self::raw::Raw;
 
@@ -42,6 +43,8 @@ pub struct Config {
     pub received_dir: PathBuf,
     /// Transfers at the same time, counted for each direction.
     pub max_concurrent_transfers: usize,
+    /// How fast content leaves, until an operator says otherwise.
+    pub rates: Rates,
     /// Who witnesses, reads and watches ledgers.
     pub ledger: LedgerRules,
     /// What is logged and how.

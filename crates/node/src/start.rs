@@ -340,6 +340,7 @@ impl Services {
         let settings = TransferSettings {
             received: config.received_dir.clone(),
             max_outgoing: config.max_concurrent_transfers,
+            rates: config.rates,
             policy: evidence.policy().map_err(StartError::records)?,
         };
         let transfers = Transfers::new(standing.clone(), contracts.clone(), shelf.clone(), settings);

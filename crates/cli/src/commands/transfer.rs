@@ -1,8 +1,10 @@
-//! `huitong transfer`: fetching data under a contract, and looking at what has moved.
+//! `huitong transfer`: fetching data under a contract, controlling what moves, and looking at what has moved.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use huitong_grpc::proto::admin as api;
+use uuid::Uuid;
 
 use crate::admin::{Admin, Client};
 use crate::cli::{Global, Transfer};
@@ -18,15 +20,50 @@ pub(crate) async fn run(command: Transfer, global: &Global, output: Output) -> R
     let admin = Admin::open(global, output).await?;
     match command {
         Transfer::Fetch { contract, product, to, id } => {
-            let id = operation_id(id, output);
-            let directory = match to {
-                Some(directory) => operations::absolute(&directory)?,
-                None => String::new(),
+            let id = operations::start(&admin, request(contract, product, to, id, output)?).await;
+            follow(&admin, id.map_err(name_a_directory)?, output, |_| {}).await?;
+        }
+        Transfer::Start { contract, product, to, id } => {
+            let id = operations::start(&admin, request(contract, product, to, id, output)?).await;
+            let transfer = operations::transfer(&admin, id.map_err(name_a_directory)?).await?;
+            output.result(&views::transfer(&transfer), || describe(&transfer));
+        }
+        Transfer::Watch { id } => {
+            operations::transfer(&admin, id).await.map_err(|failure| unknown(failure, id))?;
+            follow(&admin, id, output, |transfer| output.step(|| views::transfer(transfer))).await?;
+        }
+        Transfer::Pause { id, reason } => {
+            control(&admin, id, api::TransferAction::Pause, reason, output).await?;
+        }
+        Transfer::Resume { id } => {
+            control(&admin, id, api::TransferAction::Resume, String::new(), output).await?;
+        }
+        Transfer::Cancel { id, reason } => {
+            control(&admin, id, api::TransferAction::Cancel, reason, output).await?;
+        }
+        Transfer::Limit { rate, each_peer, each_contract, transfer } => {
+            let limit = match (rate, each_peer, each_contract, transfer) {
+                (None, ..) => api::TransferLimit::Unspecified,
+                (_, true, ..) => api::TransferLimit::EachPeer,
+                (_, _, true, _) => api::TransferLimit::EachContract,
+                (.., Some(_)) => api::TransferLimit::Transfer,
+                (..) => api::TransferLimit::Node,
             };
-            let id = operations::id_bytes(id).into();
-            let product = product.unwrap_or_default();
-            let request = api::StartTransferRequest { id, contract, product, directory };
-            fetch(&admin, request, output).await?;
+            let id = transfer.map(operations::id_bytes).unwrap_or_default().into();
+            let bytes_per_second = rate.unwrap_or_default();
+            let request = api::LimitTransfersRequest { limit: limit.into(), id, bytes_per_second };
+            let answer =
+                admin.call(async |mut client: Client| client.limit_transfers(request.clone()).await).await?;
+            output.result(&views::limits(answer), || {
+                let shown =
+                    |rate: u64| if rate == 0 { "no limit".to_owned() } else { bytes(rate) + " a second" };
+                format!(
+                    "node           {}\neach peer      {}\neach contract  {}\n",
+                    shown(answer.node),
+                    shown(answer.each_peer),
+                    shown(answer.each_contract)
+                )
+            });
         }
         Transfer::List => {
             let request = api::ListTransfersRequest {};
@@ -45,11 +82,45 @@ pub(crate) async fn run(command: Transfer, global: &Global, output: Output) -> R
     Ok(())
 }
 
-async fn fetch(admin: &Admin, request: api::StartTransferRequest, output: Output) -> Result<(), Failure> {
-    let bar = output.progress("receiving");
-    let id = operations::id_text(&request.id);
+fn request(
+    contract: String,
+    product: Option<String>,
+    to: Option<PathBuf>,
+    id: Option<Uuid>,
+    output: Output,
+) -> Result<api::StartTransferRequest, Failure> {
+    let directory = match to {
+        Some(directory) => operations::absolute(&directory)?,
+        None => String::new(),
+    };
+    let id = operations::id_bytes(operation_id(id, output)).into();
+    Ok(api::StartTransferRequest { id, contract, product: product.unwrap_or_default(), directory })
+}
+
+async fn control(
+    admin: &Admin,
+    id: Uuid,
+    action: api::TransferAction,
+    reason: String,
+    output: Output,
+) -> Result<(), Failure> {
+    let transfer = operations::control(admin, id, action, reason).await;
+    let transfer = transfer.map_err(|failure| unknown(failure, id))?;
+    output.result(&views::transfer(&transfer), || describe(&transfer));
+    Ok(())
+}
+
+/// Waits until the transfer has ended, and shows how. Each change on the way goes to `each`.
+async fn follow(
+    admin: &Admin,
+    id: Uuid,
+    output: Output,
+    each: impl Fn(&api::Transfer),
+) -> Result<(), Failure> {
+    let bar = output.progress("moving");
     let mut obstacle = String::new();
-    let moving = operations::fetch(admin, request, |transfer| {
+    let moving = operations::follow(admin, id, |transfer| {
+        each(transfer);
         bar.set_length(transfer.size);
         bar.set_position(transfer.bytes_acknowledged);
         let reason = &transfer.reason;
@@ -67,10 +138,7 @@ async fn fetch(admin: &Admin, request: api::StartTransferRequest, output: Output
         )),
     };
     bar.finish_and_clear();
-    let mut transfer = transfer.map_err(|failure| match failure.message.starts_with("directory: ") {
-        true => failure.or_next("name with --to a directory that the node can make or write"),
-        false => failure,
-    })?;
+    let mut transfer = transfer?;
     if transfer.state == "TERMINATED" {
         return Err(Failure::new(
             Exit::Refused,
@@ -79,11 +147,18 @@ async fn fetch(admin: &Admin, request: api::StartTransferRequest, output: Output
             "read the contract with `huitong contract show`, or negotiate a new one",
         ));
     }
-    if let Ok(id) = uuid::Uuid::from_slice(&transfer.id) {
+    if transfer.side == "consumer" {
         transfer = operations::proven(admin, id, PROOF_PATIENCE).await?;
     }
     output.result(&views::transfer(&transfer), || describe(&transfer));
     Ok(())
+}
+
+fn name_a_directory(failure: Failure) -> Failure {
+    match failure.message.starts_with("directory: ") {
+        true => failure.or_next("name with --to a directory that the node can make or write"),
+        false => failure,
+    }
 }
 
 /// A transfer that the node does not know, by the id as it is printed elsewhere.

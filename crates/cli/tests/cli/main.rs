@@ -20,6 +20,8 @@ mod starting;
 mod store;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod transfers;
 
 use support::{huitong, stderr, stdout};
 

@@ -150,6 +150,8 @@ serve! {
         get_product: GetProductRequest => GetProductResponse;
         negotiate: NegotiateRequest => NegotiateResponse;
         list_negotiations: ListNegotiationsRequest => ListNegotiationsResponse;
+        limit_transfers: LimitTransfersRequest => LimitTransfersResponse;
+        control_transfer: ControlTransferRequest => ControlTransferResponse;
         decide_negotiation: DecideNegotiationRequest => DecideNegotiationResponse;
         start_transfer: StartTransferRequest => StartTransferResponse;
         list_transfers: ListTransfersRequest => ListTransfersResponse;

@@ -1,5 +1,6 @@
 //! Other nodes, as this node reaches them.
 
+mod admin;
 mod channels;
 mod enrolment;
 mod frames;
@@ -18,6 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tonic::codegen::http::Uri;
 use tonic::transport::{Channel, Endpoint};
 
+pub use admin::{AdminClient, admin_client};
 pub use channels::{Clocks, Peers};
 pub use enrolment::EnrolmentClient;
 

@@ -2,7 +2,8 @@
 //!
 //! This crate owns the generated code, the conversions between messages and the types of the house, the map between
 //! errors and statuses, the services for peers ([`peer_routes`], [`enrolment_routes`]) and for the operator
-//! ([`admin_routes`]), and the typed clients of other nodes ([`Peers`], [`EnrolmentClient`]). It decides nothing: every
+//! ([`admin_routes`]), and the typed clients of other nodes
+//! ([`Peers`], [`EnrolmentClient`]) and of a node's own operator ([`admin_client`]). It decides nothing: every
 //! rule is a service's. It knows no TLS and no configuration: who is calling comes with the connection as
 //! [`PeerConnection`], and connections to other nodes come from a [`Dial`].
 
@@ -18,8 +19,8 @@ mod tests;
 
 pub use admin::{AdminServices, admin_routes};
 pub use client::{
-    CONNECTION_WINDOW_BYTES, Clocks, Dial, EnrolmentClient, MAX_FRAME_BYTES, Peers, STREAM_WINDOW_BYTES,
-    Stream,
+    AdminClient, CONNECTION_WINDOW_BYTES, Clocks, Dial, EnrolmentClient, MAX_FRAME_BYTES, Peers,
+    STREAM_WINDOW_BYTES, Stream, admin_client,
 };
 pub use peer::{PeerConnection, PeerServices, enrolment_routes, peer_routes};
 pub use status::{error_detail, to_peer_error, to_status};

@@ -9,6 +9,7 @@ use huitong_identity::{Genesis, check_domain};
 use huitong_ids::{EntityCode, NodeId, NodeType, Segment};
 use huitong_ledger::QuorumPolicy;
 use huitong_proof::SpaceId;
+use huitong_transfer::{LOWEST_RATE, Rates};
 use serde::Deserialize;
 
 use super::{
@@ -82,6 +83,9 @@ struct RawContract {
 struct RawTransfer {
     received_dir: String,
     max_concurrent: u64,
+    rate: u64,
+    rate_per_peer: u64,
+    rate_per_contract: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -159,7 +163,13 @@ impl Default for RawContract {
 
 impl Default for RawTransfer {
     fn default() -> Self {
-        Self { received_dir: "received".to_owned(), max_concurrent: 8 }
+        Self {
+            received_dir: "received".to_owned(),
+            max_concurrent: 8,
+            rate: 0,
+            rate_per_peer: 0,
+            rate_per_contract: 0,
+        }
     }
 }
 
@@ -276,6 +286,11 @@ impl Raw {
                 directory => data_dir.join(directory),
             },
             max_concurrent_transfers: count("transfer.max_concurrent", transfer.max_concurrent, 1_024)?,
+            rates: Rates {
+                node: rate("transfer.rate", transfer.rate)?,
+                each_peer: rate("transfer.rate_per_peer", transfer.rate_per_peer)?,
+                each_contract: rate("transfer.rate_per_contract", transfer.rate_per_contract)?,
+            },
             ledger: ledger_rules(&ledger, base)?,
             log: Log {
                 level: match log.level.as_str() {
@@ -529,6 +544,20 @@ fn seconds(key: &'static str, found: u64, least: u64, most: u64) -> Result<Durat
         expected: format!("{least} to {most}"),
         next_step: "choose a number of seconds in between".to_owned(),
     })
+}
+
+/// 0 is no limit.
+fn rate(key: &'static str, found: u64) -> Result<Option<u64>, ConfigError> {
+    match found {
+        0 => Ok(None),
+        LOWEST_RATE.. => Ok(Some(found)),
+        _ => Err(ConfigError::Value {
+            key,
+            value: found.to_string(),
+            expected: format!("0 for no limit, or at least {LOWEST_RATE} bytes per second"),
+            next_step: "raise it".to_owned(),
+        }),
+    }
 }
 
 fn count(key: &'static str, found: u64, most: u64) -> Result<usize, ConfigError> {

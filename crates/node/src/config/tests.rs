@@ -96,6 +96,7 @@ fn bad_values_name_the_key() {
     check(CONNECTOR, "contract.approval = \"yes\"", "contract.approval");
     check(CONNECTOR, "transfer.received_dir = \"\"", "transfer.received_dir");
     check(CONNECTOR, "transfer.max_concurrent = 0", "transfer.max_concurrent");
+    check(CONNECTOR, "transfer.rate_per_peer = 65535", "transfer.rate_per_peer");
     check(CONNECTOR, "ledger.witness_for = [\"x\"]", "ledger.witness_for is \"x\"");
     check(CONNECTOR, "ledger.regulators = [\"\"]", "ledger.regulators is empty");
     check(CONNECTOR, "ledger.policy_file = \"missing\"", "ledger.policy_file /base/missing: ");

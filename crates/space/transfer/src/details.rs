@@ -94,16 +94,21 @@ impl AcceptDetail {
 }
 
 /// How far an acknowledgement goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AckStatus {
     /// A prefix of the content.
     Partial,
     /// All of it.
     Complete,
+    /// A prefix, and for now the consumer takes no more.
+    Stopped {
+        /// Why, in plain words.
+        reason: String,
+    },
 }
 
-/// ACK (kind 3): {1 stage = 1, 2 content root, 3 ranges [[0, groups]], 5 bytes verified and durable, 6 status 0 partial
-/// or 1 complete}. Cumulative: it covers everything from the first byte.
+/// ACK (kind 3): {1 stage = 1, 2 content root, 3 ranges [[0, groups]], 5 bytes verified and durable, 6 status 0 partial,
+/// 1 complete or 2 stopped, 7 why it stopped}. Cumulative: it covers everything from the first byte.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AckDetail {
     /// BLAKE3 root of the content.
@@ -112,7 +117,7 @@ pub struct AckDetail {
     pub groups: u64,
     /// Bytes in those groups.
     pub bytes: u64,
-    /// Partial or complete.
+    /// Partial, complete or stopped.
     pub status: AckStatus,
 }
 
@@ -128,6 +133,14 @@ impl AckDetail {
                 match self.status {
                     AckStatus::Partial => 0,
                     AckStatus::Complete => 1,
+                    AckStatus::Stopped { .. } => 2,
+                },
+            )
+            .maybe_text(
+                7,
+                match &self.status {
+                    AckStatus::Stopped { reason } => Some(reason),
+                    AckStatus::Partial | AckStatus::Complete => None,
                 },
             )
     }
@@ -142,7 +155,11 @@ impl AckDetail {
         let status = match fields.uint(6, "status")? {
             0 => AckStatus::Partial,
             1 => AckStatus::Complete,
-            _ => return Err(ServiceError::invalid("ack.status", "must be 0 (partial) or 1 (complete)")),
+            2 => AckStatus::Stopped { reason: fields.text(7, "reason")? },
+            _ => {
+                let expected = "must be 0 (partial), 1 (complete) or 2 (stopped)";
+                return Err(ServiceError::invalid("ack.status", expected));
+            }
         };
         fields.finish()?;
         if start != 0 {

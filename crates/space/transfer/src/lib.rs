@@ -8,6 +8,7 @@
 mod details;
 mod evidence;
 mod model;
+mod pace;
 mod peer;
 pub mod receipt;
 mod rules;
@@ -19,7 +20,9 @@ mod witnesses;
 
 pub use details::{AckDetail, AckStatus, OfferDetail};
 pub use model::{
-    Finality, FromConsumer, FromProvider, StartTransfer, Transfer, TransferSettings, TransferState, Want,
+    Finality, FromConsumer, FromProvider, StartTransfer, Suspender, Transfer, TransferSettings,
+    TransferState, Want,
 };
+pub use pace::{LOWEST_RATE, Limited, Rates};
 pub use peer::{EvidencePeer, TransferPeer};
 pub use service::Transfers;

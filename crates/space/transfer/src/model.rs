@@ -8,6 +8,8 @@ use huitong_ids::{ContractId, DataId, NodeId};
 use huitong_ledger::QuorumPolicy;
 use huitong_proof::{ContentRoot, Digest, Timestamp};
 
+use crate::pace::Rates;
+
 /// What a consumer wants: the first frame of an exchange.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Want {
@@ -64,6 +66,8 @@ pub struct TransferSettings {
     pub received: PathBuf,
     /// Exchanges that this node serves at the same time, as provider.
     pub max_outgoing: usize,
+    /// How fast content may leave, until an operator says otherwise.
+    pub rates: Rates,
     /// The witnesses whose cosignatures make evidence final, all of them nodes of this space; `None`: proofs are final
     /// without any.
     pub policy: Option<QuorumPolicy>,
@@ -96,6 +100,8 @@ pub enum TransferState {
     Requested,
     /// Offered; bytes move.
     Started,
+    /// Held up until somebody lets it go on; [`Transfer::suspended_by`] says who.
+    Suspended,
     /// Acknowledged complete and final.
     Completed,
     /// Refused, failed or aborted, for good.
@@ -108,6 +114,7 @@ impl TransferState {
         match self {
             Self::Requested => "REQUESTED",
             Self::Started => "STARTED",
+            Self::Suspended => "SUSPENDED",
             Self::Completed => "COMPLETED",
             Self::Terminated => "TERMINATED",
         }
@@ -117,6 +124,17 @@ impl TransferState {
     pub fn is_terminal(self) -> bool {
         matches!(self, Self::Completed | Self::Terminated)
     }
+}
+
+/// Who or what holds up a transfer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Suspender {
+    /// Our operator, until it is resumed.
+    Operator,
+    /// The other side, as it has signed.
+    Peer,
+    /// The destination has no room; the transfer goes on by itself when it has.
+    Space,
 }
 
 /// One transfer, as one of its two sides knows it.
@@ -144,9 +162,11 @@ pub struct Transfer {
     pub path: Option<PathBuf>,
     /// Directory it is delivered into, at the consumer.
     pub directory: PathBuf,
-    /// Stable code of what ended it; empty otherwise.
+    /// Who or what holds it up; only in state `Suspended`.
+    pub suspended_by: Option<Suspender>,
+    /// Stable code of what ended or suspended it; empty otherwise.
     pub code: String,
-    /// What ended it, in plain words; empty otherwise.
+    /// What ended or suspended it, in plain words; empty otherwise.
     pub reason: String,
     /// Whether the other ledger's inclusion proofs are here.
     pub proven: bool,
@@ -158,6 +178,50 @@ pub struct Transfer {
     pub finished: Option<Timestamp>,
     /// The statements that carry it.
     pub statements: Statements,
+}
+
+impl Transfer {
+    /// Whether the consumer's runner has something to do for it: move it, or tell the provider that it was cancelled.
+    pub(crate) fn wants_to_run(&self) -> bool {
+        self.side == Side::Consumer
+            && match self.state {
+                TransferState::Requested | TransferState::Started => true,
+                TransferState::Suspended => self.suspended_by != Some(Suspender::Operator),
+                TransferState::Completed => false,
+                TransferState::Terminated => self.statements.abort.is_some(),
+            }
+    }
+
+    /// Holds it up.
+    pub(crate) fn suspend(&mut self, by: Suspender, code: &str, reason: &str) {
+        self.state = TransferState::Suspended;
+        self.suspended_by = Some(by);
+        code.clone_into(&mut self.code);
+        reason.clone_into(&mut self.reason);
+    }
+
+    /// Lets it go on.
+    pub(crate) fn release(&mut self) {
+        let offered = self.statements.offer.is_some();
+        self.state = if offered { TransferState::Started } else { TransferState::Requested };
+        self.suspended_by = None;
+        self.code.clear();
+        self.reason.clear();
+    }
+
+    /// Ends it for good, short of completion.
+    pub(crate) fn terminate(&mut self, code: &str, reason: &str, now: Timestamp) {
+        self.state = TransferState::Terminated;
+        self.suspended_by = None;
+        code.clone_into(&mut self.code);
+        reason.clone_into(&mut self.reason);
+        self.finished = Some(now);
+    }
+
+    /// Whether our operator holds it up.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.suspended_by == Some(Suspender::Operator)
+    }
 }
 
 /// Digests of a transfer's statements.
@@ -175,4 +239,6 @@ pub struct Statements {
     pub ack: Option<Digest>,
     /// The provider's FINAL.
     pub last: Option<Digest>,
+    /// Our own ABORT, where our operator has cancelled the transfer.
+    pub abort: Option<Digest>,
 }

@@ -159,11 +159,12 @@ pub(crate) fn check_ack(ack: &AckDetail, transfer: &Transfer, arrived: u64) -> R
         return refuse("ack.bytes", format!("{} bytes do not fit {} groups", ack.bytes, ack.groups));
     }
     // Each acknowledgement stays in the ledger for good, so each one must say something new.
-    if ack.bytes < transfer.acknowledged || (ack.bytes == transfer.acknowledged && ack.groups < total) {
+    let says_nothing = ack.status == AckStatus::Partial && ack.bytes == transfer.acknowledged;
+    if ack.bytes < transfer.acknowledged || says_nothing {
         return refuse("ack.backwards", format!("{} bytes were acknowledged before", transfer.acknowledged));
     }
     if (ack.status == AckStatus::Complete) != (ack.groups == total) {
-        return refuse("ack.status", "complete means all groups, partial means fewer".to_owned());
+        return refuse("ack.status", "complete means all groups, partial and stopped mean fewer".to_owned());
     }
     Ok(())
 }

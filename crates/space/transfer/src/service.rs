@@ -1,6 +1,7 @@
 //! Use cases of both sides: load, decide, commit.
 
 mod consumer;
+mod control;
 mod destination;
 mod fetch;
 mod provider;
@@ -22,6 +23,7 @@ use huitong_store::{Read, StoreError, Tx, TxError};
 use tokio::sync::{Semaphore, watch};
 
 use crate::model::{Transfer, TransferSettings};
+use crate::pace::{Limited, Pace, Rates};
 use crate::{receipt, tables};
 
 /// The transfers of one node, on both sides. Cheap to clone; what must survive lies in the store.
@@ -33,6 +35,7 @@ pub struct Transfers {
     settings: Arc<TransferSettings>,
     running: Arc<Mutex<HashMap<[u8; 16], Running>>>,
     outgoing: Arc<Semaphore>,
+    pace: Pace,
     ticks: watch::Sender<u64>,
 }
 
@@ -42,14 +45,31 @@ struct Running {
     moved: u64,
     /// Why it waits, if it does.
     waits: String,
-    /// Dropped when a newer exchange of the same transfer takes over.
-    hold: watch::Sender<()>,
+    /// Tells the run that the stored transfer says something else now; dropped when a newer exchange takes over.
+    orders: watch::Sender<()>,
+}
+
+/// What a run is told from outside.
+enum Order {
+    /// The operator has paused or cancelled the transfer: look at what is stored.
+    LookAgain,
+    /// A newer run of the same transfer has taken over.
+    TakenOver,
+}
+
+/// Waits for the next order.
+async fn order(orders: &mut watch::Receiver<()>) -> Order {
+    match orders.changed().await {
+        Ok(()) => Order::LookAgain,
+        Err(_) => Order::TakenOver,
+    }
 }
 
 impl Transfers {
     /// A node's transfers.
     pub fn new(standing: Standing, contracts: Contracts, shelf: Shelf, settings: TransferSettings) -> Self {
         let outgoing = Arc::new(Semaphore::new(settings.max_outgoing));
+        let pace = Pace::new(settings.rates);
         Self {
             standing,
             contracts,
@@ -57,6 +77,7 @@ impl Transfers {
             settings: Arc::new(settings),
             running: Arc::default(),
             outgoing,
+            pace,
             ticks: watch::Sender::new(0),
         }
     }
@@ -86,6 +107,20 @@ impl Transfers {
     /// has failed often comes back after a while.
     pub fn unproven(&self) -> Result<Vec<[u8; 16]>, ServiceError> {
         tables::due(&self.ledger().store().view(), self.ledger().clock().now(), 1024)
+    }
+
+    /// Sets or lifts a limit on how fast content leaves, in bytes per second; running transfers follow at once. A limit
+    /// of one transfer ends with it, all others end with the node: what is configured holds again from then on.
+    ///
+    /// # Errors
+    /// `Invalid` below [`crate::LOWEST_RATE`].
+    pub fn limit(&self, limited: Limited, rate: Option<u64>) -> Result<Rates, ServiceError> {
+        self.pace.limit(limited, rate)
+    }
+
+    /// The limits in force for all transfers.
+    pub fn rates(&self) -> Rates {
+        self.pace.rates()
     }
 
     /// Bytes moved in this run, durable or not.
@@ -147,9 +182,9 @@ impl Transfers {
             .transact(name, move |tx| -> Result<(Transfer, T), Abort> {
                 let mut transfer = tables::transfer(tx, &id)?
                     .ok_or_else(|| ServiceError::Internal("a running transfer is missing".to_owned()))?;
-                if transfer.state.is_terminal() {
-                    let reason = "the transfer has ended".to_owned();
-                    return Err(ServiceError::Conflict { reason }.into());
+                if transfer.state.is_terminal() || transfer.is_paused() {
+                    let how = if transfer.is_paused() { "is paused" } else { "has ended" };
+                    return Err(ServiceError::Conflict { reason: format!("the transfer {how}") }.into());
                 }
                 let value = step(tx, &ledger, &mut transfer, &contract)?;
                 tables::save(tx, &transfer)?;
@@ -164,9 +199,14 @@ impl Transfers {
 
     /// Registers this run of a transfer; an older one of the same id is told to stop.
     fn take_over(&self, id: [u8; 16]) -> watch::Receiver<()> {
-        let (hold, superseded) = watch::channel(());
-        self.lock().insert(id, Running { moved: 0, waits: String::new(), hold });
-        superseded
+        let (orders, receiver) = watch::channel(());
+        self.lock().insert(id, Running { moved: 0, waits: String::new(), orders });
+        receiver
+    }
+
+    /// Makes the run of a transfer, if there is one, look at what is stored.
+    fn look_again(&self, id: &[u8; 16]) {
+        self.with_running(id, |running| running.orders.send_replace(()));
     }
 
     fn add_moved(&self, id: &[u8; 16], bytes: u64) {
@@ -186,7 +226,7 @@ impl Transfers {
     /// Forgets a run that is over, but never the newer one that has taken its place.
     fn forget_run(&self, id: &[u8; 16], run: &watch::Receiver<()>) {
         let mut running = self.lock();
-        if running.get(id).is_some_and(|current| current.hold.subscribe().same_channel(run)) {
+        if running.get(id).is_some_and(|current| current.orders.subscribe().same_channel(run)) {
             running.remove(id);
         }
     }

@@ -11,11 +11,11 @@ use huitong_proof::cbor::{Fields, Limits, Map, Value};
 use huitong_proof::{ContentRoot, Digest, Timestamp};
 use huitong_store::{Read, Table, Tx};
 
-use crate::model::{Finality, Statements, Transfer, TransferState};
+use crate::model::{Finality, Statements, Suspender, Transfer, TransferState};
 
 /// Transfers by id.
 const TRANSFERS: Table = Table::with_history("transfer.transfer");
-/// Ids of consumer transfers that want to move.
+/// Ids of consumer transfers that want to move, or whose end the provider has yet to hear.
 const RUNNABLE: Table = Table::new("transfer.runnable");
 /// Ids of completed transfers whose evidence is not final, with when it is looked at again and how often it was: due (8),
 /// attempts (8).
@@ -39,7 +39,7 @@ pub(crate) fn save(tx: &mut Tx<'_>, transfer: &Transfer) -> Result<(), ServiceEr
     if tx.get(&TRANSFERS, &transfer.id)?.is_none() {
         tx.put(&BY_TIME, &time_key(transfer), &[])?;
     }
-    mark(tx, &RUNNABLE, &transfer.id, transfer.side == Side::Consumer && !transfer.state.is_terminal())?;
+    mark(tx, &RUNNABLE, &transfer.id, transfer.wants_to_run())?;
     if transfer.state == TransferState::Completed && transfer.finality == Finality::Provisional {
         if attempts(tx, &transfer.id)?.is_none() {
             let due = transfer.finished.unwrap_or(transfer.started);
@@ -50,6 +50,11 @@ pub(crate) fn save(tx: &mut Tx<'_>, transfer: &Transfer) -> Result<(), ServiceEr
     }
     tx.put(&TRANSFERS, &transfer.id, &encode(transfer))?;
     Ok(())
+}
+
+/// The provider has heard that our operator cancelled this transfer, or never will.
+pub(crate) fn told(tx: &mut Tx<'_>, id: &[u8; 16]) -> Result<(), ServiceError> {
+    mark(tx, &RUNNABLE, id, false)
 }
 
 pub(crate) fn runnable(read: &impl Read, limit: usize) -> Result<Vec<[u8; 16]>, ServiceError> {
@@ -226,6 +231,15 @@ fn encode(transfer: &Transfer) -> Vec<u8> {
         .maybe_digest(21, statements.ack.as_ref())
         .maybe_digest(22, statements.last.as_ref())
         .boolean(23, transfer.finality == Finality::Final)
+        .maybe_uint(
+            24,
+            transfer.suspended_by.map(|suspender| match suspender {
+                Suspender::Operator => 1,
+                Suspender::Peer => 2,
+                Suspender::Space => 3,
+            }),
+        )
+        .maybe_digest(25, statements.abort.as_ref())
         .encode()
 }
 
@@ -244,6 +258,13 @@ fn decode(bytes: &[u8]) -> Result<Transfer, ServiceError> {
         contract: ContractId::parse(&fields.text(4, "contract")?).map_err(|_| damaged("contract"))?,
         product: DataId::parse(&fields.text(5, "product")?).map_err(|_| damaged("product"))?,
         state: state(&fields.text(6, "state")?).ok_or_else(|| damaged("state"))?,
+        suspended_by: match fields.maybe_uint(24, "suspended_by")? {
+            None => None,
+            Some(1) => Some(Suspender::Operator),
+            Some(2) => Some(Suspender::Peer),
+            Some(3) => Some(Suspender::Space),
+            Some(_) => return Err(damaged("suspender")),
+        },
         size: fields.uint(7, "size")?,
         acknowledged: fields.uint(8, "acknowledged")?,
         root: fields.maybe_bytes(9, "root")?.and_then(|bytes| ContentRoot::from_slice(&bytes)),
@@ -262,6 +283,7 @@ fn decode(bytes: &[u8]) -> Result<Transfer, ServiceError> {
             accept: fields.maybe_digest(20, "accept")?,
             ack: fields.maybe_digest(21, "ack")?,
             last: fields.maybe_digest(22, "final")?,
+            abort: fields.maybe_digest(25, "abort")?,
         },
     };
     fields.finish()?;
@@ -269,8 +291,8 @@ fn decode(bytes: &[u8]) -> Result<Transfer, ServiceError> {
 }
 
 fn state(name: &str) -> Option<TransferState> {
-    use TransferState::{Completed, Requested, Started, Terminated};
-    [Requested, Started, Completed, Terminated].into_iter().find(|state| state.name() == name)
+    use TransferState::{Completed, Requested, Started, Suspended, Terminated};
+    [Requested, Started, Suspended, Completed, Terminated].into_iter().find(|state| state.name() == name)
 }
 
 fn open(bytes: &[u8], what: &'static str) -> Result<Fields, ServiceError> {

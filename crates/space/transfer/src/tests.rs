@@ -1,6 +1,7 @@
 //! Provider and consumer in one process over real stores, with a wire between them that a test can cut and rewrite.
 
 mod consumer_lies;
+mod controlling;
 mod delivery;
 mod faults;
 mod finality;
@@ -30,7 +31,7 @@ use huitong_proof::{
 use huitong_store::{Pending, Store, outbox};
 
 use self::link::{Link, Wire};
-use crate::{StartTransfer, Transfer, TransferSettings, TransferState, Transfers};
+use crate::{Rates, StartTransfer, Transfer, TransferSettings, TransferState, Transfers};
 
 pub(crate) const MIB: usize = 1 << 20;
 /// The clock of all nodes starts at 2026-09-21T14:13:20Z; this policy holds for ever after.
@@ -354,7 +355,12 @@ fn transfers(home: &Path, node: &TestNode) -> Transfers {
 
 /// The same node's transfers with other demands on their evidence.
 pub(crate) fn transfers_under(home: &Path, node: &TestNode, policy: Option<QuorumPolicy>) -> Transfers {
-    let settings = TransferSettings { received: home.join("received"), max_outgoing: 4, policy };
+    let settings = TransferSettings {
+        received: home.join("received"),
+        max_outgoing: 4,
+        rates: Rates::default(),
+        policy,
+    };
     Transfers::new(node.standing.clone(), contracts(home, node), shelf(home, node), settings)
 }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use huitong_identity::ServiceError;
 use huitong_proof::id_text;
-use huitong_transfer::{StartTransfer, Transfer, TransferState, Transfers};
+use huitong_transfer::{Limited, Rates, StartTransfer, Suspender, Transfer, TransferState, Transfers};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
@@ -13,6 +13,7 @@ use super::watch::{Look, watch};
 use super::{AdminServices, MAX_LISTED, Watch, failed};
 use crate::convert::{contract_id, data_id, fixed};
 use crate::proto::admin as wire;
+use crate::proto::admin::{TransferAction, TransferLimit};
 
 const BUFFERED: usize = 4;
 
@@ -48,6 +49,29 @@ impl AdminServices {
             watch(out, commits, Some(ticks), look, show).await;
         });
         Ok(ReceiverStream::new(stream))
+    }
+
+    pub(super) async fn control_transfer(
+        &self,
+        request: wire::ControlTransferRequest,
+    ) -> Result<wire::ControlTransferResponse, Status> {
+        let transfers = self.transfers()?;
+        let transfer = control(transfers, request).await.map_err(self.failed())?;
+        let moved = transfers.moved(&transfer.id);
+        Ok(wire::ControlTransferResponse { transfer: Some(message(transfer, moved)) })
+    }
+
+    pub(super) async fn limit_transfers(
+        &self,
+        request: wire::LimitTransfersRequest,
+    ) -> Result<wire::LimitTransfersResponse, Status> {
+        let rates = limit(self.transfers()?, request).map_err(self.failed())?;
+        let Rates { node, each_peer, each_contract } = rates;
+        Ok(wire::LimitTransfersResponse {
+            node: node.unwrap_or(0),
+            each_peer: each_peer.unwrap_or(0),
+            each_contract: each_contract.unwrap_or(0),
+        })
     }
 
     pub(super) async fn list_transfers(
@@ -92,6 +116,40 @@ fn command(request: wire::StartTransferRequest) -> Result<StartTransfer, Service
     })
 }
 
+async fn control(
+    transfers: &Transfers,
+    request: wire::ControlTransferRequest,
+) -> Result<Transfer, ServiceError> {
+    let wire::ControlTransferRequest { id, action, reason } = request;
+    let id = fixed("id", &id)?;
+    match TransferAction::try_from(action) {
+        Ok(TransferAction::Pause) => transfers.pause(&id, &reason).await,
+        Ok(TransferAction::Resume) => transfers.resume(&id).await,
+        Ok(TransferAction::Cancel) => transfers.cancel(&id, &reason).await,
+        Ok(TransferAction::Unspecified) | Err(_) => {
+            Err(ServiceError::invalid("action", "expected pause, resume or cancel"))
+        }
+    }
+}
+
+fn limit(transfers: &Transfers, request: wire::LimitTransfersRequest) -> Result<Rates, ServiceError> {
+    let wire::LimitTransfersRequest { limit, id, bytes_per_second } = request;
+    let limited = match TransferLimit::try_from(limit) {
+        Ok(TransferLimit::Unspecified) => return Ok(transfers.rates()),
+        Ok(TransferLimit::Node) => Limited::Node,
+        Ok(TransferLimit::EachPeer) => Limited::EachPeer,
+        Ok(TransferLimit::EachContract) => Limited::EachContract,
+        Ok(TransferLimit::Transfer) => {
+            let id = fixed("id", &id)?;
+            let known = transfers.transfer(&id)?;
+            known.ok_or_else(|| ServiceError::NotFound { what: format!("transfer {}", id_text(&id)) })?;
+            Limited::Transfer(id)
+        }
+        Err(_) => return Err(ServiceError::invalid("limit", "is not known to this node")),
+    };
+    transfers.limit(limited, (bytes_per_second > 0).then_some(bytes_per_second))
+}
+
 /// A transfer with the bytes moved in this run.
 fn look(transfers: &Transfers, id: &[u8; 16]) -> Result<Look<(Transfer, u64)>, ServiceError> {
     let seen = transfers
@@ -100,7 +158,7 @@ fn look(transfers: &Transfers, id: &[u8; 16]) -> Result<Look<(Transfer, u64)>, S
     let over = match seen.state {
         TransferState::Terminated => true,
         TransferState::Completed => seen.proven,
-        TransferState::Requested | TransferState::Started => false,
+        TransferState::Requested | TransferState::Started | TransferState::Suspended => false,
     };
     Ok(Look { seen: (seen, transfers.moved(id)), over })
 }
@@ -118,6 +176,13 @@ fn message(transfer: Transfer, moved: u64) -> wire::Transfer {
         bytes_acknowledged: transfer.acknowledged,
         blake3: transfer.root.map(|root| root.to_string()).unwrap_or_default(),
         path: transfer.path.map(|path| path.display().to_string()).unwrap_or_default(),
+        suspended_by: match transfer.suspended_by {
+            None => "",
+            Some(Suspender::Operator) => "operator",
+            Some(Suspender::Peer) => "peer",
+            Some(Suspender::Space) => "space",
+        }
+        .to_owned(),
         code: transfer.code,
         reason: transfer.reason,
         proven: transfer.proven,

@@ -7,10 +7,11 @@ use huitong_identity::{Delivery, PeerError, ServiceError};
 use tokio::sync::{mpsc, watch};
 
 use super::Transfers;
-use super::destination::{part_path, remove_part};
+use super::destination::{has_room, part_path, remove_part};
 use super::fetch::Fetch;
-use super::provider::terminate;
-use crate::model::{Finality, FromConsumer, StartTransfer, Statements, Transfer, TransferState, Want};
+use crate::model::{
+    Finality, FromConsumer, StartTransfer, Statements, Suspender, Transfer, TransferState, Want,
+};
 use crate::peer::TransferPeer;
 use crate::tables;
 
@@ -79,6 +80,7 @@ impl Transfers {
                     root: None,
                     path: None,
                     directory,
+                    suspended_by: None,
                     code: String::new(),
                     reason: String::new(),
                     proven: false,
@@ -97,7 +99,7 @@ impl Transfers {
     /// One attempt to bring a consumer transfer to its end.
     pub async fn run(&self, id: &[u8; 16], peer: &dyn TransferPeer) -> Result<(), Delivery> {
         let transfer = match tables::transfer(&self.ledger().store().view(), id) {
-            Ok(Some(found)) if found.side == Side::Consumer && !found.state.is_terminal() => found,
+            Ok(Some(found)) if found.wants_to_run() => found,
             Ok(_) => return Ok(()),
             Err(error) => return Err(Delivery::Retry(error.to_string())),
         };
@@ -121,9 +123,12 @@ impl Transfers {
     async fn attempt(
         &self,
         transfer: Transfer,
-        superseded: watch::Receiver<()>,
+        orders: watch::Receiver<()>,
         peer: &dyn TransferPeer,
     ) -> Result<(), Stop> {
+        if transfer.suspended_by == Some(Suspender::Space) && !has_room(&transfer) {
+            return Err(Stop::Retry(transfer.reason));
+        }
         let view = self.ledger().store().view();
         let contract = self
             .contracts
@@ -142,7 +147,7 @@ impl Transfers {
             Ok(frames) => frames,
             Err(error) => return Err(self.peer_failed(&transfer, error).await),
         };
-        Fetch { transfers: self, transfer, contract, credential, frames, out, superseded }.run().await
+        Fetch { transfers: self, transfer, contract, credential, frames, out, orders }.run().await
     }
 
     /// A peer that is away is worth another try; one that said no without a statement of its own ends the transfer.
@@ -159,7 +164,7 @@ impl Transfers {
                         if let Some(mut transfer) = tables::transfer(tx, &id)?
                             && !transfer.state.is_terminal()
                         {
-                            terminate(&mut transfer, &code, &reason, ledger.clock().now());
+                            transfer.terminate(&code, &reason, ledger.clock().now());
                             tables::save(tx, &transfer)?;
                         }
                         Ok(())

@@ -7,6 +7,7 @@ use std::{fs, io};
 use huitong_proof::id_text;
 
 use crate::model::Transfer;
+use crate::rules;
 
 /// Bytes of a file name that every file system takes.
 const LONGEST_NAME: usize = 255;
@@ -43,6 +44,15 @@ pub(super) fn marked_path(path: &Path, id: &[u8; 16]) -> PathBuf {
 pub(super) fn part_path(transfer: &Transfer) -> Option<PathBuf> {
     let directory = transfer.path.as_ref()?.parent()?;
     Some(directory.join(format!(".huitong-{}.part", id_text(&transfer.id))))
+}
+
+/// Whether a destination that had no room has some again: for what is missing, or for the next stretch of it.
+pub(super) fn has_room(transfer: &Transfer) -> bool {
+    let missing = transfer.size.saturating_sub(transfer.acknowledged);
+    let directory = transfer.path.as_ref().and_then(|path| path.parent()).unwrap_or(&transfer.directory);
+    // A file system that does not say is tried.
+    rustix::fs::statvfs(directory)
+        .map_or(true, |found| found.f_bavail.saturating_mul(found.f_frsize) >= missing.min(rules::SYNC_BYTES))
 }
 
 /// Removes what arrived of a transfer that is over; nothing to remove is fine.

@@ -1,8 +1,8 @@
 //! One attempt of a consumer to bring a transfer to its end.
 
-use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
+use std::{fs, io};
 
 use bytes::{Bytes, BytesMut};
 use huitong_catalog::{AssetCertificate, AssetKind};
@@ -16,14 +16,13 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::consumer::Stop;
 use super::destination::{free_path, marked_path, part_path, publish, remove_part};
-use super::provider::terminate;
 use super::sink::{Event, Sink, Work};
-use super::{Abort, Transfers, check_belongs, issue};
+use super::{Abort, Order, Transfers, check_belongs, issue, order};
 use crate::details::{
     AcceptDetail, AckDetail, AckStatus, OfferDetail, UsageDetail, abort_detail, read_abort, read_final,
 };
-use crate::model::{FromConsumer, FromProvider, Transfer, TransferState};
-use crate::rules;
+use crate::model::{FromConsumer, FromProvider, Suspender, Transfer, TransferState};
+use crate::{rules, tables};
 
 /// How long nothing may come from the provider.
 const IDLE: Duration = Duration::from_secs(60);
@@ -40,11 +39,63 @@ pub(super) struct Fetch<'a> {
     pub(super) credential: Credential,
     pub(super) frames: mpsc::Receiver<Result<FromProvider, PeerError>>,
     pub(super) out: mpsc::Sender<FromConsumer>,
-    pub(super) superseded: watch::Receiver<()>,
+    pub(super) orders: watch::Receiver<()>,
 }
 
 impl Fetch<'_> {
     pub(super) async fn run(mut self) -> Result<(), Stop> {
+        if self.transfer.state == TransferState::Terminated {
+            return self.tell_that_it_was_cancelled().await;
+        }
+        let outcome = self.deliver().await;
+        if outcome.is_err() {
+            self.say_last_word().await?;
+        }
+        outcome
+    }
+
+    /// The provider takes our ABORT once it has made its offer again; any other answer means that it is over there too.
+    async fn tell_that_it_was_cancelled(&mut self) -> Result<(), Stop> {
+        loop {
+            match self.next().await {
+                Ok(FromProvider::Statement(bytes)) => match self.statement(bytes)?.kind() {
+                    Kind::Offer | Kind::Refusal | Kind::Abort => break,
+                    _ => {}
+                },
+                Ok(FromProvider::Leaves(_) | FromProvider::Chunk { .. }) => {}
+                Err(stop) => return Err(stop),
+            }
+        }
+        self.say_last_word().await
+    }
+
+    /// Before we leave a transfer that was paused, suspended or cancelled: what we have signed about that.
+    async fn say_last_word(&mut self) -> Result<(), Stop> {
+        let ledger = self.transfers.ledger();
+        let view = ledger.store().view();
+        let Some(stored) = tables::transfer(&view, &self.transfer.id)? else { return Ok(()) };
+        let Some(digest) = self.transfers.last_word(&stored) else { return Ok(()) };
+        let found = ledger.statement(&view, &digest).map_err(ServiceError::from)?;
+        drop(view);
+        let Some(statement) = found else { return Ok(()) };
+        self.send(&statement).await?;
+        let told = self.wait_for_the_end().await;
+        if stored.state == TransferState::Terminated && told {
+            let id = stored.id;
+            let store = ledger.store();
+            let marked = store.transact("transfer.told", move |tx| tables::told(tx, &id)).await;
+            marked.map_err(ServiceError::from)?;
+        }
+        Ok(())
+    }
+
+    /// Leaving at once could cut the connection under our last word: the provider hangs up when it has read it.
+    async fn wait_for_the_end(&mut self) -> bool {
+        let hangs_up = async { while let Some(Ok(_)) = self.frames.recv().await {} };
+        timeout(LAST_WORD, hangs_up).await.is_ok()
+    }
+
+    async fn deliver(&mut self) -> Result<(), Stop> {
         self.opening().await?;
         if let Some(last) = self.already_acknowledged().await? {
             return self.finish(last).await;
@@ -183,6 +234,9 @@ impl Fetch<'_> {
         }
         let statement = self
             .change("transfer.accept", move |tx, ledger, transfer, contract| {
+                if transfer.suspended_by.is_some() {
+                    transfer.release();
+                }
                 let offer = transfer.statements.offer.unwrap_or(Digest::ZERO);
                 let resume = transfer.statements.ack.unwrap_or(Digest::ZERO);
                 let detail = AcceptDetail { start, end, resume }.to_detail();
@@ -218,7 +272,7 @@ impl Fetch<'_> {
             .map_err(|error| broken(&format!("the leaf values do not make the agreed root: {error}")))
     }
 
-    async fn receive(mut self, tree: ContentTree, start: u64, total: u64) -> Result<(), Stop> {
+    async fn receive(&mut self, tree: ContentTree, start: u64, total: u64) -> Result<(), Stop> {
         let path = self.part_path()?;
         let mut group_in_hand: Option<Bytes> = None;
         let sync_bytes = rules::SYNC_BYTES.min(self.contract.agreement.window_bytes / 2).max(1);
@@ -239,7 +293,7 @@ impl Fetch<'_> {
         loop {
             tokio::select! {
                 biased;
-                _ = self.superseded.changed() => return Err(taken_over()),
+                order = order(&mut self.orders) => self.obey(&order)?,
                 event = sink.events.recv() => match event {
                     Some(Event::Durable(groups)) => {
                         if let Some(last) = self.durable(groups, total).await? {
@@ -251,7 +305,7 @@ impl Fetch<'_> {
                         let offer = self.stored_offer()?;
                         return Err(self.abort(&refusal, &offer).await?);
                     }
-                    Some(Event::Failed(reason)) => return Err(Stop::Retry(format!("the destination cannot be written: {reason}; make room, the transfer goes on by itself"))),
+                    Some(Event::Failed(error)) => return Err(self.destination_failed(&error).await?),
                     None => return Err(Stop::Retry("the writer stopped".to_owned())),
                 },
                 _ = sync.tick() => {
@@ -346,12 +400,48 @@ impl Fetch<'_> {
     }
 
     async fn next(&mut self) -> Result<FromProvider, Stop> {
-        let frame = tokio::select! {
-            biased;
-            _ = self.superseded.changed() => return Err(taken_over()),
-            frame = timeout(IDLE, self.frames.recv()) => frame,
-        };
-        self.frame(frame).await
+        loop {
+            let frame = tokio::select! {
+                biased;
+                order = order(&mut self.orders) => {
+                    self.obey(&order)?;
+                    continue;
+                }
+                frame = timeout(IDLE, self.frames.recv()) => frame,
+            };
+            return self.frame(frame).await;
+        }
+    }
+
+    /// Ends this run if the order says so.
+    fn obey(&self, order: &Order) -> Result<(), Stop> {
+        match order {
+            Order::TakenOver => Err(taken_over()),
+            Order::LookAgain => {
+                let stored = tables::transfer(&self.transfers.ledger().store().view(), &self.transfer.id)?;
+                match stored {
+                    Some(stored) if !stored.state.is_terminal() && !stored.is_paused() => Ok(()),
+                    _ => Err(Stop::Retry("its operator has stopped it".to_owned())),
+                }
+            }
+        }
+    }
+
+    /// A destination without room suspends the transfer, and the provider hears why; anything else is tried again.
+    async fn destination_failed(&mut self, error: &io::Error) -> Result<Stop, Stop> {
+        let reason = format!("the destination cannot be written: {error}");
+        if !matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+            return Ok(Stop::Retry(reason));
+        }
+        let reason = format!("{reason}; make room, the transfer goes on by itself");
+        let (transfers, said) = (self.transfers.clone(), reason.clone());
+        self.change("transfer.suspend", move |tx, ledger, transfer, _| {
+            transfers.acknowledge_stop(tx, ledger, transfer, &said)?;
+            transfer.suspend(Suspender::Space, "destination.full", &said);
+            Ok(())
+        })
+        .await?;
+        Ok(Stop::Retry(reason))
     }
 
     async fn frame(
@@ -413,7 +503,7 @@ impl Fetch<'_> {
         let shown = format!("{code}: {reason}");
         self.change("transfer.ended", move |tx, ledger, transfer, _| {
             ledger.admit(tx, &statement)?;
-            terminate(transfer, &code, &reason, ledger.clock().now());
+            transfer.terminate(&code, &reason, ledger.clock().now());
             Ok(())
         })
         .await?;
@@ -436,15 +526,13 @@ impl Fetch<'_> {
                 let detail = abort_detail(&code, &reason);
                 let statement =
                     issue(tx, ledger, Kind::Abort, transfer, contract, answered.digest(), detail)?;
-                terminate(transfer, &code, &reason, ledger.clock().now());
+                transfer.terminate(&code, &reason, ledger.clock().now());
                 Ok(statement)
             })
             .await?;
         // It is over and on record, whether or not the provider still listens.
         let _ = self.send(&statement).await;
-        // Leaving at once could cut the connection under our last word: the provider hangs up when it has read it.
-        let hangs_up = async { while self.frames.recv().await.is_some() {} };
-        let _ = timeout(LAST_WORD, hangs_up).await;
+        self.wait_for_the_end().await;
         remove_part(part_path(&self.transfer)).await;
         Ok(Stop::Over(shown))
     }

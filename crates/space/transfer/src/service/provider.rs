@@ -17,11 +17,13 @@ use huitong_store::{Read, Tx};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
-use super::{Abort, Transfers, check_belongs, issue, source};
+use super::{Abort, Order, Transfers, check_belongs, issue, order, source};
 use crate::details::{
     AcceptDetail, AckDetail, AckStatus, OfferDetail, UsageDetail, abort_detail, final_detail, read_abort,
 };
-use crate::model::{Finality, FromConsumer, FromProvider, Statements, Transfer, TransferState, Want};
+use crate::model::{
+    Finality, FromConsumer, FromProvider, Statements, Suspender, Transfer, TransferState, Want,
+};
 use crate::{rules, tables};
 
 /// How long the consumer may take for its first frame.
@@ -80,11 +82,14 @@ impl Transfers {
             Opening::Offered(offered) => *offered,
         };
         let id = offered.transfer.id;
-        let superseded = self.take_over(id);
-        let run = superseded.clone();
+        let orders = self.take_over(id);
+        let run = orders.clone();
         let outcome =
-            Exchange { transfers: self, caller, address, incoming, out, superseded, offered }.run().await;
+            Exchange { transfers: self, caller, address, incoming, out, orders, offered }.run().await;
         self.forget_run(&id, &run);
+        if self.transfer(&id)?.is_none_or(|transfer| transfer.state.is_terminal()) {
+            self.pace.forget(&id);
+        }
         outcome
     }
 
@@ -117,7 +122,7 @@ impl Transfers {
                             && rules::is_resumed_by(&want, &caller, &transfer)
                             && !transfer.state.is_terminal()
                         {
-                            terminate(&mut transfer, &refusal.code, &refusal.reason, ledger.clock().now());
+                            transfer.terminate(&refusal.code, &refusal.reason, ledger.clock().now());
                             tables::save(tx, &transfer)?;
                         }
                         let asked = format!("deliver {} under contract {}", want.product, want.contract);
@@ -175,7 +180,10 @@ fn decide(
                 let (transfer, consumed) = (transfer.clone(), Vec::new());
                 return Ok(Ok(Offered { transfer, contract, product: None, consumed, statements }));
             }
-            TransferState::Requested | TransferState::Started => {}
+            TransferState::Suspended if transfer.is_paused() => {
+                return Err(ServiceError::Busy { reason: paused(transfer) });
+            }
+            TransferState::Requested | TransferState::Started | TransferState::Suspended => {}
         }
     }
     let product = match (product, unchanged) {
@@ -272,6 +280,7 @@ fn new_transfer(
         root: Some(contract.agreement.root),
         path: None,
         directory: std::path::PathBuf::new(),
+        suspended_by: None,
         code: String::new(),
         reason: String::new(),
         proven: false,
@@ -299,13 +308,20 @@ fn stored_statements(
         .collect()
 }
 
+/// What something that came in means for the exchange.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Heard {
+    GoOn,
+    Over,
+}
+
 struct Exchange<'a> {
     transfers: &'a Transfers,
     caller: Caller,
     address: IpAddr,
     incoming: mpsc::Receiver<Result<FromConsumer, PeerError>>,
     out: mpsc::Sender<FromProvider>,
-    superseded: watch::Receiver<()>,
+    orders: watch::Receiver<()>,
     offered: Offered,
 }
 
@@ -329,7 +345,7 @@ impl Exchange<'_> {
         // without it the window would stay closed.
         if first.kind() == Kind::Ack {
             let arrived = rules::can_have_arrived(&self.offered.transfer, window);
-            if self.acknowledged(first, arrived).await? == AckStatus::Complete {
+            if self.acknowledged(first, arrived).await? == Heard::Over {
                 return Ok(());
             }
             first = match self.first_statement().await? {
@@ -359,10 +375,12 @@ impl Exchange<'_> {
 
     /// The consumer's next statement before bytes move; `None` when it has gone or a newer exchange took over.
     async fn first_statement(&mut self) -> Result<Option<Statement>, ServiceError> {
-        let frame = tokio::select! {
-            biased;
-            _ = self.superseded.changed() => return Ok(None),
-            frame = timeout(IDLE, self.incoming.recv()) => frame,
+        let frame = loop {
+            tokio::select! {
+                biased;
+                order = order(&mut self.orders) => if self.obey(&order).await? == Heard::Over { return Ok(None) },
+                frame = timeout(IDLE, self.incoming.recv()) => break frame,
+            }
         };
         match frame {
             Ok(Some(Ok(FromConsumer::Statement(bytes)))) => self.statement(bytes).map(Some),
@@ -386,16 +404,20 @@ impl Exchange<'_> {
         recheck.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut moved_at = Instant::now();
         let out = self.out.clone();
+        let mut limits = self.transfers.pace.changes();
+        let mut may_leave_at = moved_at;
         loop {
+            let is_due = may_leave_at <= Instant::now();
             let unacknowledged =
                 rules::prefix_bytes(sent_groups, size).saturating_sub(self.offered.transfer.acknowledged);
             let may_send = !leaves.is_empty()
                 || next.as_ref().is_some_and(|(_, bytes)| {
-                    unacknowledged.saturating_add(bytes.len() as u64) <= window.max(bytes.len() as u64)
+                    is_due
+                        && unacknowledged.saturating_add(bytes.len() as u64) <= window.max(bytes.len() as u64)
                 });
             tokio::select! {
                 biased;
-                _ = self.superseded.changed() => return Ok(()),
+                order = order(&mut self.orders) => if self.obey(&order).await? == Heard::Over { return Ok(()) },
                 // Before what the consumer sends: however much that is, it does not put off the question.
                 _ = recheck.tick() => self.recheck().await?,
                 frame = self.incoming.recv() => {
@@ -411,7 +433,7 @@ impl Exchange<'_> {
                     match statement.kind() {
                         Kind::Ack => {
                             let before = self.offered.transfer.acknowledged;
-                            if self.acknowledged(statement, sent_groups).await? == AckStatus::Complete {
+                            if self.acknowledged(statement, sent_groups).await? == Heard::Over {
                                 return Ok(());
                             }
                             if self.offered.transfer.acknowledged > before {
@@ -423,6 +445,8 @@ impl Exchange<'_> {
                     }
                 }
                 () = sleep_until(moved_at + IDLE) => return Err(idle()),
+                Ok(()) = limits.changed() => may_leave_at = Instant::now(),
+                () = sleep_until(may_leave_at), if !is_due => {}
                 group = reader.recv(), if next.is_none() && sent_groups < total => match group {
                     Some(Ok(group)) => next = Some(group),
                     Some(Err(reason)) => {
@@ -438,6 +462,9 @@ impl Exchange<'_> {
                         place.send(FromProvider::Leaves(frame));
                     } else if let Some((group, data)) = next.take() {
                         self.transfers.add_moved(&self.offered.transfer.id, data.len() as u64);
+                        let bytes = data.len() as u64;
+                        let Transfer { id, peer, contract, .. } = &self.offered.transfer;
+                        may_leave_at = self.transfers.pace.leave(id, peer, contract, bytes, moved_at);
                         sent_groups = group.saturating_add(1);
                         place.send(FromProvider::Chunk { group, data });
                     }
@@ -473,6 +500,9 @@ impl Exchange<'_> {
         let digest = statement.digest();
         self.change("transfer.accepted", move |tx, ledger, transfer, _| {
             ledger.admit(tx, &statement)?;
+            if transfer.suspended_by.is_some() {
+                transfer.release();
+            }
             transfer.statements.accept = Some(digest);
             Ok(())
         })
@@ -480,12 +510,15 @@ impl Exchange<'_> {
     }
 
     /// Takes an acknowledgement; the complete one is answered with FINAL in the same commit.
-    async fn acknowledged(&mut self, statement: Statement, arrived: u64) -> Result<AckStatus, ServiceError> {
+    async fn acknowledged(&mut self, statement: Statement, arrived: u64) -> Result<Heard, ServiceError> {
         let ack = AckDetail::read(&statement)?;
-        let (status, digest) = (ack.status, statement.digest());
-        if self.offered.transfer.statements.ack == Some(digest) {
-            // Said again after a lost connection; nothing changes.
-            return Ok(status);
+        let heard = match ack.status {
+            AckStatus::Partial => Heard::GoOn,
+            AckStatus::Complete | AckStatus::Stopped { .. } => Heard::Over,
+        };
+        if self.offered.transfer.statements.ack == Some(statement.digest()) {
+            // Said again after a lost connection or a pause; nothing changes.
+            return Ok(if ack.status == AckStatus::Complete { heard } else { Heard::GoOn });
         }
         if Some(statement.body().reference) != self.offered.transfer.statements.accept {
             return Err(ServiceError::invalid(
@@ -499,12 +532,19 @@ impl Exchange<'_> {
             ledger.admit(tx, &statement)?;
             transfer.statements.ack = Some(statement.digest());
             transfer.acknowledged = ack.bytes;
-            if ack.status == AckStatus::Complete {
-                let detail = final_detail(&ack.root);
-                let last = issue(tx, ledger, Kind::Final, transfer, contract, statement.digest(), detail)?;
-                transfer.statements.last = Some(last.digest());
-                transfer.state = TransferState::Completed;
-                transfer.finished = Some(ledger.clock().now());
+            match &ack.status {
+                AckStatus::Partial => {}
+                AckStatus::Stopped { reason } => {
+                    transfer.suspend(Suspender::Peer, "transfer.stopped", reason)
+                }
+                AckStatus::Complete => {
+                    let detail = final_detail(&ack.root);
+                    let last =
+                        issue(tx, ledger, Kind::Final, transfer, contract, statement.digest(), detail)?;
+                    transfer.statements.last = Some(last.digest());
+                    transfer.state = TransferState::Completed;
+                    transfer.finished = Some(ledger.clock().now());
+                }
             }
             Ok(())
         })
@@ -516,7 +556,30 @@ impl Exchange<'_> {
                 self.send(&last).await;
             }
         }
-        Ok(status)
+        Ok(heard)
+    }
+
+    /// What an order means for this exchange: a transfer that our operator has cancelled ends with our ABORT, a paused
+    /// one with an error that says so.
+    async fn obey(&mut self, order: &Order) -> Result<Heard, ServiceError> {
+        if let Order::TakenOver = order {
+            return Ok(Heard::Over);
+        }
+        let ledger = self.transfers.ledger();
+        let view = ledger.store().view();
+        let Some(stored) = tables::transfer(&view, &self.offered.transfer.id)? else {
+            return Ok(Heard::Over);
+        };
+        if stored.is_paused() {
+            return Err(ServiceError::Busy { reason: paused(&stored) });
+        }
+        let Some(abort) = stored.statements.abort else { return Ok(Heard::GoOn) };
+        let statement = ledger.statement(&view, &abort)?;
+        drop(view);
+        if let Some(statement) = statement {
+            self.send(&statement).await;
+        }
+        Ok(Heard::Over)
     }
 
     async fn aborted(&mut self, statement: &Statement) -> Result<(), ServiceError> {
@@ -524,7 +587,7 @@ impl Exchange<'_> {
         let statement = statement.clone();
         self.change("transfer.aborted", move |tx, ledger, transfer, _| {
             ledger.admit(tx, &statement)?;
-            terminate(transfer, &code, &reason, ledger.clock().now());
+            transfer.terminate(&code, &reason, ledger.clock().now());
             Ok(())
         })
         .await?;
@@ -573,7 +636,7 @@ impl Exchange<'_> {
                 let reference = transfer.statements.offer.unwrap_or(Digest::ZERO);
                 let detail = abort_detail(&code, &reason);
                 let statement = issue(tx, ledger, Kind::Abort, transfer, contract, reference, detail)?;
-                terminate(transfer, &code, &reason, ledger.clock().now());
+                transfer.terminate(&code, &reason, ledger.clock().now());
                 Ok(statement)
             })
             .await?;
@@ -605,11 +668,8 @@ impl Exchange<'_> {
     }
 }
 
-pub(super) fn terminate(transfer: &mut Transfer, code: &str, reason: &str, now: Timestamp) {
-    transfer.state = TransferState::Terminated;
-    code.clone_into(&mut transfer.code);
-    reason.clone_into(&mut transfer.reason);
-    transfer.finished = Some(now);
+fn paused(transfer: &Transfer) -> String {
+    format!("the provider has paused this transfer: {}", transfer.reason)
 }
 
 fn idle() -> ServiceError {

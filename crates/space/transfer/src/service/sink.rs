@@ -30,7 +30,7 @@ pub(super) enum Event {
     /// A group does not belong to the agreed content.
     Wrong { group: u64, reason: String },
     /// The disk failed or is full.
-    Failed(String),
+    Failed(io::Error),
 }
 
 pub(super) struct Sink {
@@ -75,7 +75,7 @@ fn write(
                 return;
             }
             if let Err(error) = file.write_all_at(&bytes, next.saturating_mul(GROUP_BYTES)) {
-                let _ = report.blocking_send(Event::Failed(error.to_string()));
+                let _ = report.blocking_send(Event::Failed(error));
                 return;
             }
             next = next.saturating_add(1);
@@ -99,7 +99,7 @@ fn sync(file: &File, queue: &sync_mpsc::Receiver<u64>, report: &mpsc::Sender<Eve
         }
         let event = match file.sync_data() {
             Ok(()) => Event::Durable(groups),
-            Err(error) => Event::Failed(error.to_string()),
+            Err(error) => Event::Failed(error),
         };
         let failed = matches!(event, Event::Failed(_));
         durable = Some(groups);

@@ -1,7 +1,7 @@
 //! Reads groups of a published file, on a thread of its own.
 
 use std::fs::File;
-use std::os::unix::fs::FileExt as _;
+use std::io;
 
 use bytes::Bytes;
 use huitong_catalog::Source;
@@ -28,14 +28,14 @@ pub(super) fn groups(source: Source, first: u64, end: u64) -> mpsc::Receiver<Rea
         for group in first..end {
             let offset = group.saturating_mul(GROUP_BYTES);
             let length = GROUP_BYTES.min(source.size.saturating_sub(offset));
-            let mut buffer = vec![0; usize::try_from(length).unwrap_or(0)];
             // A file that changes while it is read must not pass for what was agreed: its size and modification time
             // are looked at after the bytes, and the consumer verifies every group in any case.
-            let read = file
-                .read_exact_at(&mut buffer, offset)
+            let outcome = read_at(&file, offset, length)
                 .map_err(|error| format!("{}: {error}", source.path.display()))
-                .and_then(|()| source.check_unchanged().map_err(|error| error.to_string()));
-            let outcome = read.map(|()| (group, Bytes::from(buffer)));
+                .and_then(|bytes| match source.check_unchanged() {
+                    Ok(()) => Ok((group, bytes)),
+                    Err(error) => Err(error.to_string()),
+                });
             let failed = outcome.is_err();
             if sender.blocking_send(outcome).is_err() || failed {
                 return;
@@ -43,4 +43,18 @@ pub(super) fn groups(source: Source, first: u64, end: u64) -> mpsc::Receiver<Rea
         }
     });
     receiver
+}
+
+/// Reads into memory that was not written before: a group is large enough for that to count.
+fn read_at(file: &File, offset: u64, length: u64) -> io::Result<Bytes> {
+    let length = usize::try_from(length).map_err(|_| io::ErrorKind::OutOfMemory)?;
+    let mut buffer = Vec::with_capacity(length);
+    while buffer.len() < length {
+        let at = offset.saturating_add(buffer.len() as u64);
+        if rustix::io::pread(file, rustix::buffer::spare_capacity(&mut buffer), at)? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    buffer.truncate(length);
+    Ok(Bytes::from(buffer))
 }

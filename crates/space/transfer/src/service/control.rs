@@ -1,0 +1,151 @@
+//! What an operator does to a transfer: pause, resume, cancel, on either side.
+
+use huitong_contract::Side;
+use huitong_identity::ServiceError;
+use huitong_ledger::Ledger;
+use huitong_proof::{Digest, Kind, group_count, id_text};
+use huitong_store::Tx;
+
+use super::{Transfers, issue};
+use crate::details::{AckDetail, AckStatus, abort_detail};
+use crate::model::{Suspender, Transfer};
+use crate::{rules, tables};
+
+/// The code of a transfer that an operator holds up.
+const PAUSED: &str = "transfer.paused";
+/// The code of a transfer that an operator has ended.
+const CANCELLED: &str = "transfer.cancelled";
+/// The longest reason an operator may give, in characters: it goes into a statement.
+const LONGEST_REASON: usize = 256;
+
+impl Transfers {
+    /// Holds up a transfer until [`Transfers::resume`]. A consumer says so with a signature, in an ACK that also says how
+    /// much has arrived; what has arrived stays, and counts.
+    ///
+    /// # Errors
+    /// `NotFound`; `Conflict` once it has ended.
+    pub async fn pause(&self, id: &[u8; 16], reason: &str) -> Result<Transfer, ServiceError> {
+        let reason = checked(reason, "paused by its operator")?;
+        self.control("transfer.pause", id, move |this, tx, ledger, transfer| {
+            if transfer.is_paused() {
+                return Ok(());
+            }
+            if transfer.side == Side::Consumer {
+                this.acknowledge_stop(tx, ledger, transfer, &reason)?;
+            }
+            transfer.suspend(Suspender::Operator, PAUSED, &reason);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Lets a paused transfer go on. One that is not paused goes on anyway.
+    ///
+    /// # Errors
+    /// `NotFound`; `Conflict` once it has ended.
+    pub async fn resume(&self, id: &[u8; 16]) -> Result<Transfer, ServiceError> {
+        self.control("transfer.resume", id, |_, _, _, transfer| {
+            if transfer.is_paused() {
+                transfer.release();
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Ends a transfer for good with a signed ABORT. What has arrived of it is removed; what was acknowledged stays on
+    /// record.
+    ///
+    /// # Errors
+    /// `NotFound`; `Conflict` once it has ended otherwise.
+    pub async fn cancel(&self, id: &[u8; 16], reason: &str) -> Result<Transfer, ServiceError> {
+        let reason = checked(reason, "cancelled by its operator")?;
+        if let Some(transfer) = self.transfer(id)?
+            && transfer.code == CANCELLED
+        {
+            return Ok(transfer);
+        }
+        let transfer = self
+            .control("transfer.cancel", id, move |this, tx, ledger, transfer| {
+                if let Some(offer) = transfer.statements.offer {
+                    let contract = this.contract_of(&*tx, transfer)?;
+                    let detail = abort_detail(CANCELLED, &reason);
+                    let statement = issue(tx, ledger, Kind::Abort, transfer, &contract, offer, detail)?;
+                    transfer.statements.abort = Some(statement.digest());
+                }
+                transfer.terminate(CANCELLED, &reason, ledger.clock().now());
+                Ok(())
+            })
+            .await?;
+        super::destination::remove_part(super::destination::part_path(&transfer)).await;
+        Ok(transfer)
+    }
+
+    /// Issues the ACK that says how much has arrived and that no more is taken for now. Before the first ACCEPT there is
+    /// nothing to answer, and nothing to say of a file without bytes.
+    pub(super) fn acknowledge_stop(
+        &self,
+        tx: &mut Tx<'_>,
+        ledger: &Ledger,
+        transfer: &mut Transfer,
+        reason: &str,
+    ) -> Result<(), ServiceError> {
+        let (Some(accept), Some(root)) = (transfer.statements.accept, transfer.root) else { return Ok(()) };
+        let groups = transfer.acknowledged.div_ceil(huitong_proof::GROUP_BYTES);
+        if groups == group_count(transfer.size) {
+            return Ok(());
+        }
+        let contract = self.contract_of(&*tx, transfer)?;
+        let bytes = rules::prefix_bytes(groups, transfer.size);
+        let status = AckStatus::Stopped { reason: reason.to_owned() };
+        let detail = AckDetail { root, groups, bytes, status }.to_detail();
+        let statement = issue(tx, ledger, Kind::Ack, transfer, &contract, accept, detail)?;
+        transfer.statements.ack = Some(statement.digest());
+        Ok(())
+    }
+
+    /// Changes a transfer that has not ended, in one commit, and has its run look at what is stored now.
+    async fn control(
+        &self,
+        name: &'static str,
+        id: &[u8; 16],
+        step: impl FnOnce(&Self, &mut Tx<'_>, &Ledger, &mut Transfer) -> Result<(), ServiceError> + Send + 'static,
+    ) -> Result<Transfer, ServiceError> {
+        let (this, key) = (self.clone(), *id);
+        let transfer = self
+            .ledger()
+            .store()
+            .transact(name, move |tx| -> Result<Transfer, ServiceError> {
+                let mut transfer = tables::transfer(tx, &key)?
+                    .ok_or_else(|| ServiceError::NotFound { what: format!("transfer {}", id_text(&key)) })?;
+                if transfer.state.is_terminal() {
+                    let reason = format!("the transfer is {} already", transfer.state.name());
+                    return Err(ServiceError::Conflict { reason });
+                }
+                step(&this, tx, this.ledger(), &mut transfer)?;
+                tables::save(tx, &transfer)?;
+                Ok(transfer)
+            })
+            .await?;
+        self.look_again(id);
+        Ok(transfer)
+    }
+
+    /// Our own statement of a transfer that the other side must hear before we leave: the ACK of a paused or suspended
+    /// one, the ABORT of a cancelled one. `None` as long as the transfer runs.
+    pub(super) fn last_word(&self, transfer: &Transfer) -> Option<Digest> {
+        match (transfer.suspended_by, transfer.statements.abort) {
+            (_, Some(abort)) => Some(abort),
+            (Some(Suspender::Operator | Suspender::Space), None) => transfer.statements.ack,
+            _ => None,
+        }
+    }
+}
+
+fn checked(reason: &str, otherwise: &str) -> Result<String, ServiceError> {
+    if reason.chars().count() > LONGEST_REASON || reason.chars().any(char::is_control) {
+        let expected = format!("must be one line of at most {LONGEST_REASON} characters");
+        return Err(ServiceError::invalid("reason", expected));
+    }
+    Ok(if reason.is_empty() { otherwise.to_owned() } else { reason.to_owned() })
+}
