@@ -13,7 +13,8 @@ use protox::Compiler;
 fn main() -> Result<(), Box<dyn Error>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../proto");
     let out = PathBuf::from(std::env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR for build scripts")?);
-    println!("cargo:rerun-if-changed={}", root.display());
+    // Relative to this package: a build cache may outlive the checkout that it was filled from.
+    println!("cargo:rerun-if-changed=../../../proto");
 
     let mut all = Vec::new();
     find_protos(&root, &mut all)?;

@@ -21,6 +21,7 @@ use crate::blocks::StoredRow;
 use crate::disk::Disk;
 use crate::merge::Interrupted;
 use crate::overlay::{Change, Entry, Origin, Overlay, Span};
+use crate::progress::{Progress, Unit};
 use crate::record::{Cursor, Group};
 use crate::segment::{self, Segment, Survey};
 use crate::snapshot::Snapshot;
@@ -62,10 +63,11 @@ pub(crate) struct CaughtUp {
 }
 
 /// What is to become of an index that can be used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Wish {
+#[derive(Clone, Copy)]
+pub(crate) enum Wish<'a> {
     Keep,
-    Rebuild,
+    /// Built anew all the same; hears how far that is.
+    Rebuild(&'a dyn Fn(Progress)),
 }
 
 /// Why an index is not used.
@@ -99,7 +101,7 @@ const CONDEMNED: &str = "index.condemned";
 const COLLECTED_ROWS: usize = 10_000;
 const COLLECTED_BYTES: usize = 16 * 1024 * 1024;
 /// How many rows are built between two questions whether to go on.
-const ROWS_PER_QUESTION: usize = 1024;
+const ROWS_PER_QUESTION: u64 = 1024;
 
 impl IndexPlace {
     pub(crate) fn new(store: &Path, disk: &Disk) -> Self {
@@ -119,7 +121,7 @@ impl IndexPlace {
         identity: [u8; 16],
         survey: &Survey,
         base: Option<&Snapshot>,
-        wish: Wish,
+        wish: Wish<'_>,
     ) -> Result<(Index, CaughtUp), OpenError> {
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let boot = boot.trim();
@@ -137,7 +139,7 @@ impl IndexPlace {
         let (index, caught_up) = match opened {
             Ok((index, applied)) => (index, CaughtUp { applied, ..CaughtUp::default() }),
             Err(unfit) => {
-                let (index, applied) = self.rebuild(identity, survey, base, &unfit)?;
+                let (index, applied) = self.rebuild(identity, survey, base, &unfit, wish)?;
                 let Unfit { why, ahead } = unfit;
                 (index, CaughtUp { applied, rebuilt: is_told.then_some(why), ahead })
             }
@@ -159,7 +161,7 @@ impl IndexPlace {
         let generation = current.generation.saturating_add(1);
         self.remove(generation)?;
         let index = self.open_generation(generation)?;
-        self.load(&index, base, go_on)?;
+        self.load(&index, base, &|_| go_on())?;
         let standing = Standing { identity: base.header.identity, applied: base.header.sequence };
         index.apply(std::iter::empty(), standing).map_err(|error| self.unusable(error))?;
         Ok(index)
@@ -357,7 +359,7 @@ impl IndexPlace {
         identity: [u8; 16],
         survey: &Survey,
         base: Option<&Snapshot>,
-        wish: Wish,
+        wish: Wish<'_>,
     ) -> Result<Result<(Index, u64), Unfit>, OpenError> {
         let unfit = |why: String| Ok(Err(Unfit::because(why)));
         let mut generations = self.generations().into_iter();
@@ -378,7 +380,7 @@ impl IndexPlace {
         if let Some(why) = Self::unfit(standing, identity, survey) {
             return Ok(Err(why));
         }
-        if wish == Wish::Rebuild {
+        if let Wish::Rebuild(_) = wish {
             return unfit("it was asked for".to_owned());
         }
         match self.catch_up(&index, identity, &survey.segments, standing.applied) {
@@ -421,6 +423,7 @@ impl IndexPlace {
         survey: &Survey,
         base: Option<&Snapshot>,
         unfit: &Unfit,
+        wish: Wish<'_>,
     ) -> Result<(Index, u64), OpenError> {
         // Were it found out later, the rows in the index would be gone for nothing.
         if let Some(base) = base {
@@ -442,7 +445,14 @@ impl IndexPlace {
         let index = self.open_generation(1)?;
         let mut after = 0;
         if let Some(base) = base {
-            match self.load(&index, base, &|| true) {
+            let total = base.rows;
+            let tell = |done| {
+                if let Wish::Rebuild(progress) = wish {
+                    progress(Progress { step: "rebuild the index", done, total, unit: Unit::Rows });
+                }
+                true
+            };
+            match self.load(&index, base, &tell) {
                 Ok(()) => {}
                 Err(Interrupted::Failed(error)) => return Err(error),
                 Err(other) => return Err(self.unusable(other)),
@@ -476,13 +486,14 @@ impl IndexPlace {
             .collect()
     }
 
-    /// Takes over all rows of a snapshot but the resident ones. The index does not yet say what it holds.
-    fn load(&self, index: &Index, base: &Snapshot, go_on: &dyn Fn() -> bool) -> Result<(), Interrupted> {
+    /// Takes over all rows of a snapshot but the resident ones. The index does not yet say what it holds. `go_on` hears
+    /// now and then how many rows have been read.
+    fn load(&self, index: &Index, base: &Snapshot, go_on: &dyn Fn(u64) -> bool) -> Result<(), Interrupted> {
         let mut rows = base.all_rows()?;
-        let mut count = 0_usize;
+        let mut count = 0_u64;
         while let Some(row) = rows.next()? {
             count = count.wrapping_add(1);
-            if count.is_multiple_of(ROWS_PER_QUESTION) && !go_on() {
+            if count.is_multiple_of(ROWS_PER_QUESTION) && !go_on(count) {
                 return Err(Interrupted::Stopped);
             }
             if !row.is_resident {

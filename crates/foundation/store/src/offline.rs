@@ -5,6 +5,7 @@
 mod check;
 mod restore;
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -131,8 +132,10 @@ pub struct TableStats {
 /// builds it anew.
 pub fn rebuild(dir: &Path, disk: &Disk, progress: &mut dyn FnMut(Progress)) -> Result<u64, OpenError> {
     let _lock = lock(dir, disk)?;
-    progress(Progress { step: "rebuild the index", done: 0, total: 0, unit: Unit::Rows });
-    let opened = opening::open(dir, disk, &Options::default(), Wish::Rebuild)?;
+    let progress = RefCell::new(progress);
+    let tell = |done: Progress| (progress.borrow_mut())(done);
+    tell(Progress { step: "rebuild the index", done: 0, total: 0, unit: Unit::Rows });
+    let opened = opening::open(dir, disk, &Options::default(), Wish::Rebuild(&tell))?;
     let sequence = opened.report.records;
     let place = opened.place.clone();
     let flushed = opened.committed.index().flush();

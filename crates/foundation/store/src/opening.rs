@@ -42,7 +42,12 @@ impl Layout {
 
 /// Opens what lies in a directory that is locked. Starts from the newest snapshot; if that one does not check,
 /// from the one before, and so on to the start of the journal.
-pub(crate) fn open(store: &Path, disk: &Disk, options: &Options, wish: Wish) -> Result<Opened, OpenError> {
+pub(crate) fn open(
+    store: &Path,
+    disk: &Disk,
+    options: &Options,
+    wish: Wish<'_>,
+) -> Result<Opened, OpenError> {
     let layout = Layout::of(store);
     layout.create(disk)?;
     let mut older = snapshot::list(&layout.snapshots)?;
@@ -79,7 +84,7 @@ fn open_from(
     base: Option<Snapshot>,
     disk: &Disk,
     options: &Options,
-    wish: Wish,
+    wish: Wish<'_>,
     dropped_bytes: &mut u64,
 ) -> Result<Opened, OpenError> {
     let layout = Layout::of(store);
