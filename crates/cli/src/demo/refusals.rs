@@ -289,7 +289,7 @@ impl Intruder {
         let (out, outgoing) = mpsc::channel(1);
         // The channel is empty and open: this cannot wait.
         let _ = out.send(FromConsumer::Want(want)).await;
-        let mut frames = match self.peers.exchange(&provider, outgoing).await {
+        let mut frames = match self.peers.exchange(&provider, 0, outgoing).await {
             Ok(frames) => frames,
             Err(error) => return Ok(Answer { refusal: Err(error), payload_bytes: 0 }),
         };

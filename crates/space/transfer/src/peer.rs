@@ -13,10 +13,12 @@ use crate::model::{FromConsumer, FromProvider};
 /// The provider's node.
 #[async_trait]
 pub trait TransferPeer: Send + Sync {
-    /// Opens one exchange. The channels carry its frames until either side drops its end.
+    /// Opens one exchange of about so many bytes of content. The channels carry its frames until either side drops its
+    /// end.
     async fn exchange(
         &self,
         provider: &NodeId,
+        size: u64,
         outgoing: mpsc::Receiver<FromConsumer>,
     ) -> Result<mpsc::Receiver<Result<FromProvider, PeerError>>, PeerError>;
 }

@@ -22,11 +22,13 @@ use crate::status::{is_transport_failure, to_peer_error};
 
 /// Whom we call is up to us, but who negotiates with us is not: beyond this many nodes the cache begins anew.
 const MAX_CACHED: usize = 4096;
+/// Bytes of content up to which exchanges with a node share a connection.
+const SMALL_EXCHANGE: u64 = 1 << 20;
 
 /// The other nodes of the space. Clones share their connections.
 ///
-/// Each node has one connection for control calls, opened when it is first needed and again after it was lost; every
-/// exchange has a connection of its own. Addresses are the registrar's word; they are kept until a connection fails.
+/// Each node has one connection for control calls and one for exchanges of little content, opened when they are first
+/// needed and again after they were lost; every other exchange has a connection of its own. Addresses are the registrar's word; they are kept until a connection fails.
 #[derive(Clone)]
 pub struct Peers {
     inner: Arc<Inner>,
@@ -67,7 +69,10 @@ struct Known {
 #[derive(Clone)]
 struct Route {
     address: String,
+    /// For control calls.
     channel: Channel,
+    /// For exchanges of little content; connects when there is the first.
+    exchanges: Channel,
     /// Tells a route from the one that replaced it while a call was under way.
     generation: u64,
 }
@@ -142,9 +147,13 @@ impl Peers {
         self.call_over(node, route, call, to_peer_error).await
     }
 
-    /// A connection for one exchange.
-    pub(super) async fn exchange_channel(&self, node: &NodeId) -> Result<Channel, PeerError> {
-        let Route { address, .. } = self.route(node).await?;
+    /// A connection for one exchange of so much content: one of its own, or for little content, where the handshake
+    /// would cost more than the bytes, the one that all such exchanges with this node share.
+    pub(super) async fn exchange_channel(&self, node: &NodeId, size: u64) -> Result<Channel, PeerError> {
+        let Route { address, exchanges, .. } = self.route(node).await?;
+        if size <= SMALL_EXCHANGE {
+            return Ok(exchanges);
+        }
         let dial = Arc::clone(&self.inner.dial);
         Ok(channel(&exchange_endpoint(), dial, address, Target::Node(node.clone())))
     }
@@ -280,7 +289,8 @@ impl Peers {
         let target = Target::Node(node.clone());
         let route = Route {
             address: address.to_owned(),
-            channel: channel(&control_endpoint(), dial, address.to_owned(), target),
+            channel: channel(&control_endpoint(), Arc::clone(&dial), address.to_owned(), target.clone()),
+            exchanges: channel(&exchange_endpoint(), dial, address.to_owned(), target),
             generation: known.generation,
         };
         known.nodes.insert(node.clone(), route.clone());

@@ -145,9 +145,10 @@ impl TransferPeer for Peers {
     async fn exchange(
         &self,
         provider: &NodeId,
+        size: u64,
         outgoing: mpsc::Receiver<FromConsumer>,
     ) -> Result<mpsc::Receiver<Result<FromProvider, PeerError>>, PeerError> {
-        let channel = self.exchange_channel(provider).await?;
+        let channel = self.exchange_channel(provider, size).await?;
         let frames = ReceiverStream::new(outgoing).map(consumer_message);
         let response = TransferServiceClient::new(channel)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)

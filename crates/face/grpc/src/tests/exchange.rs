@@ -62,7 +62,7 @@ async fn an_exchange_without_a_contract_ends_without_bytes() {
     let product = space.publish(b"rain").await;
     let contract = space.contract(&product).await;
     let (frames, outgoing) = mpsc::channel(1);
-    let mut answers = space.consumer.peers.exchange(space.provider.id(), outgoing).await.unwrap();
+    let mut answers = space.consumer.peers.exchange(space.provider.id(), 0, outgoing).await.unwrap();
     // A statement where a want is expected.
     frames.send(FromConsumer::Statement(contract.to_string().into_bytes().into())).await.unwrap();
     let answer = answers.recv().await.unwrap();
@@ -95,7 +95,7 @@ async fn a_node_cannot_fill_a_ledger_with_refusals() {
         let mut transfer = [0; 16];
         transfer[..4].copy_from_slice(&attempt.to_be_bytes());
         let (frames, outgoing) = mpsc::channel(1);
-        let answer = match space.consumer.peers.exchange(space.provider.id(), outgoing).await {
+        let answer = match space.consumer.peers.exchange(space.provider.id(), 0, outgoing).await {
             Err(error) => Err(error),
             Ok(mut answers) => {
                 let (contract, product) = (contract.clone(), other.clone());

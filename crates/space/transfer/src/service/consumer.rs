@@ -143,7 +143,7 @@ impl Transfers {
         };
         // The channel is empty and open: this cannot wait.
         let _ = out.send(FromConsumer::Want(want)).await;
-        let frames = match peer.exchange(&transfer.peer, outgoing).await {
+        let frames = match peer.exchange(&transfer.peer, contract.agreement.size, outgoing).await {
             Ok(frames) => frames,
             Err(error) => return Err(self.peer_failed(&transfer, error).await),
         };

@@ -84,6 +84,7 @@ impl TransferPeer for Link {
     async fn exchange(
         &self,
         _: &NodeId,
+        _: u64,
         outgoing: mpsc::Receiver<FromConsumer>,
     ) -> Result<mpsc::Receiver<Result<FromProvider, PeerError>>, PeerError> {
         let wire = self.wire.lock().unwrap().take().expect("one exchange for each link");
