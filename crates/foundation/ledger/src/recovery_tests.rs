@@ -92,7 +92,7 @@ async fn a_store_that_lost_what_it_acknowledged_starts_in_safe_mode() {
         node.stop().await;
     }
     let node = Node::open(&directory, 1, BLOCK, Disk::real()).unwrap();
-    node.ledger.resume_signing().await.unwrap();
+    node.ledger.resume_signing(Resumption::Operator).await.unwrap();
     assert!(!directory.path().join(huitong_store::LOST).exists());
     issue(&node).await.unwrap();
 }
