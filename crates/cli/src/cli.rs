@@ -319,6 +319,23 @@ pub(crate) enum Contract {
     },
 }
 
+/// What is to be fetched, and where to.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Wanted {
+    /// Contract id, 47 characters, as in `huitong contract list`.
+    #[arg(value_parser = contract_id)]
+    pub(crate) contract: String,
+    /// Product id [default: the contract's].
+    #[arg(long, value_name = "ID", value_parser = product_id)]
+    pub(crate) product: Option<String>,
+    /// Directory to deliver into; the node makes and writes it [default: `received` in its data directory].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) to: Option<PathBuf>,
+    /// Operation id; repeat a command with the id it printed to continue it.
+    #[arg(long, value_name = "UUID", value_parser = operation_id)]
+    pub(crate) id: Option<Uuid>,
+}
+
 /// `huitong transfer ...`
 #[derive(Debug, Subcommand)]
 pub(crate) enum Transfer {
@@ -327,35 +344,9 @@ pub(crate) enum Transfer {
         after_help = "Example:\n  huitong transfer fetch CONTRACT --to received\n\nA file that exists \
                             already is never overwritten: the new one gets the transfer's id in its name."
     )]
-    Fetch {
-        /// Contract id, 47 characters, as in `huitong contract list`.
-        #[arg(value_parser = contract_id)]
-        contract: String,
-        /// Product id [default: the contract's].
-        #[arg(long, value_name = "ID", value_parser = product_id)]
-        product: Option<String>,
-        /// Directory to deliver into; the node makes and writes it [default: `received` in its data directory].
-        #[arg(long, value_name = "DIR")]
-        to: Option<PathBuf>,
-        /// Operation id; repeat a command with the id it printed to continue it.
-        #[arg(long, value_name = "UUID", value_parser = operation_id)]
-        id: Option<Uuid>,
-    },
+    Fetch(Wanted),
     /// Start a transfer and return at once; the node goes on with it.
-    Start {
-        /// Contract id, 47 characters, as in `huitong contract list`.
-        #[arg(value_parser = contract_id)]
-        contract: String,
-        /// Product id [default: the contract's].
-        #[arg(long, value_name = "ID", value_parser = product_id)]
-        product: Option<String>,
-        /// Directory to deliver into; the node makes and writes it [default: `received` in its data directory].
-        #[arg(long, value_name = "DIR")]
-        to: Option<PathBuf>,
-        /// Operation id; repeat a command with the id it printed to continue it.
-        #[arg(long, value_name = "UUID", value_parser = operation_id)]
-        id: Option<Uuid>,
-    },
+    Start(Wanted),
     /// Follow a transfer to its end; with `-o json` one line for each change.
     Watch {
         /// Transfer id, as in `huitong transfer list`.

@@ -1,13 +1,12 @@
 //! `huitong transfer`: fetching data under a contract, controlling what moves, and looking at what has moved.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use huitong_grpc::proto::admin as api;
 use uuid::Uuid;
 
 use crate::admin::{Admin, Client};
-use crate::cli::{Global, Transfer};
+use crate::cli::{Global, Transfer, Wanted};
 use crate::commands::{list, operation_id};
 use crate::exit::{Exit, Failure};
 use crate::output::{Output, bytes, moment, table};
@@ -19,12 +18,12 @@ const PROOF_PATIENCE: Duration = Duration::from_secs(15);
 pub(crate) async fn run(command: Transfer, global: &Global, output: Output) -> Result<(), Failure> {
     let admin = Admin::open(global, output).await?;
     match command {
-        Transfer::Fetch { contract, product, to, id } => {
-            let id = operations::start(&admin, request(contract, product, to, id, output)?).await;
+        Transfer::Fetch(wanted) => {
+            let id = operations::start(&admin, request(wanted, output)?).await;
             follow(&admin, id.map_err(name_a_directory)?, output, |_| {}).await?;
         }
-        Transfer::Start { contract, product, to, id } => {
-            let id = operations::start(&admin, request(contract, product, to, id, output)?).await;
+        Transfer::Start(wanted) => {
+            let id = operations::start(&admin, request(wanted, output)?).await;
             let transfer = operations::transfer(&admin, id.map_err(name_a_directory)?).await?;
             output.result(&views::transfer(&transfer), || describe(&transfer));
         }
@@ -82,13 +81,8 @@ pub(crate) async fn run(command: Transfer, global: &Global, output: Output) -> R
     Ok(())
 }
 
-fn request(
-    contract: String,
-    product: Option<String>,
-    to: Option<PathBuf>,
-    id: Option<Uuid>,
-    output: Output,
-) -> Result<api::StartTransferRequest, Failure> {
+fn request(wanted: Wanted, output: Output) -> Result<api::StartTransferRequest, Failure> {
+    let Wanted { contract, product, to, id } = wanted;
     let directory = match to {
         Some(directory) => operations::absolute(&directory)?,
         None => String::new(),
