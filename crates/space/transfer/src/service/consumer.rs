@@ -103,6 +103,9 @@ impl Transfers {
             Ok(_) => return Ok(()),
             Err(error) => return Err(Delivery::Retry(error.to_string())),
         };
+        if self.has_been_cancelled_for_long(&transfer) {
+            return self.told(id).await.map_err(|error| Delivery::Retry(error.to_string()));
+        }
         let run = self.take_over(*id);
         match self.attempt(transfer, run.clone(), peer).await {
             Ok(()) => {

@@ -8,13 +8,15 @@ use huitong_store::Tx;
 
 use super::{Transfers, issue};
 use crate::details::{AckDetail, AckStatus, abort_detail};
-use crate::model::{Suspender, Transfer};
+use crate::model::{Suspender, Transfer, TransferState};
 use crate::{rules, tables};
 
 /// The code of a transfer that an operator holds up.
 const PAUSED: &str = "transfer.paused";
 /// The code of a transfer that an operator has ended.
 const CANCELLED: &str = "transfer.cancelled";
+/// A provider that is away is told of a cancellation for this many milliseconds: a day.
+const TOLD_FOR: u64 = 24 * 60 * 60 * 1000;
 /// The longest reason an operator may give, in characters: it goes into a statement.
 const LONGEST_REASON: usize = 256;
 
@@ -129,6 +131,20 @@ impl Transfers {
             .await?;
         self.look_again(id);
         Ok(transfer)
+    }
+
+    /// The provider has heard of a cancellation, or will not any more.
+    pub(super) async fn told(&self, id: &[u8; 16]) -> Result<(), ServiceError> {
+        let id = *id;
+        let marked = self.ledger().store().transact("transfer.told", move |tx| tables::told(tx, &id)).await;
+        marked.map_err(ServiceError::from)
+    }
+
+    /// Whether a provider that is away has been told of a cancellation in vain for long enough.
+    pub(super) fn has_been_cancelled_for_long(&self, transfer: &Transfer) -> bool {
+        let now = self.ledger().clock().now().millis();
+        transfer.state == TransferState::Terminated
+            && transfer.finished.is_some_and(|at| now.saturating_sub(at.millis()) > TOLD_FOR)
     }
 
     /// Our own statement of a transfer that the other side must hear before we leave: the ACK of a paused or suspended

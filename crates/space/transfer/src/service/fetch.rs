@@ -63,6 +63,8 @@ impl Fetch<'_> {
                     _ => {}
                 },
                 Ok(FromProvider::Leaves(_) | FromProvider::Chunk { .. }) => {}
+                // It does not know of it any more, or does not deal with us.
+                Err(Stop::Over(_)) => break,
                 Err(stop) => return Err(stop),
             }
         }
@@ -80,11 +82,12 @@ impl Fetch<'_> {
         let Some(statement) = found else { return Ok(()) };
         self.send(&statement).await?;
         let told = self.wait_for_the_end().await;
-        if stored.state == TransferState::Terminated && told {
-            let id = stored.id;
-            let store = ledger.store();
-            let marked = store.transact("transfer.told", move |tx| tables::told(tx, &id)).await;
-            marked.map_err(ServiceError::from)?;
+        if stored.state == TransferState::Terminated {
+            // This run may have made it anew after the cancellation.
+            remove_part(part_path(&self.transfer)).await;
+            if told {
+                self.transfers.told(&stored.id).await?;
+            }
         }
         Ok(())
     }

@@ -135,6 +135,18 @@ async fn a_provider_that_was_away_hears_of_the_cancellation_later() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn nobody_is_told_of_a_cancellation_for_ever() {
+    let space = running().await;
+    space.attempt(ID, Wire::cut(4)).await;
+    space.consumer.cancel(&ID, "").await.unwrap();
+    space.network.clock.advance(Duration::from_secs(24 * 60 * 60 + 1));
+    let attempt = space.run(ID).await;
+    assert_eq!((attempt.consumer, attempt.frames), (Ok(()), Vec::new()));
+    assert_eq!(space.consumer.runnable().unwrap(), Vec::<[u8; 16]>::new());
+    assert_eq!(space.states(ID), [TransferState::Started, TransferState::Terminated]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_transfer_that_was_never_offered_ends_without_a_word() {
     let space = running().await;
     space.consumer.pause(&ID, "not yet").await.unwrap();
