@@ -150,7 +150,9 @@ impl Transfers {
             Ok(frames) => frames,
             Err(error) => return Err(self.peer_failed(&transfer, error).await),
         };
-        Fetch { transfers: self, transfer, contract, credential, frames, out, orders }.run().await
+        Fetch { transfers: self, transfer, contract, credential, frames, out, orders, is_cut_off: false }
+            .run()
+            .await
     }
 
     /// A peer that is away is worth another try; one that said no without a statement of its own ends the transfer.

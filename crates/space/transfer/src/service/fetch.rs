@@ -40,6 +40,8 @@ pub(super) struct Fetch<'a> {
     pub(super) frames: mpsc::Receiver<Result<FromProvider, PeerError>>,
     pub(super) out: mpsc::Sender<FromConsumer>,
     pub(super) orders: watch::Receiver<()>,
+    /// The provider, or the connection to it, has gone: what is said now is not heard.
+    pub(super) is_cut_off: bool,
 }
 
 impl Fetch<'_> {
@@ -64,7 +66,7 @@ impl Fetch<'_> {
                 },
                 Ok(FromProvider::Leaves(_) | FromProvider::Chunk { .. }) => {}
                 // It does not know of it any more, or does not deal with us.
-                Err(Stop::Over(_)) => break,
+                Err(Stop::Over(_)) => return Ok(self.transfers.told(&self.transfer.id).await?),
                 Err(stop) => return Err(stop),
             }
         }
@@ -92,10 +94,19 @@ impl Fetch<'_> {
         Ok(())
     }
 
-    /// Leaving at once could cut the connection under our last word: the provider hangs up when it has read it.
+    /// Leaving at once could cut the connection under our last word: the provider hangs up when it has read it. Says
+    /// whether it did, and the connection did not break before.
     async fn wait_for_the_end(&mut self) -> bool {
-        let hangs_up = async { while let Some(Ok(_)) = self.frames.recv().await {} };
-        timeout(LAST_WORD, hangs_up).await.is_ok()
+        let hangs_up = async {
+            loop {
+                match self.frames.recv().await {
+                    Some(Ok(_)) => {}
+                    Some(Err(_)) => return false,
+                    None => return true,
+                }
+            }
+        };
+        timeout(LAST_WORD, hangs_up).await.unwrap_or(false) && !self.is_cut_off
     }
 
     async fn deliver(&mut self) -> Result<(), Stop> {
@@ -453,8 +464,14 @@ impl Fetch<'_> {
     ) -> Result<FromProvider, Stop> {
         match frame {
             Ok(Some(Ok(frame))) => Ok(frame),
-            Ok(Some(Err(error))) => Err(self.transfers.peer_failed(&self.transfer, error).await),
-            Ok(None) => Err(Stop::Retry("the provider closed the exchange".to_owned())),
+            Ok(Some(Err(error))) => {
+                self.is_cut_off = true;
+                Err(self.transfers.peer_failed(&self.transfer, error).await)
+            }
+            Ok(None) => {
+                self.is_cut_off = true;
+                Err(Stop::Retry("the provider closed the exchange".to_owned()))
+            }
             Err(_) => Err(Stop::Retry("nothing came from the provider for 60 seconds".to_owned())),
         }
     }

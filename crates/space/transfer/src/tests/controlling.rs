@@ -134,6 +134,22 @@ async fn a_provider_that_was_away_hears_of_the_cancellation_later() {
     assert_eq!(space.counted(Who::Provider, ID, Kind::Abort), 1);
 }
 
+/// The connection breaks under the ABORT: it is said again until it has been heard.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancellation_that_was_lost_is_said_again() {
+    let space = running().await;
+    space.attempt(ID, Wire::cut(4)).await;
+    space.consumer.cancel(&ID, "").await.unwrap();
+    // Want, certificate and offer pass.
+    let wire = Wire { cut_after: 3, is_told_of_cuts: true, ..Wire::default() };
+    assert_eq!(space.attempt(ID, wire).await.frames.last().unwrap(), "offer");
+    assert_eq!(space.states(ID), [TransferState::Started, TransferState::Terminated]);
+    assert_eq!(space.consumer.runnable().unwrap(), vec![ID]);
+    assert_eq!(space.run(ID).await.consumer, Ok(()));
+    assert_eq!(space.states(ID), [TransferState::Terminated; 2]);
+    assert_eq!(space.consumer.runnable().unwrap(), Vec::<[u8; 16]>::new());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_is_told_of_a_cancellation_for_ever() {
     let space = running().await;

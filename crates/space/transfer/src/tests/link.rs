@@ -21,6 +21,8 @@ type Rewrite<F> = Box<dyn FnMut(F) -> Vec<F> + Send>;
 pub(crate) struct Wire {
     /// So many frames pass, in both directions together, then the connection is gone.
     pub(crate) cut_after: usize,
+    /// Whether the consumer hears that the connection is gone, as it does over TCP, or only nothing more.
+    pub(crate) is_told_of_cuts: bool,
     /// What becomes of a frame of the consumer.
     pub(crate) up: Rewrite<FromConsumer>,
     /// What becomes of a frame of the provider.
@@ -29,7 +31,12 @@ pub(crate) struct Wire {
 
 impl Default for Wire {
     fn default() -> Self {
-        Self { cut_after: usize::MAX, up: Box::new(|frame| vec![frame]), down: Box::new(|frame| vec![frame]) }
+        Self {
+            cut_after: usize::MAX,
+            is_told_of_cuts: false,
+            up: Box::new(|frame| vec![frame]),
+            down: Box::new(|frame| vec![frame]),
+        }
     }
 }
 
@@ -159,6 +166,9 @@ impl Pump {
                     }
                 }
             }
+        }
+        if self.wire.is_told_of_cuts {
+            let _ = to_consumer.send(Err(PeerError::Unavailable("cut".to_owned()))).await;
         }
         drop((from_consumer, to_provider, from_provider, to_consumer));
         served.await.unwrap()
