@@ -296,11 +296,43 @@ def read_receipt(data):
 # ---------------------------------------------------------------- section 5: kinds and details
 
 def ranges(item):
-    return list_of(tuple_of(uint, uint), most=1)(item) and all(start < end for start, end in item)
+    return (list_of(tuple_of(uint, uint), most=1024)(item) and all(start < end for start, end in item)
+            and all(before[1] < after[0] for before, after in zip(item, item[1:])))
 
 
 def cumulative_ranges(item):
-    return ranges(item) and all(start == 0 for start, _ in item)
+    return ranges(item) and len(item) <= 1 and all(start == 0 for start, _ in item)
+
+
+def file_name(item):
+    return (text(item) and 0 < len(item.encode()) <= 255 and item not in (".", "..") and not set(item) & set("/\\")
+            and not any(unicodedata.category(character) == "Cc" for character in item))
+
+
+def groups_of(offer):
+    """How many groups the offered content has."""
+    return offer[19][1] if 19 in offer else -(-offer[3] // 2**20)
+
+
+def offer(item):
+    fields = {1: text, 2: digest, 3: uint, 4: exactly(20), 5: exactly(0), 6: uint, 15: digest, 17: file_name,
+              18: list_of(digest)}
+    if type(item) is dict and 19 in item:
+        fields[19] = tuple_of(uint, uint, uint)
+    if not record(fields)(item):
+        return False
+    if 19 in item:
+        files, groups, manifest = item[19]
+        if not (1 <= files <= 100_000 and manifest <= 16 << 20 and -(-item[3] // 2**20) <= groups <= item[3] // 2**20 + files):
+            return False
+    return groups_of(item) <= 2**21
+
+
+def ack(item):
+    fields = {1: exactly(1), 2: digest, 3: cumulative_ranges, 5: uint, 6: lambda status: uint(status) and status < 3}
+    if type(item) is dict and item.get(6) == 2:
+        fields[7] = text
+    return record(fields)(item)
 
 
 CREDENTIAL, ASSET, AGREEMENT, VERIFICATION, FINALISATION, USAGE, OFFER, ACCEPT, ACK, FINAL = \
@@ -317,10 +349,9 @@ DETAILS = {
     VERIFICATION: SIGNED_AGREEMENT,
     FINALISATION: record({}),
     USAGE: record({1: octets_of(16), 2: text, 3: text, 4: exactly(1), 5: uint, 6: digest}),
-    OFFER: record({1: text, 2: digest, 3: uint, 4: exactly(20), 5: exactly(0), 6: uint, 15: digest, 17: text,
-                   18: list_of(digest)}),
+    OFFER: offer,
     ACCEPT: record({1: ranges, 2: digest}),
-    ACK: record({1: exactly(1), 2: digest, 3: cumulative_ranges, 5: uint, 6: lambda item: uint(item) and item < 2}),
+    ACK: ack,
     FINAL: record({1: digest, 2: exactly("delivered")}),
 }
 
@@ -463,10 +494,10 @@ def verify_chain(receipt, space, registrar_keys):
     if ACK in found:
         acknowledgement = found[ACK].detail
         check(acknowledgement[2] == agreement[9], "ACK: another root")
-        groups = -(-agreement[10] // 2**20)
-        if acknowledgement[6] == 0:
+        if acknowledgement[6] != 1:
             missing.append("a complete ACK (it is partial)")
-        else:
+        elif OFFER in found:
+            groups = groups_of(found[OFFER].detail)
             check(acknowledgement[3] == ([[0, groups]] if groups else []), "ACK: it does not cover all groups")
             check(acknowledgement[5] == agreement[10], "ACK: it does not cover all bytes")
     if FINAL in found:

@@ -202,7 +202,7 @@ pub(crate) enum Lang {
 /// `huitong catalog ...`
 #[derive(Debug, Subcommand)]
 pub(crate) enum Catalog {
-    /// Register and list a file as a data product.
+    /// Register and list a file, or a directory of files, as a data product.
     #[command(
         after_help = "Example:\n  huitong catalog publish table.csv --policy policy.json --name \"Daily \
                             observations\"\n\nA policy that allows one delivery, before 2040:\n  \
@@ -214,12 +214,13 @@ pub(crate) enum Catalog {
                             \"constraintValue\": \"2040-01-01T00:00:00Z\"}]}]}}"
     )]
     Publish {
-        /// The file. It is published in place: keep it where it is, unchanged.
+        /// The file or directory. It is published in place: keep it where it is, unchanged.
+        #[arg(value_name = "PATH")]
         file: PathBuf,
         /// Usage policy, JSON in the national dictionary's names; - for stdin.
         #[arg(long, value_name = "FILE")]
         policy: PathBuf,
-        /// Product name, at most 128 characters [default: the file's name].
+        /// Product name, at most 128 characters [default: the name of the file or directory].
         #[arg(long, default_value = "", hide_default_value = true)]
         name: String,
         /// Introduction for those who search, at most 1024 characters.

@@ -164,6 +164,15 @@ pub(crate) fn bytes(count: u64) -> String {
     text + if count == 1 { " byte" } else { " bytes" }
 }
 
+/// Bytes of a file, or of all the files of a dataset; no `files` for one file.
+pub(crate) fn content(size: u64, files: u64) -> String {
+    match files {
+        0 => bytes(size),
+        1 => format!("{} in 1 file", bytes(size)),
+        files => format!("{} in {files} files", bytes(size)),
+    }
+}
+
 /// A moment in milliseconds since 1970 as RFC 3339; `-` for none.
 pub(crate) fn moment(milliseconds: u64) -> String {
     match milliseconds {

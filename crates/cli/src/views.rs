@@ -43,10 +43,11 @@ pub(crate) fn node(node: &api::Node) -> Value {
 }
 
 pub(crate) fn publication(publication: &api::Publication) -> Value {
-    let api::Publication { id, state, name, path, size, blake3, resource, product, reason } = publication;
+    let api::Publication { id, state, name, path, size, blake3, resource, product, reason, files } =
+        publication;
     json!({
         "id": id_text(id), "state": state, "name": name, "path": path, "size": size, "blake3": blake3,
-        "resource": resource, "product": product, "reason": reason,
+        "resource": resource, "product": product, "reason": reason, "files": files,
     })
 }
 
@@ -59,10 +60,20 @@ pub(crate) fn hit(hit: &api::Hit) -> Value {
 }
 
 pub(crate) fn product(product: &api::GetProductResponse) -> Value {
-    let api::GetProductResponse { hit: found, address, blake3, file_name, price, policy, english, chinese } =
-        product;
+    let api::GetProductResponse {
+        hit: found,
+        address,
+        blake3,
+        file_name,
+        price,
+        policy,
+        english,
+        chinese,
+        files,
+    } = product;
     json!({
         "hit": found.as_ref().map(hit), "address": address, "blake3": blake3, "file_name": file_name,
+        "files": files,
         "price": price, "policy": String::from_utf8_lossy(policy), "english": english, "chinese": chinese,
     })
 }
@@ -116,13 +127,14 @@ pub(crate) fn transfer(transfer: &api::Transfer) -> Value {
         finished_milliseconds,
         finality,
         suspended_by,
+        files,
     } = transfer;
     json!({
         "id": id_text(id), "side": side, "peer": peer, "contract": contract, "product": product,
         "state": state, "size": size, "bytes_moved": bytes_moved, "bytes_acknowledged": bytes_acknowledged,
         "blake3": blake3, "path": path, "code": code, "reason": reason, "proven": proven,
         "started_milliseconds": started_milliseconds, "finished_milliseconds": finished_milliseconds,
-        "finality": finality, "suspended_by": suspended_by,
+        "finality": finality, "suspended_by": suspended_by, "files": files,
     })
 }
 

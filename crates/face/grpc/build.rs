@@ -11,9 +11,11 @@ use protox::Compiler;
 /// Rust and comments of the whole interface, and two descriptor sets for reflection: what peers are served, and what
 /// the operator is served.
 fn main() -> Result<(), Box<dyn Error>> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../proto");
+    // Asked for when it runs: a build cache may outlive the checkout in which this was compiled.
+    let package = std::env::var_os("CARGO_MANIFEST_DIR").ok_or("cargo says where the package is")?;
+    let root = Path::new(&package).join("../../../proto");
     let out = PathBuf::from(std::env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR for build scripts")?);
-    // Relative to this package: a build cache may outlive the checkout that it was filled from.
+    // Relative to this package, for the same reason.
     println!("cargo:rerun-if-changed=../../../proto");
 
     let mut all = Vec::new();

@@ -10,7 +10,7 @@ use crate::admin::{Admin, Client};
 use crate::cli::{Catalog, Global, Lang};
 use crate::commands::{list, operation_id, read_input};
 use crate::exit::{Exit, Failure};
-use crate::output::{Output, bytes, table};
+use crate::output::{Output, bytes, content, table};
 use crate::{operations, views};
 
 /// The most a policy document may have.
@@ -118,15 +118,15 @@ fn publish_advice(message: &str) -> &'static str {
         "resource.name" | "product.name" => "set another name with --name",
         "resource.abstract" | "product.abstract" => "set another introduction with --intro",
         "listing.price" => "set another price with --price",
-        "product.file_name" => "rename the file",
-        "file" => "name a regular file that the node can read",
+        "product.file_name" => "rename the file or directory",
+        "file" => "name a regular file, or a directory of them, that the node can read",
         _ => "correct what the message names and publish again",
     }
 }
 
 async fn publish(admin: &Admin, request: api::PublishRequest, output: Output) -> Result<(), Failure> {
     let bar = output.progress("hashing");
-    bar.set_length(std::fs::metadata(&request.path).map_or(0, |file| file.len()));
+    bar.set_length(bytes_below(Path::new(&request.path)));
     let publication = operations::publish(admin, request, |hashed| bar.set_position(hashed)).await;
     bar.finish_and_clear();
     let publication = publication.map_err(|failure| {
@@ -135,15 +135,25 @@ async fn publish(admin: &Admin, request: api::PublishRequest, output: Output) ->
     })?;
     output.result(&views::publication(&publication), || {
         format!(
-            "listed {}\n  product  {}\n  size     {}\n  blake3   {}\nkeep the file {} where it is, unchanged",
+            "listed {}\n  product  {}\n  size     {}\n  blake3   {}\nkeep {} where it is, unchanged",
             publication.name,
             publication.product,
-            bytes(publication.size),
+            content(publication.size, publication.files),
             publication.blake3,
             publication.path
         )
     });
     Ok(())
+}
+
+/// Bytes in a file or in the files below a directory, for a progress bar; 0 for what cannot be read.
+fn bytes_below(path: &Path) -> u64 {
+    let Ok(found) = std::fs::symlink_metadata(path) else { return 0 };
+    if !found.is_dir() {
+        return found.len();
+    }
+    let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+    entries.map(|entry| bytes_below(&entry.path())).fold(0, u64::saturating_add)
 }
 
 fn describe(product: &api::GetProductResponse, lang: Lang) -> String {
@@ -168,7 +178,7 @@ fn describe(product: &api::GetProductResponse, lang: Lang) -> String {
         hit.provider,
         product.address,
         product.file_name,
-        bytes(hit.size),
+        content(hit.size, product.files),
         product.blake3
     ));
     for line in policy {

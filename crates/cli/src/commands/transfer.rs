@@ -9,7 +9,7 @@ use crate::admin::{Admin, Client};
 use crate::cli::{Global, Transfer, Wanted};
 use crate::commands::{list, operation_id};
 use crate::exit::{Exit, Failure};
-use crate::output::{Output, bytes, moment, table};
+use crate::output::{Output, bytes, content, moment, table};
 use crate::{operations, views};
 
 /// How long a completed fetch waits for the other ledger's proofs before it returns.
@@ -172,8 +172,12 @@ fn describe(transfer: &api::Transfer) -> String {
         transfer.contract,
         transfer.product,
         match transfer.bytes_acknowledged == transfer.size {
-            true => bytes(transfer.size),
-            false => format!("{} of {}", bytes(transfer.bytes_acknowledged), bytes(transfer.size)),
+            true => content(transfer.size, transfer.files),
+            false => format!(
+                "{} of {}",
+                bytes(transfer.bytes_acknowledged),
+                content(transfer.size, transfer.files)
+            ),
         }
     );
     for (name, value) in [

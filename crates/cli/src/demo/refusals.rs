@@ -307,7 +307,7 @@ impl Intruder {
                     }
                 }
                 Some(Ok(FromProvider::Chunk { data, .. })) => payload_bytes += data.len(),
-                Some(Ok(FromProvider::Leaves(_))) => {}
+                Some(Ok(FromProvider::Manifest(_) | FromProvider::Leaves(_))) => {}
                 Some(Err(PeerError::Refused { code, reason, .. })) => {
                     return Ok(Answer { refusal: Ok(Shown { code, reason }), payload_bytes });
                 }

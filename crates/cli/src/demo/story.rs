@@ -6,7 +6,7 @@ use std::time::Duration;
 use huitong_grpc::proto::admin as api;
 use huitong_identity::Trust;
 use huitong_ledger::{PolicyError, QuorumPolicy};
-use huitong_proof::{Clock as _, ContentTree, SystemClock};
+use huitong_proof::{Clock as _, Content, SystemClock};
 use huitong_transfer::receipt::{self, Outcome};
 use tokio::time::Instant;
 
@@ -368,7 +368,7 @@ pub(crate) async fn fetch(
 
 async fn root_of(file: &Path) -> Result<String, Failure> {
     let path = file.to_owned();
-    let hashed = tokio::task::spawn_blocking(move || ContentTree::of_file(&path, &mut |_| {})).await;
+    let hashed = tokio::task::spawn_blocking(move || Content::of_file(&path, &mut |_| {})).await;
     let hashed = hashed.unwrap_or_else(|error| Err(std::io::Error::other(error)));
     hashed.map(|tree| tree.root().to_string()).map_err(|error| Failure::file("read", file, &error))
 }

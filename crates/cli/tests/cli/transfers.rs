@@ -18,6 +18,7 @@ fn the_guide_works_as_written() {
         "transfer.paused",
         "after office hours",
         "transfer.cancelled",
+        "1,021,417 bytes in 4 files",
     ] {
         assert!(printed.contains(sign), "{sign:?} is missing:\n{printed}");
     }
@@ -28,6 +29,6 @@ fn the_guide_works_as_written() {
             states.push(transfer["state"].as_str().unwrap().to_owned());
         }
     }
-    assert_eq!(states[0][..2], ["TERMINATED", "COMPLETED"], "{printed}");
-    assert_eq!(states[1][..2], ["TERMINATED", "COMPLETED"], "{printed}");
+    assert_eq!(states[0][..3], ["COMPLETED", "TERMINATED", "COMPLETED"], "{printed}");
+    assert_eq!(states[1][..3], ["COMPLETED", "TERMINATED", "COMPLETED"], "{printed}");
 }

@@ -93,6 +93,66 @@ pub fn decode(bytes: &[u8], limits: Limits) -> Result<Value, CborError> {
     Ok(value)
 }
 
+/// Reads an array from exactly these bytes, item by item: a long one takes no more memory than its reader keeps.
+///
+/// # Errors
+/// As [`decode`]; what is wrong with an item, or behind the last one, shows when the reader gets there.
+pub fn items(bytes: &[u8], limits: Limits) -> Result<Items<'_>, CborError> {
+    if bytes.len() > limits.bytes {
+        return Err(CborError::TooLarge { size: bytes.len(), limit: limits.bytes });
+    }
+    let mut reader = Reader { bytes, at: 0, depth: limits.depth };
+    let (major, left) = reader.head()?;
+    if major != ARRAY {
+        return Err(CborError::NotArray);
+    }
+    reader.check_remaining(0, left)?;
+    Ok(Items { reader, left })
+}
+
+/// The items of an array; see [`items`]. Ends after the first error.
+pub struct Items<'a> {
+    reader: Reader<'a>,
+    left: u64,
+}
+
+impl Items<'_> {
+    /// How many items are declared and not read yet; no more than there are bytes.
+    pub fn left(&self) -> u64 {
+        self.left
+    }
+
+    fn read(&mut self) -> Result<Value, CborError> {
+        let from = self.reader.at;
+        let value = self.reader.value(1)?;
+        if self.reader.bytes.get(from..self.reader.at) != Some(encode(&value).as_slice()) {
+            return Err(CborError::NotCanonical);
+        }
+        if self.left == 1 && self.reader.at != self.reader.bytes.len() {
+            return Err(CborError::Trailing { at: self.reader.at });
+        }
+        Ok(value)
+    }
+}
+
+impl Iterator for Items<'_> {
+    type Item = Result<Value, CborError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.left == 0 {
+            // An empty array has no last item to look behind.
+            let at = std::mem::replace(&mut self.reader.at, self.reader.bytes.len());
+            return (at != self.reader.bytes.len()).then_some(Err(CborError::Trailing { at }));
+        }
+        let read = self.read();
+        self.left = if read.is_ok() { self.left - 1 } else { 0 };
+        if read.is_err() {
+            self.reader.at = self.reader.bytes.len();
+        }
+        Some(read)
+    }
+}
+
 /// Why bytes are not strict CBOR. Positions count bytes from the start of the decoded input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -167,6 +227,9 @@ pub enum CborError {
         /// Where the text starts.
         at: usize,
     },
+    /// Something else where an array is due.
+    #[error("not an array")]
+    NotArray,
     /// Encoding the value again gives other bytes.
     #[error("not the canonical encoding")]
     NotCanonical,

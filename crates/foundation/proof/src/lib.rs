@@ -16,7 +16,10 @@ pub mod statement;
 pub mod time;
 
 pub use cbor::{CborError, FieldError, Fields, Limits, Map, Value};
-pub use content::{ContentError, ContentRoot, ContentTree, GROUP_BYTES, GROUP_LOG2, LeafValue, group_count};
+pub use content::{
+    Content, ContentError, ContentRoot, GROUP_BYTES, GROUP_LOG2, GroupPlace, LeafValue, MAX_FILES,
+    MAX_GROUPS, MAX_MANIFEST_BYTES, Manifest, ManifestEntry, ManifestError, check_name, group_count,
+};
 pub use digest::{Digest, HexError};
 pub use entropy::{Entropy, SeededEntropy, SystemEntropy, id_text, random, time_ordered_id};
 pub use key::{KeyError, SigningKey, Suite, VerifyingKey};

@@ -19,7 +19,7 @@ pub use model::{
     AssetCertificate, AssetKind, Classification, DataFormat, DeliveryForm, FileName, Grade, ListingNotice,
     ListingRecord, MAX_POLICY_BYTES, MAX_WINDOW_BYTES, MIN_WINDOW_BYTES, Origin, Ownership,
     PersonalInformation, ProductRecord, Publication, PublicationState, Publish, RecordError, Registration,
-    ResourceRecord, SecurityLevel, ShelfProduct, Source, UpdateFrequency,
+    ResourceRecord, SecurityLevel, ShelfProduct, Source, SourceFile, UpdateFrequency,
 };
 pub use peer::{CatalogPeer, Hit, Resolution, Resolved, SearchPage, VerifiedProduct};
 pub use service::{MAX_EXAMINED, MAX_KEYWORD_CHARS, MAX_PAGE, Registry, Shelf};

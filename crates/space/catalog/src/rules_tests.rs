@@ -1,7 +1,7 @@
 use std::convert::Infallible;
 
 use huitong_ids::{DataType, Segment};
-use huitong_proof::{ContentRoot, ContentTree};
+use huitong_proof::{Content, ContentRoot};
 use proptest::prelude::*;
 
 use super::*;
@@ -28,7 +28,7 @@ fn id(data_type: DataType, n: u8) -> DataId {
 }
 
 fn content() -> ContentRoot {
-    ContentTree::of_bytes(b"content").root()
+    Content::of_bytes(b"content").root()
 }
 
 fn resource() -> ResourceRecord {
@@ -66,6 +66,7 @@ fn product() -> ProductRecord {
         grade: Grade::General,
         personal_information: PersonalInformation::Absent,
         file_name: FileName::parse("name.csv").unwrap(),
+        files: None,
     }
 }
 
@@ -198,7 +199,7 @@ fn which_certificates_hold() {
     check(AssetCertificate { record: Digest::ZERO, ..expected() }, Some("record"));
     check(AssetCertificate { holder: entity(OTHERS), ..expected() }, Some("holder"));
     check(AssetCertificate { size: 8, ..expected() }, Some("content"));
-    check(AssetCertificate { root: ContentTree::of_bytes(b"").root(), ..expected() }, Some("content"));
+    check(AssetCertificate { root: Content::of_bytes(b"").root(), ..expected() }, Some("content"));
     check(AssetCertificate { derived_from: Vec::new(), ..expected() }, Some("resources"));
     let foreign =
         DataId::mint(DataType::Product, &entity(OTHERS), &Segment::parse("4403").unwrap(), [9; 16], None);

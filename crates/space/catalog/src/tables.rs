@@ -181,8 +181,9 @@ impl PublicationRow {
         let source = Map::new()
             .bytes(1, self.source.path.as_os_str().as_bytes())
             .uint(2, self.source.size)
-            .uint(3, self.source.modified_nanos)
-            .bytes(4, self.source.root.as_bytes());
+            .bytes(4, self.source.root.as_bytes())
+            .maybe_uint(5, self.source.files)
+            .digest(6, &self.source.stamp);
         let mut row = Map::new()
             .uint(0, VERSION)
             .uint(1, state_number(self.state))
@@ -215,8 +216,9 @@ impl PublicationRow {
         let source_row = Source {
             path: PathBuf::from(OsString::from_vec(source.bytes(1, "path")?)),
             size: source.uint(2, "size")?,
-            modified_nanos: source.uint(3, "modified")?,
             root: crate::model::root(&mut source, 4)?,
+            files: source.maybe_uint(5, "files")?,
+            stamp: source.digest(6, "stamp")?,
         };
         source.finish()?;
         let reason = match fields.maybe_value(16, "reason")? {
@@ -263,6 +265,7 @@ impl PublicationRow {
             file_name: self.file_name,
             file: self.source.path,
             size: self.source.size,
+            files: self.source.files,
             root: self.source.root,
             resource: self.resource.map(|resource| resource.id),
             product: self.product.map(|product| product.id),

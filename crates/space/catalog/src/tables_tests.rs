@@ -1,4 +1,4 @@
-use huitong_proof::ContentTree;
+use huitong_proof::Content;
 
 use super::*;
 use crate::model::{DataFormat, Grade, Origin, Ownership, PersonalInformation, UpdateFrequency};
@@ -43,7 +43,7 @@ fn recent_row() -> RecentRow {
 }
 
 fn publication_row(state: PublicationState) -> PublicationRow {
-    let root = ContentTree::of_bytes(b"content").root();
+    let root = Content::of_bytes(b"content").root();
     let certified = |id: &str| Some(Certified { id: id.parse().unwrap(), certificate: Digest::sha256(b"c") });
     let record = ResourceRecord {
         name: "name".to_owned(),
@@ -69,8 +69,9 @@ fn publication_row(state: PublicationState) -> PublicationRow {
         source: Source {
             path: PathBuf::from(OsString::from_vec(b"/data/\xff.csv".to_vec())),
             size: 7,
-            modified_nanos: 1,
             root,
+            files: Some(3),
+            stamp: Digest::sha256(b"stamp"),
         },
         file_name: FileName::parse("name.csv").unwrap(),
         delivery_form: DeliveryForm::Dataset,
@@ -109,7 +110,7 @@ fn rows_read_back_and_their_bytes_never_change() {
             "asset 2647d43c93966c4d96742bd04274cadb2e4195420269b6940079a5c6a85f30e0",
             "listing 1faf55ee4ebb02727b3a980ff75bc0a1f20b3342249e9885adf39d1387db60a4",
             "recent aca122157b8747fd6dd5da7ad5d90abb79e0ba825e916edb0fe70b09aafedccb",
-            "publication 064aaf951666db069884aa9245b02ef2950fbb8428fcc3b3f193ee0850628355",
+            "publication d43edbffb51c897bb2f078a4955051ed9c8eb6ad003c8457f0b381dfecf69829",
         ]
     );
 }

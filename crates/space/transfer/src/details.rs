@@ -1,11 +1,15 @@
 //! The details of the transfer's statements (kinds 1 to 9), as `docs/receipt-format.md` fixes them.
 
+use huitong_catalog::FileName;
 use huitong_identity::ServiceError;
 use huitong_ids::DataId;
 use huitong_proof::cbor::{Fields, Map, Value};
-use huitong_proof::{ContentRoot, Digest, GROUP_LOG2, Kind, Statement};
+use huitong_proof::{
+    Content, ContentRoot, Digest, GROUP_BYTES, GROUP_LOG2, Kind, MAX_FILES, MAX_GROUPS, MAX_MANIFEST_BYTES,
+    Statement, group_count,
+};
 
-use crate::rules::valid_file_name;
+use crate::ranges::Ranges;
 
 /// Window mode: plaintext groups against signed acknowledgements.
 const MODE_WINDOW: u64 = 0;
@@ -13,8 +17,8 @@ const MODE_WINDOW: u64 = 0;
 const STAGE_PLAINTEXT: u64 = 1;
 
 /// OFFER (kind 1): {1 product id, 2 content root, 3 size, 4 log2 of the group size, 5 mode, 6 window bytes, 15 SHA-256
-/// of the policy document, 17 file name, 18 [digests of the USAGE
-/// statements]}.
+/// of the policy document, 17 file name, 18 [digests of the USAGE statements], 19 [files, groups, bytes of the manifest]}.
+/// 19 is there for a dataset of files only; the content root is then the BLAKE3 hash of its manifest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OfferDetail {
     /// The product.
@@ -27,13 +31,65 @@ pub struct OfferDetail {
     pub window: u64,
     /// SHA-256 of the policy document.
     pub policy: Digest,
-    /// Plain file name.
-    pub file_name: String,
+    /// Name of the file, or of the dataset's directory.
+    pub file_name: FileName,
     /// The USAGE statements of this transfer: naming them here keeps them from getting lost.
     pub usage: Vec<Digest>,
+    /// What is known of a dataset of files before its manifest; `None` for a product that is one file.
+    pub dataset: Option<DatasetShape>,
+}
+
+/// What is known of a dataset of files before its manifest: enough to bound what comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DatasetShape {
+    /// Number of files.
+    pub files: u64,
+    /// Groups in all files.
+    pub groups: u64,
+    /// Bytes of the encoded manifest.
+    pub manifest_bytes: u64,
+}
+
+impl DatasetShape {
+    /// The shape of a dataset; `None` for a content that is one file.
+    pub(crate) fn of(content: &Content) -> Option<Self> {
+        let manifest = content.manifest()?;
+        Some(Self {
+            files: manifest.entries().len() as u64,
+            groups: content.groups(),
+            manifest_bytes: manifest.encoded().len() as u64,
+        })
+    }
+
+    fn read(values: &[Value], size: u64) -> Result<Self, ServiceError> {
+        let [Value::Uint(files), Value::Uint(groups), Value::Uint(manifest_bytes)] = values else {
+            return Err(ServiceError::invalid(
+                "offer.dataset",
+                "must be [files, groups, bytes of the manifest]",
+            ));
+        };
+        let shape = Self { files: *files, groups: *groups, manifest_bytes: *manifest_bytes };
+        // Each file has at most one group that is not full.
+        let possible = (1..=MAX_FILES as u64).contains(&shape.files)
+            && shape.manifest_bytes <= MAX_MANIFEST_BYTES as u64
+            && shape.groups >= group_count(size)
+            && shape.groups <= (size / GROUP_BYTES).saturating_add(shape.files);
+        if possible {
+            return Ok(shape);
+        }
+        let expected = format!(
+            "must be 1 to {MAX_FILES} files, no more groups than they can have, and a manifest of at most {MAX_MANIFEST_BYTES} bytes"
+        );
+        Err(ServiceError::invalid("offer.dataset", expected))
+    }
 }
 
 impl OfferDetail {
+    /// Groups in all files.
+    pub fn groups(&self) -> u64 {
+        self.dataset.map_or_else(|| group_count(self.size), |dataset| dataset.groups)
+    }
+
     pub(crate) fn to_detail(&self) -> Map {
         Map::new()
             .text(1, self.product.as_str())
@@ -43,8 +99,14 @@ impl OfferDetail {
             .uint(5, MODE_WINDOW)
             .uint(6, self.window)
             .digest(15, &self.policy)
-            .text(17, &self.file_name)
+            .text(17, self.file_name.as_str())
             .array(18, self.usage.iter().map(|digest| Value::Bytes(digest.as_bytes().to_vec())).collect())
+            .maybe_array(
+                19,
+                self.dataset.map(|DatasetShape { files, groups, manifest_bytes }| {
+                    [files, groups, manifest_bytes].map(Value::Uint).to_vec()
+                }),
+            )
     }
 
     /// Reads the detail of a verified OFFER.
@@ -58,38 +120,43 @@ impl OfferDetail {
         expect(&mut fields, 5, "mode", MODE_WINDOW)?;
         let window = fields.uint(6, "window")?;
         let policy = fields.digest(15, "policy")?;
-        let file_name = fields.text(17, "file_name")?;
+        let file_name = FileName::parse(&fields.text(17, "file_name")?)
+            .map_err(|error| ServiceError::invalid("offer.file_name", error))?;
         let usage = fields.array(18, "usage")?.iter().map(digest).collect::<Result<_, _>>()?;
+        let dataset = match fields.maybe_value(19, "dataset")? {
+            None => None,
+            Some(Value::Array(values)) => Some(DatasetShape::read(&values, size)?),
+            Some(_) => return Err(ServiceError::invalid("offer.dataset", "must be an array")),
+        };
         fields.finish()?;
-        if !valid_file_name(&file_name) {
-            return Err(ServiceError::invalid("offer.file_name", "is not a plain file name"));
+        let offer = Self { product, root, size, window, policy, file_name, usage, dataset };
+        if offer.groups() > MAX_GROUPS {
+            return Err(ServiceError::invalid("offer.size", format!("is more than {MAX_GROUPS} groups")));
         }
-        Ok(Self { product, root, size, window, policy, file_name, usage })
+        Ok(offer)
     }
 }
 
-/// ACCEPT (kind 2): {1 wanted ranges [[start, end]] of groups, 2 digest of the consumer's last ACK or zeros}.
+/// ACCEPT (kind 2): {1 wanted ranges [[start, end], ...] of groups, 2 digest of the consumer's last ACK or zeros}.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct AcceptDetail {
-    /// First group that is wanted; all after it are.
-    pub(crate) start: u64,
-    /// Number of groups.
-    pub(crate) end: u64,
+    /// The groups that the consumer does not hold.
+    pub(crate) wanted: Ranges,
     /// The consumer's last ACK, or zeros.
     pub(crate) resume: Digest,
 }
 
 impl AcceptDetail {
     pub(crate) fn to_detail(&self) -> Map {
-        Map::new().array(1, ranges(self.start, self.end)).digest(2, &self.resume)
+        Map::new().array(1, self.wanted.to_values()).digest(2, &self.resume)
     }
 
     pub(crate) fn read(statement: &Statement) -> Result<Self, ServiceError> {
         let mut fields = open(statement, Kind::Accept, "accept")?;
-        let (start, end) = read_ranges(fields.array(1, "ranges")?)?;
+        let wanted = Ranges::read(fields.array(1, "ranges")?)?;
         let resume = fields.digest(2, "resume")?;
         fields.finish()?;
-        Ok(Self { start, end, resume })
+        Ok(Self { wanted, resume })
     }
 }
 
@@ -126,7 +193,7 @@ impl AckDetail {
         Map::new()
             .uint(1, STAGE_PLAINTEXT)
             .bytes(2, self.root.as_bytes())
-            .array(3, ranges(0, self.groups))
+            .array(3, Ranges::of(0..self.groups).to_values())
             .uint(5, self.bytes)
             .uint(
                 6,
@@ -150,7 +217,7 @@ impl AckDetail {
         let mut fields = open(statement, Kind::Ack, "ack")?;
         expect(&mut fields, 1, "stage", STAGE_PLAINTEXT)?;
         let root = root(&mut fields, 2, "ack.root")?;
-        let (start, groups) = read_ranges(fields.array(3, "ranges")?)?;
+        let held = Ranges::read(fields.array(3, "ranges")?)?;
         let bytes = fields.uint(5, "bytes")?;
         let status = match fields.uint(6, "status")? {
             0 => AckStatus::Partial,
@@ -162,8 +229,12 @@ impl AckDetail {
             }
         };
         fields.finish()?;
-        if start != 0 {
-            return Err(ServiceError::invalid("ack.ranges", "must begin at the first group"));
+        let groups = held.end();
+        if held != Ranges::of(0..groups) {
+            return Err(ServiceError::invalid(
+                "ack.ranges",
+                "must be one range from the first group on, or none",
+            ));
         }
         Ok(Self { root, groups, bytes, status })
     }
@@ -263,25 +334,4 @@ fn digest(value: &Value) -> Result<Digest, ServiceError> {
         _ => None,
     }
     .ok_or_else(|| ServiceError::invalid("offer.usage", "must be digests of 32 bytes"))
-}
-
-/// No range at all for nothing, else one half-open range.
-fn ranges(start: u64, end: u64) -> Vec<Value> {
-    if start == end {
-        return Vec::new();
-    }
-    vec![Value::Array(vec![Value::Uint(start), Value::Uint(end)])]
-}
-
-fn read_ranges(values: Vec<Value>) -> Result<(u64, u64), ServiceError> {
-    let wrong =
-        || ServiceError::invalid("ranges", "must be one range [start, end] with start below end, or none");
-    match values.as_slice() {
-        [] => Ok((0, 0)),
-        [Value::Array(range)] => match range.as_slice() {
-            [Value::Uint(start), Value::Uint(end)] if start < end => Ok((*start, *end)),
-            _ => Err(wrong()),
-        },
-        _ => Err(wrong()),
-    }
 }

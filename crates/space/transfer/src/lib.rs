@@ -10,6 +10,7 @@ mod evidence;
 mod model;
 mod pace;
 mod peer;
+mod ranges;
 pub mod receipt;
 mod rules;
 mod service;
@@ -18,7 +19,7 @@ mod tables;
 mod tests;
 mod witnesses;
 
-pub use details::{AckDetail, AckStatus, OfferDetail};
+pub use details::{AckDetail, AckStatus, DatasetShape, OfferDetail};
 pub use model::{
     Finality, FromConsumer, FromProvider, StartTransfer, Suspender, Transfer, TransferSettings,
     TransferState, Want,

@@ -35,13 +35,15 @@ pub enum FromConsumer {
 pub enum FromProvider {
     /// ASSET CERTIFICATE, USAGE, OFFER, FINAL, ABORT or REFUSAL.
     Statement(Bytes),
+    /// The next part of a dataset's manifest.
+    Manifest(Bytes),
     /// The next part of the list of leaf values.
     Leaves(Bytes),
-    /// One verified-on-arrival group of the content.
+    /// Consecutive groups of the content, 1 MiB at most.
     Chunk {
-        /// Index of the group, from 0.
+        /// Index of the first group, from 0.
         group: u64,
-        /// Its bytes: 1 MiB, the last one shorter.
+        /// The bytes of all of them.
         data: Bytes,
     },
 }
@@ -156,9 +158,15 @@ pub struct Transfer {
     pub size: u64,
     /// Bytes that are durable at the consumer and acknowledged by its signature.
     pub acknowledged: u64,
+    /// The same in groups of the content.
+    pub acknowledged_groups: u64,
+    /// Groups in all; 0 until offered.
+    pub groups: u64,
+    /// How many files the dataset has, once offered; `None` for a product that is one file.
+    pub files: Option<u64>,
     /// BLAKE3 root, once offered.
     pub root: Option<ContentRoot>,
-    /// Where the file lies or will lie, at the consumer, once offered.
+    /// Where the file, or the dataset's directory, lies or will lie, at the consumer, once offered.
     pub path: Option<PathBuf>,
     /// Directory it is delivered into, at the consumer.
     pub directory: PathBuf,

@@ -5,10 +5,11 @@ use std::net::IpAddr;
 use huitong_contract::{Agreement, Contract, Side};
 use huitong_identity::{Caller, Refusal};
 use huitong_policy::{Action, ClauseId, Decision, Policy, Request, Verdict, decide};
-use huitong_proof::{Digest, Timestamp, group_count};
+use huitong_proof::{Content, Digest, Timestamp};
 
 use crate::details::{AckDetail, AckStatus, OfferDetail};
 use crate::model::{Transfer, Want};
+use crate::ranges::Ranges;
 
 /// A consumer makes data durable and acknowledges it at the latest after this many bytes.
 pub(crate) const SYNC_BYTES: u64 = 32 << 20;
@@ -136,31 +137,38 @@ pub(crate) fn check_offer(offer: &OfferDetail, agreement: &Agreement) -> Result<
     Ok(())
 }
 
-/// Bytes in the first `groups` groups of content of `size` bytes.
-pub(crate) fn prefix_bytes(groups: u64, size: u64) -> u64 {
-    groups.saturating_mul(huitong_proof::GROUP_BYTES).min(size)
+/// A consumer syncs after so many bytes: often enough that the window does not close on what it has not acknowledged yet.
+pub(crate) fn sync_bytes(window: u64) -> u64 {
+    let room_for_another = window.saturating_sub(huitong_proof::GROUP_BYTES);
+    SYNC_BYTES.min(window / 2).min(room_for_another).max(1)
 }
 
 /// Whether a new acknowledgement can be true: nothing beyond what can have arrived, and more than before.
-pub(crate) fn check_ack(ack: &AckDetail, transfer: &Transfer, arrived: u64) -> Result<(), Refusal> {
+pub(crate) fn check_ack(
+    ack: &AckDetail,
+    transfer: &Transfer,
+    content: &Content,
+    arrived: u64,
+) -> Result<(), Refusal> {
     let refuse =
         |code: &str, reason: String| Err(Refusal::new(code, reason, "acknowledge only what has arrived"));
     if transfer.root != Some(ack.root) {
         return refuse("ack.root", "the acknowledged root is not the offered one".to_owned());
     }
-    let total = group_count(transfer.size);
+    let total = content.groups();
     if ack.groups > total || ack.groups > arrived {
         return refuse(
             "ack.beyond",
             format!("{} groups are acknowledged, {arrived} of {total} can have arrived", ack.groups),
         );
     }
-    if ack.bytes != prefix_bytes(ack.groups, transfer.size) {
+    if ack.bytes != content.prefix_bytes(ack.groups) {
         return refuse("ack.bytes", format!("{} bytes do not fit {} groups", ack.bytes, ack.groups));
     }
     // Each acknowledgement stays in the ledger for good, so each one must say something new.
-    let says_nothing = ack.status == AckStatus::Partial && ack.bytes == transfer.acknowledged;
-    if ack.bytes < transfer.acknowledged || says_nothing {
+    let before = transfer.acknowledged_groups;
+    let says_nothing = ack.status == AckStatus::Partial && ack.groups == before;
+    if ack.groups < before || says_nothing {
         return refuse("ack.backwards", format!("{} bytes were acknowledged before", transfer.acknowledged));
     }
     if (ack.status == AckStatus::Complete) != (ack.groups == total) {
@@ -176,20 +184,18 @@ pub(crate) fn used_while_running(consumed: &[String], clause: &ClauseId) -> u64 
     if consumed.iter().any(|own| own == clause.as_str()) { 0 } else { u64::MAX }
 }
 
-/// How many groups can be at the consumer although nothing was sent in this run: what it has acknowledged and a window
-/// that an earlier run may have sent beyond it.
-pub(crate) fn can_have_arrived(transfer: &Transfer, window: u64) -> u64 {
-    let acknowledged = transfer.acknowledged.div_ceil(huitong_proof::GROUP_BYTES);
-    acknowledged.saturating_add(window.div_ceil(huitong_proof::GROUP_BYTES)).min(group_count(transfer.size))
-}
-
-/// A plain file name: no separators, no control characters, not `.` or `..`, at most 255 bytes.
-pub(crate) fn valid_file_name(name: &str) -> bool {
-    !name.is_empty()
-        && name.len() <= 255
-        && name != "."
-        && name != ".."
-        && !name.chars().any(|character| character == '/' || character == '\\' || character.is_control())
+/// How many groups from the first one can be at the consumer although nothing was sent in this run: what it has
+/// acknowledged, and of what it wanted in an earlier run a window beyond that.
+pub(crate) fn can_have_arrived(content: &Content, wanted: &Ranges, acknowledged: u64, window: u64) -> u64 {
+    let mut left = window;
+    for range in wanted.iter() {
+        for group in range.start.max(acknowledged)..range.end {
+            let Some(place) = content.place(group) else { break };
+            let Some(rest) = left.checked_sub(place.length) else { return group };
+            left = rest;
+        }
+    }
+    content.groups()
 }
 
 #[cfg(test)]
@@ -197,22 +203,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn prefixes_end_with_the_content() {
-        let mib = 1 << 20;
-        for (groups, size, bytes) in
-            [(0, 0, 0), (0, 5, 0), (1, 5, 5), (1, mib, mib), (2, mib + 1, mib + 1), (1, mib + 1, mib)]
-        {
-            assert_eq!(prefix_bytes(groups, size), bytes, "{groups} groups of {size}");
+    fn a_window_never_closes_on_what_waits_to_be_acknowledged() {
+        const MIB: u64 = 1 << 20;
+        for window in [MIB, MIB + 1, 3 * MIB / 2, 2 * MIB, 3 * MIB, 64 * MIB, 1 << 30] {
+            let unsynced = sync_bytes(window) - 1;
+            assert!(unsynced + MIB <= window, "{window}");
         }
+        assert_eq!(sync_bytes(1 << 30), SYNC_BYTES);
     }
 
     #[test]
-    fn file_names() {
-        for good in ["a", "weather-observations.csv", "数据.csv", "...", "a b"] {
-            assert!(valid_file_name(good), "{good:?}");
+    fn a_window_of_what_was_wanted_can_have_arrived() {
+        const MIB: u64 = 1 << 20;
+        let content = Content::of_bytes(&vec![0; 5 << 20 | 5]);
+        let mut wanted = Ranges::of(0..2);
+        wanted.push(4..6);
+        for (acknowledged, window, arrived) in
+            [(0, MIB, 1), (0, 2 * MIB, 4), (0, 3 * MIB, 5), (0, 3 * MIB + 5, 6), (1, MIB, 4), (5, MIB, 6)]
+        {
+            let found = can_have_arrived(&content, &wanted, acknowledged, window);
+            assert_eq!(found, arrived, "{acknowledged}, {window}");
         }
-        for bad in ["", ".", "..", "a/b", "../x", "a\\b", "a\0b", "a\nb", &"x".repeat(256)] {
-            assert!(!valid_file_name(bad), "{bad:?}");
-        }
+        assert_eq!(can_have_arrived(&content, &Ranges::default(), 0, MIB), 6);
     }
 }

@@ -182,9 +182,8 @@ impl Transfers {
             .transact(name, move |tx| -> Result<(Transfer, T), Abort> {
                 let mut transfer = tables::transfer(tx, &id)?
                     .ok_or_else(|| ServiceError::Internal("a running transfer is missing".to_owned()))?;
-                if transfer.state.is_terminal() || transfer.is_paused() {
-                    let how = if transfer.is_paused() { "is paused" } else { "has ended" };
-                    return Err(ServiceError::Conflict { reason: format!("the transfer {how}") }.into());
+                if let Some(reason) = stopped(&transfer) {
+                    return Err(ServiceError::Conflict { reason: reason.to_owned() }.into());
                 }
                 let value = step(tx, &ledger, &mut transfer, &contract)?;
                 tables::save(tx, &transfer)?;
@@ -237,6 +236,15 @@ impl Transfers {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<[u8; 16], Running>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Why the run of a transfer has nothing more to do, if that is so.
+fn stopped(transfer: &Transfer) -> Option<&'static str> {
+    match (transfer.is_paused(), transfer.state.is_terminal()) {
+        (true, _) => Some("the transfer is paused"),
+        (_, true) => Some("the transfer has ended"),
+        _ => None,
     }
 }
 

@@ -240,6 +240,9 @@ fn encode(transfer: &Transfer) -> Vec<u8> {
             }),
         )
         .maybe_digest(25, statements.abort.as_ref())
+        .uint(26, transfer.acknowledged_groups)
+        .uint(27, transfer.groups)
+        .maybe_uint(28, transfer.files)
         .encode()
 }
 
@@ -267,6 +270,9 @@ fn decode(bytes: &[u8]) -> Result<Transfer, ServiceError> {
         },
         size: fields.uint(7, "size")?,
         acknowledged: fields.uint(8, "acknowledged")?,
+        acknowledged_groups: fields.uint(26, "acknowledged_groups")?,
+        groups: fields.uint(27, "groups")?,
+        files: fields.maybe_uint(28, "files")?,
         root: fields.maybe_bytes(9, "root")?.and_then(|bytes| ContentRoot::from_slice(&bytes)),
         path: fields.maybe_bytes(10, "path")?.map(path),
         directory: path(fields.bytes(11, "directory")?),

@@ -2,6 +2,7 @@
 
 mod consumer_lies;
 mod controlling;
+mod datasets;
 mod delivery;
 mod faults;
 mod finality;
@@ -12,6 +13,7 @@ mod refusals;
 mod watching;
 mod witnesses;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -75,9 +77,31 @@ pub(crate) struct Space {
 impl Space {
     pub(crate) async fn new(size: usize, window: usize, policy: &str) -> Self {
         let home = tempfile::tempdir().unwrap();
+        let (file, content) = (home.path().join("rain.csv"), content(size));
+        std::fs::write(&file, &content).unwrap();
+        Self { content, ..Self::publishing(home, file, window, policy).await }
+    }
+
+    /// The provider offers a directory of files.
+    pub(crate) async fn of_files(
+        files: BTreeMap<&'static str, Vec<u8>>,
+        window: usize,
+        policy: &str,
+    ) -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let directory = home.path().join("rain");
+        for (path, bytes) in files {
+            let path = directory.join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, bytes).unwrap();
+        }
+        Self::publishing(home, directory, window, policy).await
+    }
+
+    async fn publishing(home: tempfile::TempDir, source: PathBuf, window: usize, policy: &str) -> Self {
         let network = network(home.path()).await;
-        let content = content(size);
-        let product = publish(home.path(), &network, &content, window as u64, policy).await;
+        let content = Vec::new();
+        let product = publish(home.path(), &network, source, window as u64, policy).await;
         let provider = transfers(home.path(), &network.provider);
         let consumer = transfers(home.path(), &network.consumer);
         let contract = ContractId::mint(
@@ -425,9 +449,7 @@ impl CatalogPeer for Catalog {
     }
 }
 
-async fn publish(home: &Path, network: &TestNetwork, content: &[u8], window: u64, policy: &str) -> DataId {
-    let file = home.join("rain.csv");
-    std::fs::write(&file, content).unwrap();
+async fn publish(home: &Path, network: &TestNetwork, source: PathBuf, window: u64, policy: &str) -> DataId {
     let registrar = &network.registrar;
     let catalog = Catalog {
         registry: Registry::new(registrar.ledger.clone(), registrar.membership.clone()),
@@ -435,7 +457,7 @@ async fn publish(home: &Path, network: &TestNetwork, content: &[u8], window: u64
     };
     let shelf = shelf(home, &network.provider);
     let id = [1; 16];
-    let mut request = Publish::new(id, file, "Rainfall", "Rain by day", policy.as_bytes());
+    let mut request = Publish::new(id, source, "Rainfall", "Rain by day", policy.as_bytes());
     request.window_bytes = window;
     shelf.publish(request, |_| {}).await.unwrap();
     for _ in 0..3 {

@@ -119,6 +119,7 @@ impl AdminServices {
             address: found.address.clone(),
             blake3: found.record.root.to_string(),
             file_name: found.record.file_name.as_str().to_owned(),
+            files: found.record.files.unwrap_or(0),
             price: terms.price.clone(),
             english: explained(Language::English),
             chinese: explained(Language::Chinese),
@@ -210,7 +211,7 @@ fn publish_response(publication: Publication) -> wire::PublishResponse {
 }
 
 fn publication_message(publication: Publication) -> wire::Publication {
-    let Publication { id, state, name, file, size, root, resource, product, reason, .. } = publication;
+    let Publication { id, state, name, file, size, files, root, resource, product, reason, .. } = publication;
     let state = match state {
         PublicationState::RegisteringResource => "registering_resource",
         PublicationState::RegisteringProduct => "registering_product",
@@ -224,6 +225,7 @@ fn publication_message(publication: Publication) -> wire::Publication {
         name,
         path: file.display().to_string(),
         size,
+        files: files.unwrap_or(0),
         blake3: root.to_string(),
         resource: resource.map(|id| id.to_string()).unwrap_or_default(),
         product: product.map(|id| id.to_string()).unwrap_or_default(),

@@ -173,6 +173,7 @@ fn message(transfer: Transfer, moved: u64) -> wire::Transfer {
         product: transfer.product.to_string(),
         state: transfer.state.name().to_owned(),
         size: transfer.size,
+        files: transfer.files.unwrap_or(0),
         bytes_acknowledged: transfer.acknowledged,
         blake3: transfer.root.map(|root| root.to_string()).unwrap_or_default(),
         path: transfer.path.map(|path| path.display().to_string()).unwrap_or_default(),

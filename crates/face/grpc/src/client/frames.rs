@@ -24,8 +24,11 @@ pub(super) fn provider_frame(message: wire::ExchangeResponse) -> Result<FromProv
     let wire::ExchangeResponse { frame } = message;
     match frame {
         Some(ResponseFrame::Statement(statement)) => Ok(FromProvider::Statement(statement)),
+        Some(ResponseFrame::Manifest(manifest)) => Ok(FromProvider::Manifest(manifest)),
         Some(ResponseFrame::Leaves(leaves)) => Ok(FromProvider::Leaves(leaves)),
         Some(ResponseFrame::Chunk(wire::Chunk { group, data })) => Ok(FromProvider::Chunk { group, data }),
-        None => Err(ServiceError::invalid("frame", "expected statement, leaves or chunk, found none")),
+        None => {
+            Err(ServiceError::invalid("frame", "expected statement, manifest, leaves or chunk, found none"))
+        }
     }
 }

@@ -170,6 +170,7 @@ fn is_refusal(statement: &Bytes, standing: &Standing) -> bool {
 fn provider_message(frame: FromProvider) -> wire::ExchangeResponse {
     let frame = match frame {
         FromProvider::Statement(statement) => ResponseFrame::Statement(statement),
+        FromProvider::Manifest(manifest) => ResponseFrame::Manifest(manifest),
         FromProvider::Leaves(leaves) => ResponseFrame::Leaves(leaves),
         FromProvider::Chunk { group, data } => ResponseFrame::Chunk(wire::Chunk { group, data }),
     };

@@ -82,6 +82,11 @@ impl Map {
         self.maybe(key, digest, Self::digest)
     }
 
+    /// Adds an array if there is one.
+    pub fn maybe_array(self, key: u64, items: Option<Vec<Value>>) -> Self {
+        self.maybe(key, items, Self::array)
+    }
+
     /// The map as a value.
     pub fn build(self) -> Value {
         Value::Map(self.entries)

@@ -43,26 +43,28 @@ fn file_of(bytes: &[u8]) -> tempfile::NamedTempFile {
 #[track_caller]
 fn check(size: usize) {
     let bytes = content(size);
-    let tree = ContentTree::of_bytes(&bytes);
+    let tree = Content::of_bytes(&bytes);
     assert_eq!(tree.root().as_bytes(), blake3::hash(&bytes).as_bytes(), "{size}");
     assert_eq!(tree.size(), size as u64);
     assert_eq!(tree.groups(), group_count(size as u64));
     assert_eq!(tree.groups() as usize, bytes.chunks(MIB).count());
 
     let leaves = tree.leaf_bytes();
-    assert_eq!(leaves.len() as u64, 32 * tree.groups());
-    if tree.groups() == 1 {
-        assert_eq!(leaves, tree.root().as_bytes());
-    }
-    assert_eq!(ContentTree::from_leaf_bytes(size as u64, &leaves, &tree.root()).as_ref(), Ok(&tree));
+    let expected = if tree.groups() > 1 { 32 * tree.groups() } else { 0 };
+    assert_eq!(leaves.len() as u64, expected);
+    assert_eq!(Content::leaf_byte_count([size as u64]), expected);
+    assert_eq!(Content::of_file_leaves(size as u64, tree.root(), &leaves).as_ref(), Ok(&tree));
 
     for (index, group) in (0..).zip(bytes.chunks(MIB)) {
-        let range = tree.group_range(index).unwrap();
-        assert_eq!(&bytes[range.start as usize..range.end as usize], group);
+        let place = tree.place(index).unwrap();
+        assert_eq!(place.file, 0);
+        assert_eq!(&bytes[place.offset as usize..][..place.length as usize], group);
+        assert_eq!(tree.prefix_bytes(index), place.offset);
         assert_eq!(tree.verify_group(index, group), Ok(()));
     }
-    assert_eq!(tree.group_range(tree.groups()), None);
-    assert_eq!(tree.group_range(u64::MAX), None);
+    assert_eq!(tree.prefix_bytes(tree.groups()), size as u64);
+    assert_eq!(tree.place(tree.groups()), None);
+    assert_eq!(tree.place(u64::MAX), None);
 }
 
 #[test]
@@ -78,8 +80,8 @@ fn a_file_hashes_as_its_bytes_and_reports_progress() {
         let bytes = content(*size);
         let file = file_of(&bytes);
         let mut reports = Vec::new();
-        let tree = ContentTree::of_file(file.path(), &mut |done| reports.push(done)).unwrap();
-        assert_eq!(tree, ContentTree::of_bytes(&bytes));
+        let tree = Content::of_file(file.path(), &mut |done| reports.push(done)).unwrap();
+        assert_eq!(tree, Content::of_bytes(&bytes));
         assert_eq!(reports.len() as u64, tree.groups());
         assert!(reports.is_sorted());
         assert_eq!(reports.last().copied().unwrap_or(0), *size as u64);
@@ -89,18 +91,18 @@ fn a_file_hashes_as_its_bytes_and_reports_progress() {
 #[test]
 fn only_unchanging_regular_files_are_hashed() {
     let directory = tempfile::tempdir().unwrap();
-    let error = ContentTree::of_file(directory.path(), &mut |_| {}).unwrap_err();
+    let error = Content::of_file(directory.path(), &mut |_| {}).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
-    let error = ContentTree::of_file(&directory.path().join("absent"), &mut |_| {}).unwrap_err();
+    let error = Content::of_file(&directory.path().join("absent"), &mut |_| {}).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::NotFound);
 
     let file = file_of(&content(3 * MIB));
-    let error = ContentTree::of_file(file.path(), &mut |_| file.as_file().set_len(4 << 20).unwrap());
+    let error = Content::of_file(file.path(), &mut |_| file.as_file().set_len(4 << 20).unwrap());
     assert_eq!(error.unwrap_err().kind(), io::ErrorKind::InvalidData);
     // More groups than results can wait, so that some are still unread when the file shrinks.
     let file = file_of(&[]);
     file.as_file().set_len(200 << 20).unwrap();
-    let error = ContentTree::of_file(file.path(), &mut |_| file.as_file().set_len(5).unwrap());
+    let error = Content::of_file(file.path(), &mut |_| file.as_file().set_len(5).unwrap());
     assert_eq!(error.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
 }
 
@@ -108,7 +110,7 @@ fn only_unchanging_regular_files_are_hashed() {
 fn altered_groups_are_refused() {
     for size in [1, 1025, MIB, 2 * MIB + 70_000] {
         let bytes = content(size);
-        let tree = ContentTree::of_bytes(&bytes);
+        let tree = Content::of_bytes(&bytes);
         for (index, group) in (0..).zip(bytes.chunks(MIB)) {
             let last = group.len() - 1;
             let places =
@@ -137,22 +139,22 @@ fn altered_groups_are_refused() {
 #[test]
 fn groups_do_not_change_places() {
     let bytes = vec![7; 3 * MIB];
-    let tree = ContentTree::of_bytes(&[&bytes[..], b"end"].concat());
+    let tree = Content::of_bytes(&[&bytes[..], b"end"].concat());
     // Equal bytes at different places have different leaves.
     assert_eq!(tree.verify_group(0, &bytes[..MIB]), Ok(()));
     let leaves = tree.leaf_bytes();
     assert_ne!(leaves[..32], leaves[32..64]);
     assert_eq!(tree.verify_group(4, b"end"), Err(ContentError::NoSuchGroup { index: 4, groups: 4 }));
     assert!(matches!(tree.verify_group(u64::MAX, b""), Err(ContentError::NoSuchGroup { .. })));
-    assert!(matches!(ContentTree::of_bytes(b"").verify_group(0, b""), Err(ContentError::NoSuchGroup { .. })));
+    assert!(matches!(Content::of_bytes(b"").verify_group(0, b""), Err(ContentError::NoSuchGroup { .. })));
 }
 
 #[test]
 fn leaves_of_another_count_root_or_order_are_refused() {
-    let tree = ContentTree::of_bytes(&content(5 * MIB + 1));
+    let tree = Content::of_bytes(&content(5 * MIB + 1));
     let (size, leaves, root) = (tree.size(), tree.leaf_bytes(), tree.root());
     let check = |size: u64, bytes: &[u8], expect| {
-        assert_eq!(ContentTree::from_leaf_bytes(size, bytes, &root), Err(expect), "{size}, {}", bytes.len());
+        assert_eq!(Content::of_file_leaves(size, root, bytes), Err(expect), "{size}, {}", bytes.len());
     };
     let count = |expected, found| ContentError::LeafBytes { expected, found };
     check(size, &leaves[..leaves.len() - 1], count(192, 191));
@@ -164,19 +166,143 @@ fn leaves_of_another_count_root_or_order_are_refused() {
     check(size + (1 << 20), &leaves, count(224, 192));
     check(0, &leaves, count(0, 192));
     check(u64::MAX, &leaves, count(32 << 44, 192));
-    check(0, b"", ContentError::Root);
+    check(0, b"", ContentError::Root { file: 0 });
     for place in 0..leaves.len() {
         let mut altered = leaves.clone();
         altered[place] ^= 1;
-        check(size, &altered, ContentError::Root);
+        check(size, &altered, ContentError::Root { file: 0 });
     }
     let mut swapped = leaves.clone();
     swapped.rotate_left(32);
-    check(size, &swapped, ContentError::Root);
+    check(size, &swapped, ContentError::Root { file: 0 });
 
-    let empty = ContentTree::of_bytes(b"");
+    let empty = Content::of_bytes(b"");
     assert_eq!(empty.root().to_string(), "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262");
-    assert_eq!(ContentTree::from_leaf_bytes(0, b"", &empty.root()), Ok(empty));
+    assert_eq!(Content::of_file_leaves(0, empty.root(), b""), Ok(empty));
+}
+
+/// A dataset on the disk: files of these sizes under these paths.
+fn dataset(files: &[(&str, usize)]) -> (tempfile::TempDir, Content, Vec<Vec<u8>>) {
+    let home = tempfile::tempdir().unwrap();
+    let bytes: Vec<Vec<u8>> = files
+        .iter()
+        .zip(1u8..)
+        .map(|((_, size), mark)| content(size + 1)[1..].iter().map(|b| b ^ mark).collect())
+        .collect();
+    let named: Vec<_> = files
+        .iter()
+        .zip(&bytes)
+        .zip(0..)
+        .map(|(((path, _), bytes), number)| {
+            let place = home.path().join(format!("{number}"));
+            std::fs::write(&place, bytes).unwrap();
+            ((*path).to_owned(), place)
+        })
+        .collect();
+    let content = Content::of_dataset(&named, &mut |_| {}).unwrap();
+    (home, content, bytes)
+}
+
+const FILES: &[(&str, usize)] = &[
+    ("a/empty", 0),
+    ("a/first.csv", 3 * MIB + 7),
+    ("b/one", MIB),
+    ("b/small", 5),
+    ("c/none", 0),
+    ("c/zero", 0),
+    ("d", 2 * MIB),
+    ("e", 0),
+];
+
+#[test]
+fn the_groups_of_a_dataset_are_those_of_its_files() {
+    let (_home, dataset, bytes) = dataset(FILES);
+    let entries = dataset.manifest().unwrap().entries();
+    assert_eq!(entries.len(), FILES.len());
+    assert_eq!(dataset.root(), dataset.manifest().unwrap().root());
+    assert_eq!(dataset.size(), bytes.iter().map(|bytes| bytes.len() as u64).sum::<u64>());
+    let mut group = 0;
+    let mut before = 0;
+    for (file, (bytes, entry)) in bytes.iter().zip(entries).enumerate() {
+        assert_eq!((entry.path.as_str(), entry.size), (FILES[file].0, bytes.len() as u64));
+        assert_eq!(entry.root.as_bytes(), blake3::hash(bytes).as_bytes());
+        assert_eq!(dataset.file_size(file), Some(entry.size));
+        let first = group;
+        for part in bytes.chunks(MIB) {
+            let place = dataset.place(group).unwrap();
+            assert_eq!((place.file, place.length), (file, part.len() as u64));
+            assert_eq!(&bytes[place.offset as usize..][..part.len()], part);
+            assert_eq!(dataset.prefix_bytes(group), before);
+            assert_eq!(dataset.verify_group(group, part), Ok(()));
+            assert!(dataset.verify_group(group + 1, part).is_err(), "{group}");
+            before += part.len() as u64;
+            group += 1;
+        }
+        assert_eq!(dataset.file_groups(file), first..group);
+    }
+    assert_eq!((dataset.groups(), dataset.prefix_bytes(group)), (group, dataset.size()));
+    assert_eq!(dataset.prefix_bytes(u64::MAX), dataset.size());
+    assert_eq!(dataset.place(group), None);
+}
+
+#[test]
+fn a_manifest_and_the_leaves_of_larger_files_make_the_dataset() {
+    let (_home, dataset, _) = dataset(FILES);
+    let manifest = dataset.manifest().unwrap().clone();
+    let leaves = dataset.leaf_bytes();
+    // Four groups and two; a file of one group is its own leaf.
+    assert_eq!(leaves.len(), 6 * 32);
+    assert_eq!(Content::leaf_byte_count(manifest.entries().iter().map(|entry| entry.size)), 6 * 32);
+    assert_eq!(Content::of_manifest_leaves(manifest.clone(), &leaves), Ok(dataset));
+    for (place, file) in [(0, 1), (127, 1), (128, 6), (191, 6)] {
+        let mut altered = leaves.clone();
+        altered[place] ^= 1;
+        let refused = Content::of_manifest_leaves(manifest.clone(), &altered);
+        assert_eq!(refused, Err(ContentError::Root { file }));
+    }
+    let short = Content::of_manifest_leaves(manifest.clone(), &leaves[32..]);
+    assert_eq!(short, Err(ContentError::LeafBytes { expected: 192, found: 160 }));
+    // An empty file with another root than that of nothing.
+    let mut entries = manifest.entries().to_vec();
+    entries[0].root = Content::of_bytes(b"x").root();
+    let lying = Content::of_manifest_leaves(Manifest::new(entries).unwrap(), &leaves);
+    assert_eq!(lying, Err(ContentError::Root { file: 0 }));
+}
+
+#[test]
+fn runs_hold_whole_groups_up_to_a_number_of_bytes() {
+    let (_home, dataset, _) = dataset(FILES);
+    // Groups: 1 MiB, 1 MiB, 1 MiB, 7, 1 MiB, 5, 1 MiB, 1 MiB.
+    let mib = MIB as u64;
+    for (first, end, bytes, expected) in [
+        (0, 8, mib, 1),
+        (0, 8, 2 * mib, 2),
+        (2, 8, mib + 7, 2),
+        (3, 8, mib, 1),
+        (3, 8, mib + 7, 2),
+        (3, 8, mib + 12, 3),
+        (0, 8, 0, 1),
+        (0, 1, u64::MAX, 1),
+        (0, 8, u64::MAX, 8),
+        (0, 99, u64::MAX, 8),
+        (4, 4, mib, 0),
+        (8, 99, mib, 0),
+    ] {
+        assert_eq!(dataset.run(first, end, bytes), expected, "{first}..{end}, {bytes}");
+    }
+}
+
+#[test]
+fn a_dataset_names_the_file_that_cannot_be_read() {
+    let (home, ..) = dataset(&[("a", 5)]);
+    let absent = home.path().join("absent");
+    let files = [("a".to_owned(), home.path().join("0")), ("b".to_owned(), absent.clone())];
+    let error = Content::of_dataset(&files, &mut |_| {}).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    assert!(error.to_string().starts_with(&absent.display().to_string()), "{error}");
+    let twice = [("a".to_owned(), home.path().join("0")), ("A".to_owned(), home.path().join("0"))];
+    let error = Content::of_dataset(&twice, &mut |_| {}).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
 }
 
 /// BLAKE3's rule stated as recursion: the left side takes the largest power of two below the count.
@@ -209,7 +335,7 @@ fn group_arithmetic_holds_at_the_largest_sizes() {
 
 #[test]
 fn roots_are_written_in_one_form() {
-    let root = ContentTree::of_bytes(b"abc").root();
+    let root = Content::of_bytes(b"abc").root();
     assert_eq!(root.to_string().parse(), Ok(root));
     assert!(root.to_string().to_uppercase().parse::<ContentRoot>().is_err());
     assert_eq!(ContentRoot::from_slice(root.as_bytes()), Some(root));
@@ -222,6 +348,6 @@ proptest! {
     fn any_size_gives_the_plain_hash(size in 0..4 * MIB) {
         let bytes = content(size);
         let expect = ContentRoot::from_bytes(*blake3::hash(&bytes).as_bytes());
-        prop_assert_eq!(ContentTree::of_bytes(&bytes).root(), expect);
+        prop_assert_eq!(Content::of_bytes(&bytes).root(), expect);
     }
 }

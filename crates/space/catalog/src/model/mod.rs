@@ -4,15 +4,18 @@ mod codes;
 mod detail;
 mod publication;
 mod record;
+mod source;
 
 pub use codes::{
     DataFormat, DeliveryForm, Grade, Origin, Ownership, PersonalInformation, SecurityLevel, UpdateFrequency,
 };
 pub use detail::{AssetCertificate, AssetKind, ListingNotice, Registration};
-pub use publication::{Classification, Publication, PublicationState, Publish, ShelfProduct, Source};
-pub(crate) use publication::{file_name_of, modified_nanos, nfc, regular_file};
+pub(crate) use publication::nfc;
+pub use publication::{Classification, Publication, PublicationState, Publish, ShelfProduct};
 pub use record::{
     FileName, ListingRecord, MAX_POLICY_BYTES, MAX_WINDOW_BYTES, MIN_WINDOW_BYTES, ProductRecord,
     RecordError, ResourceRecord,
 };
 pub(crate) use record::{MAX_RECORD_BYTES, root};
+pub use source::{Source, SourceFile};
+pub(crate) use source::{file_name_of, stamp, walk};

@@ -1,10 +1,8 @@
 //! Publications: how a file on a connector becomes a listed product.
 
-use std::fs::Metadata;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use huitong_identity::{Refusal, ServiceError};
+use huitong_identity::Refusal;
 use huitong_ids::DataId;
 use huitong_proof::cbor::{Map, Value};
 use huitong_proof::{ContentRoot, Digest, Statement, Timestamp};
@@ -13,17 +11,19 @@ use unicode_normalization::UnicodeNormalization;
 use super::codes::{
     DataFormat, DeliveryForm, Grade, Origin, Ownership, PersonalInformation, SecurityLevel, UpdateFrequency,
 };
-use super::record::{FileName, ListingRecord, ProductRecord, RecordError};
+use super::record::{FileName, ListingRecord, ProductRecord};
+use super::source::Source;
 
 /// 64 MiB: what a consumer may hold unacknowledged when the provider names nothing else.
 const DEFAULT_WINDOW_BYTES: u64 = 64 << 20;
 
-/// A command: publish this file as a product.
+/// A command: publish this file or directory as a product.
 #[derive(Debug, Clone)]
 pub struct Publish {
     /// Chosen by who asks, so that asking again is the same request.
     pub id: [u8; 16],
-    /// A regular file. It is not copied: it must stay where it is, unchanged, for as long as it is on offer.
+    /// A regular file, or a directory, which makes a dataset of all files in it. Nothing is copied: they must stay where
+    /// they are, unchanged, for as long as the product is on offer.
     pub file: PathBuf,
     /// Name of resource, product and listing: 1 to 128 characters on one line.
     pub name: String,
@@ -186,6 +186,8 @@ pub struct Publication {
     pub file: PathBuf,
     /// Bytes.
     pub size: u64,
+    /// How many files the dataset has; `None` for a product that is one file.
+    pub files: Option<u64>,
     /// BLAKE3 root of the content.
     pub root: ContentRoot,
     /// The resource's identifier, once registered.
@@ -213,60 +215,6 @@ pub struct ShelfProduct {
     pub listing: ListingRecord,
     /// Where its bytes lie.
     pub source: Source,
-}
-
-/// Where the bytes of a product lie, and how they looked when their root was computed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Source {
-    /// Canonical path of a regular file.
-    pub path: PathBuf,
-    /// Bytes.
-    pub size: u64,
-    /// Modification time in nanoseconds since 1970-01-01T00:00:00Z; 0 for anything earlier.
-    pub modified_nanos: u64,
-    /// BLAKE3 root of the content.
-    pub root: ContentRoot,
-}
-
-impl Source {
-    /// Looks whether the file still is what was published, by size and modification time; blocks on the file system.
-    /// The bytes themselves are verified group by group when they are sent.
-    pub fn check_unchanged(&self) -> Result<(), ServiceError> {
-        let metadata = regular_file(&self.path)?;
-        if metadata.len() == self.size && modified_nanos(&metadata) == self.modified_nanos {
-            return Ok(());
-        }
-        let path = self.path.display();
-        Err(ServiceError::Conflict {
-            reason: format!("{path} has changed since it was published; publish it again as a new product"),
-        })
-    }
-}
-
-/// The metadata of a regular file; anything else is an input error.
-pub(crate) fn regular_file(path: &Path) -> Result<Metadata, ServiceError> {
-    let shown = path.display();
-    let metadata = std::fs::metadata(path)
-        .map_err(|error| ServiceError::invalid("file", format!("{shown} cannot be read: {error}")))?;
-    if metadata.is_file() {
-        return Ok(metadata);
-    }
-    Err(ServiceError::invalid("file", format!("{shown} is not a regular file")))
-}
-
-/// Nanoseconds since 1970; 0 for anything earlier or beyond the year 2554.
-pub(crate) fn modified_nanos(metadata: &Metadata) -> u64 {
-    let seconds = i128::from(metadata.mtime());
-    let nanos = seconds.saturating_mul(1_000_000_000).saturating_add(i128::from(metadata.mtime_nsec()));
-    u64::try_from(nanos).unwrap_or(0)
-}
-
-/// The name under which consumers will save the file.
-pub(crate) fn file_name_of(path: &Path) -> Result<FileName, RecordError> {
-    let name = path.file_name().and_then(|name| name.to_str());
-    let name =
-        name.ok_or_else(|| RecordError::value("file", "the file name must be UTF-8; rename the file"))?;
-    FileName::parse(&nfc(name))
 }
 
 pub(crate) fn nfc(text: &str) -> String {

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use huitong_ids::{DataId, DataType, EntityCode, NodeId};
 use huitong_policy::Policy;
 use huitong_proof::cbor::{FieldError, Fields, Limits, Map, Value};
-use huitong_proof::{ContentRoot, Digest};
+use huitong_proof::{ContentRoot, Digest, MAX_FILES, check_name};
 
 use super::codes::{
     DataFormat, DeliveryForm, Grade, Origin, Ownership, PersonalInformation, SecurityLevel, UpdateFrequency,
@@ -194,7 +194,8 @@ impl ResourceRecord {
 ///
 /// CBOR entries: 1 `huitong/product/v1`, 2 name, 3 intro, 4 delivery form (T3), 5 provider entity, 6 provider node,
 /// 7 derived from, 8 size, 9 content root, 10 update frequency (T4), 11 security level (T6), 12 grade,
-/// 13 personal information, 14 file name.
+/// 13 personal information, 14 file name, 15 number of files (only for a dataset of files: then 14 names its directory, and 9
+/// is the BLAKE3 hash of its manifest).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProductRecord {
     /// 1 to 128 characters on one line.
@@ -221,8 +222,10 @@ pub struct ProductRecord {
     pub grade: Grade,
     /// Whether personal information is in it.
     pub personal_information: PersonalInformation,
-    /// The name under which a consumer saves it.
+    /// The name under which a consumer saves it: of the file, or of the dataset's directory.
     pub file_name: FileName,
+    /// How many files the dataset has, 1 to 100,000; `None` for a product that is one file.
+    pub files: Option<u64>,
 }
 
 impl ProductRecord {
@@ -245,6 +248,7 @@ impl ProductRecord {
             .text(12, self.grade.code())
             .boolean(13, self.personal_information.is_present())
             .text(14, self.file_name.as_str())
+            .maybe_uint(15, self.files)
             .encode())
     }
 
@@ -281,6 +285,7 @@ impl ProductRecord {
             grade: code("product.grade", &fields.text(12, "grade")?, Grade::from_code, Grade::codes)?,
             personal_information: PersonalInformation::from_flag(fields.boolean(13, "personal_information")?),
             file_name: FileName::parse(&fields.text(14, "file_name")?)?,
+            files: fields.maybe_uint(15, "files")?,
         };
         fields.finish()?;
         record.check()?;
@@ -290,6 +295,9 @@ impl ProductRecord {
     fn check(&self) -> Result<(), RecordError> {
         check_line("product.name", &self.name, MAX_NAME_CHARS)?;
         check_text("product.intro", &self.intro, MAX_INTRO_CHARS)?;
+        if !self.files.is_none_or(|files| (1..=MAX_FILES as u64).contains(&files)) {
+            return Err(RecordError::value("product.files", format!("expected 1 to {MAX_FILES} files")));
+        }
         let field = "product.derived_from";
         if self.derived_from.is_empty() || self.derived_from.len() > MAX_DERIVED_FROM {
             return Err(RecordError::value(field, format!("expected 1 to {MAX_DERIVED_FROM} resource ids")));
@@ -409,26 +417,14 @@ impl ListingRecord {
     }
 }
 
-/// A plain file name, safe to join to a directory: 1 to 255 bytes, no `/`, no control character, not `.` or `..`.
+/// A plain file name, safe to join to a directory: 1 to 255 bytes, no `/` or `\`, no control character, not `.` or `..`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct FileName(String);
 
 impl FileName {
     /// Checks and keeps the name.
     pub fn parse(name: &str) -> Result<Self, RecordError> {
-        let wrong = |reason: &str| Err(RecordError::value("product.file_name", reason));
-        if name.is_empty() || name.len() > 255 {
-            return wrong("expected 1 to 255 bytes");
-        }
-        if name == "." || name == ".." {
-            return wrong("`.` and `..` name directories");
-        }
-        if name.contains('/') {
-            return wrong("`/` separates directories; expected a plain file name");
-        }
-        if name.chars().any(char::is_control) {
-            return wrong("control characters may not appear in it");
-        }
+        check_name(name).map_err(|reason| RecordError::value("product.file_name", reason))?;
         Ok(Self(name.to_owned()))
     }
 

@@ -1,5 +1,5 @@
 use huitong_ids::Segment;
-use huitong_proof::ContentTree;
+use huitong_proof::Content;
 use huitong_proof::cbor::{decode, encode};
 use proptest::prelude::*;
 
@@ -24,7 +24,7 @@ fn resource() -> ResourceRecord {
         grade: Grade::General,
         personal_information: PersonalInformation::Present,
         size: 5,
-        root: ContentTree::of_bytes(b"hello").root(),
+        root: Content::of_bytes(b"hello").root(),
         sha256: Some(Digest::sha256(b"hello")),
         legacy_code: Some("1215202502281BH95JZY".to_owned()),
     }
@@ -39,12 +39,13 @@ fn product() -> ProductRecord {
         provider: NODE.parse().unwrap(),
         derived_from: vec![RESOURCE.parse().unwrap()],
         size: 5,
-        root: ContentTree::of_bytes(b"hello").root(),
+        root: Content::of_bytes(b"hello").root(),
         update_frequency: UpdateFrequency::Annual,
         security_level: SecurityLevel::Public,
         grade: Grade::Important,
         personal_information: PersonalInformation::Absent,
         file_name: FileName::parse("天气.csv").unwrap(),
+        files: None,
     }
 }
 

@@ -1,24 +1,29 @@
-//! The connector's side: publishing files, and knowing what is on offer here.
+//! The connector's side: publishing files and datasets, and knowing what is on offer here.
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use huitong_identity::{Directory, Membership, Role, ServiceError};
 use huitong_ids::{DataId, DataType};
 use huitong_ledger::Ledger;
 use huitong_policy::Policy;
-use huitong_proof::{ContentRoot, ContentTree, Digest, Draft, Kind, Statement, Timestamp};
+use huitong_proof::{Content, ContentRoot, Digest, Draft, Kind, Manifest, Statement, Timestamp};
 use huitong_store::{Outgoing, Read, Tx};
 
 use super::{Abort, aborted};
 use crate::model::{
     AssetKind, FileName, ListingRecord, ProductRecord, Publication, PublicationState, Publish, Registration,
-    ResourceRecord, ShelfProduct, Source, file_name_of, modified_nanos, regular_file,
+    ResourceRecord, ShelfProduct, Source, SourceFile, file_name_of, stamp, walk,
 };
 use crate::tables::{self, PublicationRow};
 use crate::workers::{Message, Step, TOPIC};
+
+/// How the files of [`Trees`] end.
+const MANIFEST: &str = "manifest";
+/// As above.
+const LEAVES: &str = "leaves";
 
 /// The most publications that one call lists.
 const MAX_LISTED: usize = 1_000;
@@ -33,8 +38,8 @@ pub struct Shelf {
 }
 
 impl Shelf {
-    /// The publications kept in the ledger's store; the leaves of their content trees are files in `trees_dir`,
-    /// which is made when it is first needed. `directory` says which registrar's answers to believe.
+    /// The publications kept in the ledger's store; the manifests and the leaves of their content trees are files in
+    /// `trees_dir`, which is made when it is first needed. `directory` says which registrar's answers to believe.
     pub fn new(ledger: Ledger, membership: Membership, directory: Directory, trees_dir: PathBuf) -> Self {
         Self {
             ledger,
@@ -44,7 +49,7 @@ impl Shelf {
         }
     }
 
-    /// Begins to publish a file as a product: computes its root, keeps its tree, and asks the registrar.
+    /// Begins to publish a file, or a directory as a dataset: computes the root, keeps the tree, and asks the registrar.
     ///
     /// `progress` hears how many bytes have been read. Returns once the request is durable; [`Shelf::deliver`] takes it
     /// from there, and [`Shelf::publication`] tells how far it has come. The same request again gives the same
@@ -136,23 +141,26 @@ impl Shelf {
         }))
     }
 
-    /// The content tree of a product, from the leaves kept at publication: 32 bytes per mebibyte of content, checked
-    /// against the root. Blocks on the file system.
-    pub fn tree(&self, product: &ShelfProduct) -> Result<ContentTree, ServiceError> {
-        let source = &product.source;
-        let path = self.trees.path(&source.root);
-        let failed = |error: &dyn std::fmt::Display| {
-            let next_step = "publish the file again under a new id";
-            ServiceError::Internal(format!("{}: {error}; {next_step}", path.display()))
-        };
-        let leaves = fs::read(&path).map_err(|error| failed(&error))?;
-        ContentTree::from_leaf_bytes(source.size, &leaves, &source.root).map_err(|error| failed(&error))
+    /// What a product consists of, from what was kept at publication: manifest and leaves, checked against the root.
+    /// Blocks on the file system.
+    pub fn content(&self, product: &ShelfProduct) -> Result<Content, ServiceError> {
+        self.trees.content(&product.source).map_err(|error| {
+            let place = self.trees.dir.join(product.source.root.to_string());
+            let next_step = "publish it again under a new id";
+            ServiceError::Internal(format!("{}: {error}; {next_step}", place.display()))
+        })
     }
 
     /// Everything that can be known to be wrong before the file is read, which may take long.
     fn check_offer(&self, publish: &Publish, file_name: &FileName) -> Result<(), ServiceError> {
         Policy::parse(&publish.policy).map_err(|error| ServiceError::invalid("policy", error))?;
-        let nothing = Source { path: publish.file.clone(), size: 0, modified_nanos: 0, root: empty_root() };
+        let nothing = Source {
+            path: publish.file.clone(),
+            size: 0,
+            root: Content::of_bytes(&[]).root(),
+            files: None,
+            stamp: stamp(&[]),
+        };
         let resource = self.resource_record(publish, &nothing);
         resource.encode()?;
         let credential = self.membership.credential();
@@ -168,35 +176,17 @@ impl Shelf {
         Ok(())
     }
 
-    /// Reads the whole file once and keeps its tree.
+    /// Reads everything once and keeps the tree.
     async fn read_source(
         &self,
         publish: &Publish,
-        mut progress: impl FnMut(u64) + Send + 'static,
+        progress: impl FnMut(u64) + Send + 'static,
     ) -> Result<Source, ServiceError> {
         let (file, trees) = (publish.file.clone(), Arc::clone(&self.trees));
         let work = move || {
-            let path = fs::canonicalize(&file).map_err(|error| {
-                ServiceError::invalid("file", format!("{} cannot be read: {error}", file.display()))
-            })?;
-            let before = regular_file(&path)?;
-            let tree = ContentTree::of_file(&path, &mut progress).map_err(|error| {
-                ServiceError::invalid("file", format!("{} cannot be read: {error}", path.display()))
-            })?;
-            let source = Source {
-                size: tree.size(),
-                modified_nanos: modified_nanos(&before),
-                root: tree.root(),
-                path,
-            };
-            source.check_unchanged().map_err(|_| ServiceError::Conflict {
-                reason: format!(
-                    "{} changed while it was read; publish it when it is at rest",
-                    source.path.display()
-                ),
-            })?;
+            let (source, content) = read_source(&file, progress)?;
             trees
-                .keep(&tree)
+                .keep(&content)
                 .map_err(|error| ServiceError::Internal(format!("{}: {error}", trees.dir.display())))?;
             Ok(source)
         };
@@ -357,6 +347,7 @@ impl Shelf {
             grade: resource.grade,
             personal_information: resource.personal_information,
             file_name: row.file_name.clone(),
+            files: row.source.files,
         }
     }
 
@@ -389,7 +380,40 @@ fn same_request(id: &[u8; 16], row: PublicationRow, request: &Digest) -> Result<
     })
 }
 
-/// The leaves of content trees, one file for each root.
+/// Hashes a file or the files of a directory, which must be at rest meanwhile.
+fn read_source(file: &Path, mut progress: impl FnMut(u64)) -> Result<(Source, Content), ServiceError> {
+    let unreadable = |path: &Path, error: &dyn std::fmt::Display| {
+        ServiceError::invalid("file", format!("{} cannot be read: {error}", path.display()))
+    };
+    let path = fs::canonicalize(file).map_err(|error| unreadable(file, &error))?;
+    let listed = if path.is_dir() { Some(walk(&path)?) } else { None };
+    let look = || -> Result<Vec<SourceFile>, ServiceError> {
+        match &listed {
+            None => Ok(vec![SourceFile::look(path.clone())?]),
+            Some(files) => files.iter().map(|(_, path)| SourceFile::look(path.clone())).collect(),
+        }
+    };
+    let before = look()?;
+    let content = match &listed {
+        None => Content::of_file(&path, &mut progress),
+        Some(files) => Content::of_dataset(files, &mut progress),
+    }
+    .map_err(|error| unreadable(&path, &error))?;
+    // The manifest has the files in the order in which they were found.
+    let after = match &listed {
+        Some(files) if walk(&path)? != *files => None,
+        _ => Some(look()?),
+    };
+    if after.as_ref() != Some(&before) {
+        let reason = format!("{} changed while it was read; publish it when it is at rest", path.display());
+        return Err(ServiceError::Conflict { reason });
+    }
+    let files = listed.map(|files| files.len() as u64);
+    let source = Source { size: content.size(), root: content.root(), files, stamp: stamp(&before), path };
+    Ok((source, content))
+}
+
+/// Manifests and leaves of content trees, one file for each root.
 #[derive(Debug)]
 struct Trees {
     dir: PathBuf,
@@ -398,23 +422,47 @@ struct Trees {
 }
 
 impl Trees {
-    fn path(&self, root: &ContentRoot) -> PathBuf {
-        self.dir.join(format!("{root}.leaves"))
+    fn content(&self, source: &Source) -> Result<Content, Box<dyn std::error::Error>> {
+        // There is nothing to know about the groups of files of one group but their roots.
+        let leaves = |sizes: &mut dyn Iterator<Item = u64>| match Content::leaf_byte_count(sizes) {
+            0 => Ok(Vec::new()),
+            _ => fs::read(self.path(&source.root, LEAVES)),
+        };
+        if source.files.is_none() {
+            let leaves = leaves(&mut std::iter::once(source.size))?;
+            return Ok(Content::of_file_leaves(source.size, source.root, &leaves)?);
+        }
+        let manifest = Manifest::decode(&fs::read(self.path(&source.root, MANIFEST))?)?;
+        if manifest.root() != source.root {
+            return Err("the manifest is another one".into());
+        }
+        let leaves = leaves(&mut manifest.entries().iter().map(|entry| entry.size))?;
+        Ok(Content::of_manifest_leaves(manifest, &leaves)?)
     }
 
-    /// Writes the leaves so that their file is either absent or whole, also after a power failure.
-    fn keep(&self, tree: &ContentTree) -> std::io::Result<()> {
+    fn path(&self, root: &ContentRoot, what: &str) -> PathBuf {
+        self.dir.join(format!("{root}.{what}"))
+    }
+
+    /// Writes each file so that it is either absent or whole, also after a power failure.
+    fn keep(&self, content: &Content) -> std::io::Result<()> {
         let _alone = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         fs::create_dir_all(&self.dir)?;
-        let temporary = self.dir.join(format!("{}.tmp", tree.root()));
-        let mut file = File::create(&temporary)?;
-        file.write_all(&tree.leaf_bytes())?;
-        file.sync_all()?;
-        fs::rename(&temporary, self.path(&tree.root()))?;
+        if let Some(manifest) = content.manifest() {
+            self.write(&content.root(), MANIFEST, manifest.encoded())?;
+        }
+        let leaves = content.leaf_bytes();
+        if !leaves.is_empty() {
+            self.write(&content.root(), LEAVES, &leaves)?;
+        }
         File::open(&self.dir)?.sync_all()
     }
-}
 
-fn empty_root() -> ContentRoot {
-    ContentTree::of_bytes(&[]).root()
+    fn write(&self, root: &ContentRoot, what: &str, bytes: &[u8]) -> std::io::Result<()> {
+        let temporary = self.path(root, "tmp");
+        let mut file = File::create(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&temporary, self.path(root, what))
+    }
 }

@@ -8,7 +8,7 @@ use crate::{AssetCertificate, AssetKind, Grade, MIN_WINDOW_BYTES, PublicationSta
 use bytes::Bytes;
 use huitong_identity::{Delivery, PeerError, ServiceError};
 use huitong_ids::DataType;
-use huitong_proof::{ContentTree, Kind};
+use huitong_proof::{Content, Kind};
 
 #[tokio::test]
 async fn a_file_becomes_a_listed_product() {
@@ -28,7 +28,7 @@ async fn a_file_becomes_a_listed_product() {
         .unwrap();
     assert_eq!(read.load(Ordering::SeqCst), content.len() as u64);
     assert_eq!(begun.state, PublicationState::RegisteringResource);
-    assert_eq!(begun.root, ContentTree::of_bytes(&content).root());
+    assert_eq!(begun.root, Content::of_bytes(&content).root());
     assert_eq!(begun.size, content.len() as u64);
     assert_eq!(begun.file_name.as_str(), "file-1.csv");
 
@@ -51,10 +51,10 @@ async fn a_file_becomes_a_listed_product() {
     let certified = AssetCertificate::from_statement(&offered.certificate).unwrap();
     assert_eq!((&certified.id, certified.kind), (&product, AssetKind::Product));
     assert_eq!((certified.root, certified.size), (publication.root, publication.size));
-    let tree = world.shelf.tree(&offered).unwrap();
+    let tree = world.shelf.content(&offered).unwrap();
     assert_eq!((tree.root(), tree.groups()), (publication.root, 4));
     tree.verify_group(3, &content[3 * 1024 * 1024..]).unwrap();
-    offered.source.check_unchanged().unwrap();
+    assert_eq!(offered.source.open(&tree).unwrap().len(), 1);
     assert!(world.shelf.product(&resource).unwrap().is_none());
 
     // The same request again is the same publication; anything else under this id is a conflict.
@@ -227,7 +227,9 @@ async fn wrong_requests_are_told_apart_before_the_file_is_read() {
     check(Publish { intro: "n".repeat(1025), ..good() }, "resource.abstract").await;
     check(Publish { price: "n".repeat(129), ..good() }, "listing.price").await;
     check(Publish { window_bytes: MIN_WINDOW_BYTES - 1, ..good() }, "listing.window_bytes").await;
-    check(Publish { file: world.dir.path().to_owned(), ..good() }, "file").await;
+    let empty = world.dir.path().join("empty");
+    std::fs::create_dir(&empty).unwrap();
+    check(Publish { file: empty, ..good() }, "file").await;
     check(Publish { file: world.dir.path().join("absent.csv"), ..good() }, "file").await;
     check(Publish { file: "/".into(), ..good() }, "file").await;
     let mut legacy = good();
@@ -251,20 +253,95 @@ async fn names_are_kept_in_one_unicode_form() {
 #[tokio::test]
 async fn a_changed_file_and_a_damaged_tree_are_noticed() {
     let world = World::new().await;
-    let request = world.request(1, "name", "intro");
-    let file = request.file.clone();
+    let file = world.file("large.csv", &vec![7; 2 << 20]);
+    let publication = world.listed(Publish::new([1; 16], file.clone(), "name", "intro", POLICY)).await;
+    let offered = world.shelf.product(&publication.product.unwrap()).unwrap().unwrap();
+    let content = world.shelf.content(&offered).unwrap();
+    let opened = offered.source.open(&content).unwrap();
+    std::fs::write(&file, vec![8; 2 << 20]).unwrap();
+    assert!(matches!(offered.source.open(&content), Err(ServiceError::Conflict { .. })));
+    assert!(matches!(opened[0].check_unchanged(), Err(ServiceError::Conflict { .. })));
+    std::fs::remove_file(&file).unwrap();
+    assert!(matches!(offered.source.open(&content), Err(ServiceError::Invalid { .. })));
+    assert!(matches!(opened[0].check_unchanged(), Err(ServiceError::Invalid { .. })));
+    let leaves = world.dir.path().join("trees").join(format!("{}.leaves", publication.root));
+    std::fs::write(&leaves, [0; 64]).unwrap();
+    assert!(world.shelf.content(&offered).is_err());
+    std::fs::remove_file(&leaves).unwrap();
+    assert!(world.shelf.content(&offered).is_err());
+}
+
+#[tokio::test]
+async fn a_directory_becomes_a_dataset() {
+    let world = World::new().await;
+    let home = world.dir.path().join("Weather 2026");
+    std::fs::create_dir_all(home.join("rain/daily")).unwrap();
+    std::fs::write(home.join("rain/daily/1.csv"), b"1").unwrap();
+    std::fs::write(home.join("rain/2.csv"), vec![2; (1 << 20) + 1]).unwrap();
+    std::fs::write(home.join("README"), b"").unwrap();
+    let read = Arc::new(AtomicU64::new(0));
+    let heard = Arc::clone(&read);
+    let request = Publish::new([1; 16], home.clone(), "Weather", "", POLICY);
+    let progress = move |bytes| heard.store(bytes, Ordering::SeqCst);
+    let begun = world.shelf.publish(request.clone(), progress).await.unwrap();
+    assert_eq!((begun.files, begun.size, begun.file_name.as_str()), (Some(3), (1 << 20) + 2, "Weather 2026"));
+    assert_eq!(read.load(Ordering::SeqCst), begun.size);
+
     let publication = world.listed(request).await;
     let offered = world.shelf.product(&publication.product.unwrap()).unwrap().unwrap();
-    std::fs::write(&file, b"something longer than before").unwrap();
-    assert!(matches!(offered.source.check_unchanged(), Err(ServiceError::Conflict { .. })));
-    std::fs::remove_file(&file).unwrap();
-    assert!(matches!(offered.source.check_unchanged(), Err(ServiceError::Invalid { .. })));
-    let leaves = world.dir.path().join("trees").join(format!("{}.leaves", publication.root));
-    assert!(world.shelf.tree(&offered).is_ok());
-    std::fs::write(&leaves, [0; 32]).unwrap();
-    assert!(world.shelf.tree(&offered).is_err());
-    std::fs::remove_file(&leaves).unwrap();
-    assert!(world.shelf.tree(&offered).is_err());
+    assert_eq!(offered.record.files, Some(3));
+    let content = world.shelf.content(&offered).unwrap();
+    let entries = content.manifest().unwrap().entries();
+    let paths: Vec<_> = entries.iter().map(|entry| entry.path.as_str()).collect();
+    assert_eq!(paths, ["README", "rain/2.csv", "rain/daily/1.csv"]);
+    assert_eq!((content.root(), content.groups()), (publication.root, 3));
+    assert_eq!(offered.source.open(&content).unwrap().len(), 3);
+
+    // What the manifest does not name is nobody's business; what it names must stay.
+    std::fs::write(home.join("new"), b"new").unwrap();
+    assert!(offered.source.open(&content).is_ok());
+    let one = home.join("rain/daily/1.csv");
+    std::fs::write(&one, b"12").unwrap();
+    assert!(matches!(offered.source.open(&content), Err(ServiceError::Conflict { .. })));
+    std::fs::remove_file(&one).unwrap();
+    assert!(matches!(offered.source.open(&content), Err(ServiceError::Invalid { .. })));
+    std::os::unix::fs::symlink(home.join("README"), &one).unwrap();
+    assert!(matches!(offered.source.open(&content), Err(ServiceError::Invalid { .. })));
+    let manifest = world.dir.path().join("trees").join(format!("{}.manifest", publication.root));
+    let other = huitong_proof::Manifest::new(entries[1..].to_vec()).unwrap();
+    std::fs::write(&manifest, other.encoded()).unwrap();
+    assert!(world.shelf.content(&offered).is_err());
+}
+
+#[tokio::test]
+async fn a_directory_with_anything_but_files_is_refused() {
+    let world = World::new().await;
+    let refuse = async |name: &str, make: &dyn Fn(&std::path::Path)| {
+        let home = world.dir.path().join(name);
+        std::fs::create_dir(&home).unwrap();
+        std::fs::write(home.join("good"), b"good").unwrap();
+        make(&home);
+        let refused = world.shelf.publish(Publish::new([1; 16], home, "name", "", POLICY), |_| {}).await;
+        match refused {
+            Err(ServiceError::Invalid { field, reason }) if field == "file" => reason,
+            other => panic!("{name}: {other:?}"),
+        }
+    };
+    let reason =
+        refuse("link", &|home| std::os::unix::fs::symlink("/etc/hostname", home.join("bad")).unwrap());
+    assert!(reason.await.contains("link/bad: a dataset holds regular files"));
+    let reason = refuse("socket", &|home| {
+        std::os::unix::net::UnixListener::bind(home.join("bad")).unwrap();
+    });
+    assert!(reason.await.contains("socket/bad"));
+    let reason = refuse("text", &|home| {
+        use std::os::unix::ffi::OsStrExt as _;
+        std::fs::write(home.join(std::ffi::OsStr::from_bytes(b"b\xff")), b"").unwrap();
+    });
+    assert!(reason.await.contains("must be UTF-8"));
+    let reason = refuse("case", &|home| std::fs::write(home.join("GOOD"), b"").unwrap());
+    assert!(reason.await.contains("where file names ignore case"));
+    assert!(world.shelf.publications(None, 10).unwrap().is_empty());
 }
 
 #[tokio::test]
@@ -273,7 +350,7 @@ async fn an_empty_file_can_be_published() {
     let file = world.file("empty.csv", b"");
     let publication = world.listed(Publish::new([1; 16], file, "Empty", "", POLICY)).await;
     let offered = world.shelf.product(&publication.product.unwrap()).unwrap().unwrap();
-    assert_eq!((publication.size, world.shelf.tree(&offered).unwrap().groups()), (0, 0));
+    assert_eq!((publication.size, world.shelf.content(&offered).unwrap().groups()), (0, 0));
 }
 
 #[tokio::test]

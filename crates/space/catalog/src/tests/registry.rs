@@ -10,9 +10,7 @@ use huitong_identity::testing::TestNode;
 use huitong_identity::{NodeKeys, ServiceError};
 use huitong_ids::{DataId, NodeId};
 use huitong_proof::cbor::Map;
-use huitong_proof::{
-    Anchor, ChannelHead, ContentTree, Digest, Draft, Kind, SeededEntropy, Signing, Statement,
-};
+use huitong_proof::{Anchor, ChannelHead, Content, Digest, Draft, Kind, SeededEntropy, Signing, Statement};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
@@ -31,7 +29,7 @@ fn resource(node: &TestNode) -> ResourceRecord {
         grade: class.grade,
         personal_information: class.personal_information,
         size: 7,
-        root: ContentTree::of_bytes(b"content").root(),
+        root: Content::of_bytes(b"content").root(),
         sha256: None,
         legacy_code: None,
     }
@@ -47,12 +45,13 @@ fn product(node: &TestNode, resource: &DataId) -> ProductRecord {
         provider: node.membership.node().clone(),
         derived_from: vec![resource.clone()],
         size: 7,
-        root: ContentTree::of_bytes(b"content").root(),
+        root: Content::of_bytes(b"content").root(),
         update_frequency: class.update_frequency,
         security_level: class.security_level,
         grade: class.grade,
         personal_information: class.personal_information,
         file_name: FileName::parse("name.csv").unwrap(),
+        files: None,
     }
 }
 

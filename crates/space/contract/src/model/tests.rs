@@ -1,7 +1,7 @@
 use huitong_ids::{ContractId, DataId, DataType, EntityCode, NodeId, NodeType, Segment};
 use huitong_policy::Language;
 use huitong_proof::cbor::{self, Limits, Value};
-use huitong_proof::{ContentTree, Digest, SpaceId, Timestamp};
+use huitong_proof::{Content, Digest, SpaceId, Timestamp};
 use proptest::prelude::*;
 
 use super::*;
@@ -31,7 +31,7 @@ fn terms() -> Terms {
         provider: NodeId::mint(NodeType::Connector, &provider_entity(), &segment(), [1; 16]),
         consumer: NodeId::mint(NodeType::Connector, &consumer_entity(), &segment(), [2; 16]),
         policy: POLICY.to_vec(),
-        root: ContentTree::of_bytes(b"rain").root(),
+        root: Content::of_bytes(b"rain").root(),
         size: 4,
         window_bytes: 1 << 20,
         mode: Mode::Window,

@@ -2,8 +2,7 @@ use huitong_identity::{NodeKeys, ServiceError};
 use huitong_ids::{ContractId, NodeType};
 use huitong_proof::cbor::Map;
 use huitong_proof::{
-    Anchor, ChannelHead, ContentTree, Digest, Draft, Kind, SeededEntropy, Signing, SpaceId, Statement,
-    Timestamp,
+    Anchor, ChannelHead, Content, Digest, Draft, Kind, SeededEntropy, Signing, SpaceId, Statement, Timestamp,
 };
 
 use super::{Fate, Space, Who};
@@ -54,7 +53,7 @@ const LIES: [Lie; 17] = [
     ("product_name", |a| a.product_name.push('!')),
     ("name", |a| a.name.push('!')),
     ("policy", |a| a.policy.push(b' ')),
-    ("root", |a| a.root = ContentTree::of_bytes(b"other").root()),
+    ("root", |a| a.root = Content::of_bytes(b"other").root()),
     ("size", |a| a.size += 1),
     ("window", |a| a.window_bytes += 1),
     ("price", |a| a.price.push('!')),

@@ -6,7 +6,7 @@ use huitong_contract::{Agreement, agreement_hash};
 use huitong_identity::{Credential, Role, Trust, TrustedRegistrar};
 use huitong_ledger::QuorumPolicy;
 use huitong_proof::cbor::{Fields, Value};
-use huitong_proof::{Digest, Envelope, Kind, Statement, group_count};
+use huitong_proof::{Digest, Envelope, Kind, Statement};
 
 use super::ledgers::{LogPart, read_log};
 use super::report::{Facts, ProblemKind, Report};
@@ -362,7 +362,7 @@ impl Verification<'_> {
         if ack.root != offer.root
             || ack.status != AckStatus::Complete
             || ack.bytes != offer.size
-            || ack.groups != group_count(offer.size)
+            || ack.groups != offer.groups()
         {
             return Err(self.stop(
                 Incomplete,

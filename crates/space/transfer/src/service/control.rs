@@ -3,13 +3,13 @@
 use huitong_contract::Side;
 use huitong_identity::ServiceError;
 use huitong_ledger::Ledger;
-use huitong_proof::{Digest, Kind, group_count, id_text};
+use huitong_proof::{Digest, Kind, id_text};
 use huitong_store::Tx;
 
 use super::{Transfers, issue};
 use crate::details::{AckDetail, AckStatus, abort_detail};
 use crate::model::{Suspender, Transfer, TransferState};
-use crate::{rules, tables};
+use crate::tables;
 
 /// The code of a transfer that an operator holds up.
 const PAUSED: &str = "transfer.paused";
@@ -93,12 +93,11 @@ impl Transfers {
         reason: &str,
     ) -> Result<(), ServiceError> {
         let (Some(accept), Some(root)) = (transfer.statements.accept, transfer.root) else { return Ok(()) };
-        let groups = transfer.acknowledged.div_ceil(huitong_proof::GROUP_BYTES);
-        if groups == group_count(transfer.size) {
+        let (groups, bytes) = (transfer.acknowledged_groups, transfer.acknowledged);
+        if groups == transfer.groups {
             return Ok(());
         }
         let contract = self.contract_of(&*tx, transfer)?;
-        let bytes = rules::prefix_bytes(groups, transfer.size);
         let status = AckStatus::Stopped { reason: reason.to_owned() };
         let detail = AckDetail { root, groups, bytes, status }.to_detail();
         let statement = issue(tx, ledger, Kind::Ack, transfer, &contract, accept, detail)?;

@@ -1,12 +1,14 @@
 //! Where a received file goes, and how it gets its name.
 
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-use huitong_proof::id_text;
+use huitong_proof::{Content, GROUP_BYTES, id_text};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
 
 use crate::model::Transfer;
+use crate::ranges::Ranges;
 use crate::rules;
 
 /// Bytes of a file name that every file system takes.
@@ -40,7 +42,7 @@ pub(super) fn marked_path(path: &Path, id: &[u8; 16]) -> PathBuf {
     path.with_file_name(marked)
 }
 
-/// The unfinished file lies in the destination directory, so that putting it in its place moves no bytes.
+/// The unfinished file, or the unfinished dataset's directory, lies in the destination directory, so that putting it in its place moves no bytes.
 pub(super) fn part_path(transfer: &Transfer) -> Option<PathBuf> {
     let directory = transfer.path.as_ref()?.parent()?;
     Some(directory.join(format!(".huitong-{}.part", id_text(&transfer.id))))
@@ -58,11 +60,15 @@ pub(super) fn has_room(transfer: &Transfer) -> bool {
 /// Removes what arrived of a transfer that is over; nothing to remove is fine.
 pub(super) async fn remove_part(part: Option<PathBuf>) {
     if let Some(part) = part {
-        let _ = tokio::task::spawn_blocking(move || fs::remove_file(part)).await;
+        let _ = tokio::task::spawn_blocking(move || match fs::symlink_metadata(&part)?.is_dir() {
+            true => fs::remove_dir_all(part),
+            false => fs::remove_file(part),
+        })
+        .await;
     }
 }
 
-/// Gives the finished file its name, or its marked one where another file has taken that by now, makes the directory
+/// Gives the finished file or directory its name, or its marked one where another one has taken that by now, makes the directory
 /// durable, and says which it is. Doing it twice is harmless.
 pub(super) fn publish(part: &Path, path: &Path, marked: PathBuf) -> io::Result<PathBuf> {
     let placed = if part.try_exists()? {
@@ -83,21 +89,55 @@ pub(super) fn publish(part: &Path, path: &Path, marked: PathBuf) -> io::Result<P
     Ok(placed)
 }
 
-/// Gives a file its name without ever replacing another one; `false` when the name is taken.
+/// Gives a file or directory its name without ever replacing another one; `false` when the name is taken.
 fn place(part: &Path, path: &Path) -> io::Result<bool> {
-    match fs::hard_link(part, path) {
-        Ok(()) => fs::remove_file(part).map(|()| true),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            let (ours, theirs) = (fs::symlink_metadata(part)?, fs::symlink_metadata(path)?);
-            let same = (ours.dev(), ours.ino()) == (theirs.dev(), theirs.ino());
-            if same && part != path {
-                // Cut off between the two steps of an earlier run.
-                fs::remove_file(part)?;
-            }
-            Ok(same)
+    match renameat_with(CWD, part, CWD, path, RenameFlags::NOREPLACE) {
+        Ok(()) => Ok(true),
+        Err(Errno::EXIST) => Ok(false),
+        // A file system that cannot promise it.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => match path.try_exists()? {
+            true => Ok(false),
+            false => fs::rename(part, path).map(|()| true),
+        },
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Finds out which groups are missing: all that are not acknowledged, and those that somebody has removed since. Cuts
+/// off what lies behind the acknowledged ones in a file: it came from a run that was cut off.
+pub(super) fn take_stock(part: &Path, content: &Content, acknowledged: u64) -> io::Result<Ranges> {
+    let mut missing = Ranges::default();
+    if !part.try_exists()? {
+        return Ok(Ranges::of(0..content.groups()));
+    }
+    for file in 0..content.files() {
+        let (groups, size) = (content.file_groups(file), content.file_size(file).unwrap_or(0));
+        let path = file_path(part, content, file);
+        let length = match fs::symlink_metadata(&path) {
+            Ok(found) if found.is_file() => found.len(),
+            Ok(_) => return Err(io::Error::other(format!("{} is not a regular file", path.display()))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+            Err(error) => return Err(error),
+        };
+        let said = acknowledged.clamp(groups.start, groups.end).saturating_sub(groups.start);
+        let there = if length >= size { said } else { said.min(length / GROUP_BYTES) };
+        let held = there.saturating_mul(GROUP_BYTES).min(size);
+        if length > held {
+            fs::OpenOptions::new().write(true).open(&path)?.set_len(held)?;
         }
-        // A file system without hard links.
-        Err(_) if !path.try_exists()? => fs::rename(part, path).map(|()| true),
-        Err(_) => Ok(false),
+        missing.push(groups.start.saturating_add(there)..groups.end);
+    }
+    Ok(missing.coarsened())
+}
+
+/// Where a file of the content lies while it is not finished.
+pub(super) fn file_path(part: &Path, content: &Content, file: usize) -> PathBuf {
+    match content.manifest() {
+        None => part.to_owned(),
+        // A manifest has no path that leads out of here.
+        Some(manifest) => match manifest.entries().get(file) {
+            Some(entry) => part.join(&entry.path),
+            None => part.to_owned(),
+        },
     }
 }

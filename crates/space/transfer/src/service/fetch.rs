@@ -1,27 +1,30 @@
 //! One attempt of a consumer to bring a transfer to its end.
 
+use std::io;
+use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
-use std::{fs, io};
 
 use bytes::{Bytes, BytesMut};
 use huitong_catalog::{AssetCertificate, AssetKind};
 use huitong_contract::Contract;
 use huitong_identity::{Credential, PeerError, Refusal, ServiceError, read_refusal, statement_of};
 use huitong_ledger::{Ledger, LedgerError};
-use huitong_proof::{ContentTree, Digest, Envelope, GROUP_BYTES, Kind, Statement, group_count};
+use huitong_proof::{Content, Digest, Envelope, GROUP_BYTES, Kind, Manifest, Statement};
 use huitong_store::Tx;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::consumer::Stop;
-use super::destination::{free_path, marked_path, part_path, publish, remove_part};
+use super::destination::{free_path, marked_path, part_path, publish, remove_part, take_stock};
 use super::sink::{Event, Sink, Work};
-use super::{Abort, Order, Transfers, check_belongs, issue, order};
+use super::{Abort, Order, Transfers, check_belongs, issue, order, stopped};
 use crate::details::{
     AcceptDetail, AckDetail, AckStatus, OfferDetail, UsageDetail, abort_detail, read_abort, read_final,
 };
 use crate::model::{FromConsumer, FromProvider, Suspender, Transfer, TransferState};
+use crate::ranges::Ranges;
 use crate::{rules, tables};
 
 /// How long nothing may come from the provider.
@@ -64,7 +67,7 @@ impl Fetch<'_> {
                     Kind::Offer | Kind::Refusal | Kind::Abort => break,
                     _ => {}
                 },
-                Ok(FromProvider::Leaves(_) | FromProvider::Chunk { .. }) => {}
+                Ok(_) => {}
                 // It does not know of it any more, or does not deal with us.
                 Err(Stop::Over(_)) => return Ok(self.transfers.told(&self.transfer.id).await?),
                 Err(stop) => return Err(stop),
@@ -110,26 +113,23 @@ impl Fetch<'_> {
     }
 
     async fn deliver(&mut self) -> Result<(), Stop> {
-        self.opening().await?;
+        let offer = self.opening().await?;
         if let Some(last) = self.already_acknowledged().await? {
             return self.finish(last).await;
         }
-        let total = group_count(self.transfer.size);
-        let start = self.groups_on_disk().await;
-        self.accept(start, total).await?;
-        let tree = self.tree().await?;
-        self.receive(tree, start, total).await
+        let content = Arc::new(self.index(&offer).await?);
+        let missing = self.missing(&content).await?;
+        self.accept(missing.clone()).await?;
+        self.receive(content, missing).await
     }
 
     /// Statements up to the OFFER: checked, and on record before anything is answered.
-    async fn opening(&mut self) -> Result<(), Stop> {
+    async fn opening(&mut self) -> Result<OfferDetail, Stop> {
         let (mut certificate, mut usage) = (None, Vec::new());
         let offer = loop {
             let statement = match self.next().await? {
                 FromProvider::Statement(bytes) => self.statement(bytes)?,
-                FromProvider::Leaves(_) | FromProvider::Chunk { .. } => {
-                    return Err(broken("bytes before the offer"));
-                }
+                _ => return Err(broken("bytes before the offer")),
             };
             match statement.kind() {
                 Kind::AssetCertificate if certificate.is_none() => certificate = Some(statement),
@@ -171,7 +171,7 @@ impl Fetch<'_> {
             return Err(self.abort(&refusal, &offer).await?);
         }
         if self.transfer.statements.offer == Some(offer.digest()) {
-            return Ok(());
+            return Ok(detail);
         }
         if self.transfer.statements.offer.is_some() {
             let refusal = Refusal::new(
@@ -181,13 +181,16 @@ impl Fetch<'_> {
             );
             return Err(self.abort(&refusal, &offer).await?);
         }
-        let path = free_path(&self.transfer.directory, &detail.file_name, &self.transfer.id);
+        let path = free_path(&self.transfer.directory, detail.file_name.as_str(), &self.transfer.id);
+        let offered = detail.clone();
         self.change("transfer.offered", move |tx, ledger, transfer, _| {
             for statement in std::iter::once(&certificate).chain(&usage).chain(std::iter::once(&offer)) {
                 ledger.admit(tx, statement)?;
             }
             transfer.state = TransferState::Started;
             transfer.size = detail.size;
+            transfer.groups = detail.groups();
+            transfer.files = detail.dataset.map(|dataset| dataset.files);
             transfer.root = Some(detail.root);
             transfer.path = Some(path);
             transfer.statements.certificate = Some(certificate.digest());
@@ -196,7 +199,7 @@ impl Fetch<'_> {
             Ok(())
         })
         .await?;
-        Ok(())
+        Ok(offered)
     }
 
     /// After a crash behind the complete ACK: only the FINAL is missing. Says again, in the same bytes, what the
@@ -225,18 +228,17 @@ impl Fetch<'_> {
         self.await_final().await.map(Some)
     }
 
-    /// Where to go on: what is acknowledged, unless somebody has shortened or removed the unfinished file since.
-    async fn groups_on_disk(&self) -> u64 {
-        let acknowledged = self.transfer.acknowledged.div_ceil(GROUP_BYTES);
-        let Some(part) = part_path(&self.transfer) else { return 0 };
-        let length = tokio::task::spawn_blocking(move || fs::metadata(part).map(|found| found.len()));
-        match length.await {
-            Ok(Ok(length)) => acknowledged.min(length / GROUP_BYTES),
-            _ => 0,
-        }
+    /// The groups to ask for: all that are not acknowledged, and those that somebody has removed since.
+    async fn missing(&self, content: &Arc<Content>) -> Result<Ranges, Stop> {
+        let (part, content, acknowledged) =
+            (self.part_path()?, Arc::clone(content), self.transfer.acknowledged_groups);
+        tokio::task::spawn_blocking(move || take_stock(&part, &content, acknowledged))
+            .await
+            .map_err(|error| Stop::Retry(error.to_string()))?
+            .map_err(|error| Stop::Retry(format!("the destination cannot be read: {error}")))
     }
 
-    async fn accept(&mut self, start: u64, end: u64) -> Result<(), Stop> {
+    async fn accept(&mut self, wanted: Ranges) -> Result<(), Stop> {
         // Our newest acknowledgement may have been lost with the connection: the same bytes once more, or the provider
         // would count what they cover as still on its way.
         if let Some(digest) = self.transfer.statements.ack {
@@ -253,7 +255,7 @@ impl Fetch<'_> {
                 }
                 let offer = transfer.statements.offer.unwrap_or(Digest::ZERO);
                 let resume = transfer.statements.ack.unwrap_or(Digest::ZERO);
-                let detail = AcceptDetail { start, end, resume }.to_detail();
+                let detail = AcceptDetail { wanted, resume }.to_detail();
                 let statement = issue(tx, ledger, Kind::Accept, transfer, contract, offer, detail)?;
                 transfer.statements.accept = Some(statement.digest());
                 Ok(statement)
@@ -262,42 +264,76 @@ impl Fetch<'_> {
         self.send(&statement).await
     }
 
-    /// The list of leaf values, checked against the agreed root.
-    async fn tree(&mut self) -> Result<ContentTree, Stop> {
-        let root = self.contract.agreement.root;
-        let expected = group_count(self.transfer.size).saturating_mul(32);
-        let mut leaves = BytesMut::new();
-        while (leaves.len() as u64) < expected {
-            match self.next().await? {
-                FromProvider::Leaves(part)
-                    if !part.is_empty()
-                        && (leaves.len() as u64).saturating_add(part.len() as u64) <= expected =>
-                {
-                    leaves.extend_from_slice(&part);
-                }
-                FromProvider::Statement(bytes) => return Err(self.unexpected(bytes).await?),
-                FromProvider::Leaves(_) => {
-                    return Err(broken("more leaf values than the content has groups"));
-                }
-                FromProvider::Chunk { .. } => return Err(broken("content before its leaf values")),
-            }
+    /// Manifest and leaf values, checked against the agreed root and size.
+    async fn index(&mut self, offer: &OfferDetail) -> Result<Content, Stop> {
+        let wrong =
+            |what: &dyn std::fmt::Display| broken(&format!("the content is not the agreed one: {what}"));
+        let Some(shape) = offer.dataset else {
+            let leaves = self.leaves(Content::leaf_byte_count([offer.size])).await?;
+            return Content::of_file_leaves(offer.size, offer.root, &leaves).map_err(|error| wrong(&error));
+        };
+        let is_manifest = |frame| match frame {
+            FromProvider::Manifest(part) => Ok(part),
+            other => Err(other),
+        };
+        let manifest = self.collect(shape.manifest_bytes, is_manifest).await?;
+        let manifest = Manifest::decode(&manifest).map_err(|error| wrong(&error))?;
+        let sizes = || manifest.entries().iter().map(|entry| entry.size);
+        if manifest.root() != offer.root || sizes().sum::<u64>() != offer.size {
+            return Err(wrong(&"the manifest has another root or size"));
         }
-        ContentTree::from_leaf_bytes(self.transfer.size, &leaves, &root)
-            .map_err(|error| broken(&format!("the leaf values do not make the agreed root: {error}")))
+        let leaves = self.leaves(Content::leaf_byte_count(sizes())).await?;
+        let content = Content::of_manifest_leaves(manifest, &leaves).map_err(|error| wrong(&error))?;
+        if content.groups() != shape.groups || content.files() as u64 != shape.files {
+            return Err(wrong(&"the offer names other numbers of files and groups than the manifest has"));
+        }
+        Ok(content)
     }
 
-    async fn receive(&mut self, tree: ContentTree, start: u64, total: u64) -> Result<(), Stop> {
+    async fn leaves(&mut self, expected: u64) -> Result<BytesMut, Stop> {
+        let is_leaves = |frame| match frame {
+            FromProvider::Leaves(part) => Ok(part),
+            other => Err(other),
+        };
+        self.collect(expected, is_leaves).await
+    }
+
+    /// So many bytes out of frames of one kind.
+    async fn collect(
+        &mut self,
+        expected: u64,
+        part_of: impl Fn(FromProvider) -> Result<Bytes, FromProvider> + Send,
+    ) -> Result<BytesMut, Stop> {
+        let mut collected = BytesMut::new();
+        while (collected.len() as u64) < expected {
+            match part_of(self.next().await?) {
+                Ok(part)
+                    if !part.is_empty()
+                        && (collected.len() as u64).saturating_add(part.len() as u64) <= expected =>
+                {
+                    collected.extend_from_slice(&part);
+                }
+                Ok(_) => return Err(broken("more leaf values or manifest than the offer speaks of")),
+                Err(FromProvider::Statement(bytes)) => return Err(self.unexpected(bytes).await?),
+                Err(_) => return Err(broken("content before its manifest and leaf values")),
+            }
+        }
+        Ok(collected)
+    }
+
+    async fn receive(&mut self, content: Arc<Content>, mut missing: Ranges) -> Result<(), Stop> {
         let path = self.part_path()?;
-        let mut group_in_hand: Option<Bytes> = None;
-        let sync_bytes = rules::SYNC_BYTES.min(self.contract.agreement.window_bytes / 2).max(1);
-        let lengths = tree.clone();
-        let opened = tokio::task::spawn_blocking(move || Sink::open(&path, tree, start, sync_bytes))
+        let mut in_hand: Option<(u64, Bytes)> = None;
+        let sync_bytes = rules::sync_bytes(self.contract.agreement.window_bytes);
+        let (written, wanted) = (Arc::clone(&content), missing.clone());
+        let opened = tokio::task::spawn_blocking(move || Sink::open(path, written, wanted, sync_bytes))
             .await
             .map_err(|error| Stop::Retry(error.to_string()))?;
-        let mut sink =
-            opened.map_err(|error| Stop::Retry(format!("the destination cannot be written: {error}")))?;
-        let mut next = start;
-        if next == total {
+        let mut sink = match opened {
+            Ok(sink) => sink,
+            Err(error) => return Err(self.destination_failed(&error).await?),
+        };
+        if missing.is_empty() {
             // Nothing to move, but the file must be there and durable before it is acknowledged.
             let _ = sink.work.send(Work::Sync).await;
         }
@@ -310,12 +346,13 @@ impl Fetch<'_> {
                 order = order(&mut self.orders) => self.obey(&order)?,
                 event = sink.events.recv() => match event {
                     Some(Event::Durable(groups)) => {
-                        if let Some(last) = self.durable(groups, total).await? {
+                        if let Some(last) = self.durable(&content, groups).await? {
                             return self.finish(last).await;
                         }
                     }
                     Some(Event::Wrong { group, reason }) => {
-                        let refusal = Refusal::new("group.wrong", format!("group {group} is not the agreed content: {reason}"), "keep the statements as evidence");
+                        let named = named_group(&content, group);
+                        let refusal = Refusal::new("group.wrong", format!("{named} is not the agreed content: {reason}"), "keep the statements as evidence");
                         let offer = self.stored_offer()?;
                         return Err(self.abort(&refusal, &offer).await?);
                     }
@@ -326,33 +363,34 @@ impl Fetch<'_> {
                     let _ = sink.work.try_send(Work::Sync);
                 }
                 // The writer is not waited for elsewhere: its events must be heard while it is busy.
-                place = sink.work.reserve(), if group_in_hand.is_some() => match (place, group_in_hand.take()) {
-                    (Ok(place), Some(data)) => place.send(Work::Group(data)),
+                place = sink.work.reserve(), if in_hand.is_some() => match (place, in_hand.take()) {
+                    (Ok(place), Some((group, data))) => place.send(Work::Groups(group, data)),
                     // The writer has stopped; its last event says why.
                     _ => continue,
                 },
-                frame = timeout(IDLE, self.frames.recv()), if group_in_hand.is_none() => match self.frame(frame).await? {
+                frame = timeout(IDLE, self.frames.recv()), if in_hand.is_none() => match self.frame(frame).await? {
                     FromProvider::Chunk { group, data } => {
-                        let length = lengths.group_range(group).map(|range| range.end.saturating_sub(range.start));
-                        if group != next || length != Some(data.len() as u64) {
-                            return Err(broken(&format!("group {group} with {} bytes came where group {next} was due", data.len())));
+                        let length = data.len() as u64;
+                        let run = groups_of(&content, group, length);
+                        if !run.as_ref().is_some_and(|run| missing.remove(run)) {
+                            let due = missing.first().unwrap_or(content.groups());
+                            return Err(broken(&format!("group {group} with {length} bytes came where group {due} was due")));
                         }
-                        next = next.saturating_add(1);
-                        self.transfers.add_moved(&self.transfer.id, data.len() as u64);
-                        group_in_hand = Some(data);
+                        self.transfers.add_moved(&self.transfer.id, length);
+                        in_hand = Some((group, data));
                     }
                     FromProvider::Statement(bytes) => return Err(self.unexpected(bytes).await?),
-                    FromProvider::Leaves(_) => return Err(broken("leaf values among the content")),
+                    FromProvider::Manifest(_) | FromProvider::Leaves(_) => return Err(broken("leaf values among the content")),
                 },
             }
         }
     }
 
     /// Signs for what is durable; after the last group waits for FINAL and gives it.
-    async fn durable(&mut self, groups: u64, total: u64) -> Result<Option<Statement>, Stop> {
-        let bytes = rules::prefix_bytes(groups, self.transfer.size);
-        let complete = groups == total;
-        if bytes <= self.transfer.acknowledged && !complete {
+    async fn durable(&mut self, content: &Content, groups: u64) -> Result<Option<Statement>, Stop> {
+        let bytes = content.prefix_bytes(groups);
+        let complete = groups == content.groups();
+        if groups <= self.transfer.acknowledged_groups && !complete {
             return Ok(None);
         }
         let root = self.contract.agreement.root;
@@ -360,13 +398,14 @@ impl Fetch<'_> {
         let ack = self
             .change("transfer.acknowledge", move |tx, ledger, transfer, contract| {
                 // Another run of this transfer may have come further: what is signed never goes backwards.
-                if bytes <= transfer.acknowledged && !complete {
+                if groups <= transfer.acknowledged_groups && !complete {
                     return Ok(None);
                 }
                 let reference = transfer.statements.accept.unwrap_or(Digest::ZERO);
                 let detail = AckDetail { root, groups, bytes, status }.to_detail();
                 let statement = issue(tx, ledger, Kind::Ack, transfer, contract, reference, detail)?;
                 transfer.acknowledged = bytes;
+                transfer.acknowledged_groups = groups;
                 transfer.statements.ack = Some(statement.digest());
                 Ok(Some(statement))
             })
@@ -377,8 +416,13 @@ impl Fetch<'_> {
     }
 
     async fn await_final(&mut self) -> Result<Statement, Stop> {
-        let FromProvider::Statement(bytes) = self.next().await? else {
-            return Err(broken("bytes where the final was due"));
+        let bytes = loop {
+            match self.next().await? {
+                FromProvider::Statement(bytes) => break bytes,
+                // A provider that had not heard our acknowledgement begins with these.
+                FromProvider::Manifest(_) | FromProvider::Leaves(_) => {}
+                FromProvider::Chunk { .. } => return Err(broken("bytes where the final was due")),
+            }
         };
         let statement = self.statement(bytes.clone())?;
         if statement.kind() != Kind::Final {
@@ -433,9 +477,10 @@ impl Fetch<'_> {
             Order::TakenOver => Err(taken_over()),
             Order::LookAgain => {
                 let stored = tables::transfer(&self.transfers.ledger().store().view(), &self.transfer.id)?;
-                match stored {
-                    Some(stored) if !stored.state.is_terminal() && !stored.is_paused() => Ok(()),
-                    _ => Err(Stop::Retry("its operator has stopped it".to_owned())),
+                match stored.as_ref().map(stopped) {
+                    Some(None) => Ok(()),
+                    Some(Some(reason)) => Err(Stop::Retry(reason.to_owned())),
+                    None => Err(Stop::Retry("the transfer is gone".to_owned())),
                 }
             }
         }
@@ -588,6 +633,29 @@ impl Fetch<'_> {
         self.transfer = transfer;
         Ok(value)
     }
+}
+
+/// The groups that so many bytes are, from `first` on; `None` unless they are whole ones, and as few as go in a frame.
+fn groups_of(content: &Content, first: u64, bytes: u64) -> Option<Range<u64>> {
+    if bytes == 0 || bytes > GROUP_BYTES {
+        return None;
+    }
+    let end = first.saturating_add(content.run(first, content.groups(), bytes));
+    let length = content.prefix_bytes(end).saturating_sub(content.prefix_bytes(first));
+    (length == bytes).then_some(first..end)
+}
+
+/// A group as people find it again.
+fn named_group(content: &Content, group: u64) -> String {
+    let entry = content.manifest().zip(content.place(group)).and_then(|(manifest, place)| {
+        let entry = manifest.entries().get(place.file)?;
+        Some(format!(
+            "group {} of file {}",
+            group.saturating_sub(content.file_groups(place.file).start),
+            entry.path
+        ))
+    });
+    entry.unwrap_or_else(|| format!("group {group}"))
 }
 
 /// A peer that breaks the protocol may be restarting in the middle of a frame; what it signed is checked anew next time.

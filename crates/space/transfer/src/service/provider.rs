@@ -2,28 +2,32 @@
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use huitong_catalog::ShelfProduct;
+use huitong_catalog::{ShelfProduct, SourceFile};
 use huitong_contract::{Contract, Contracts, Side};
 use huitong_identity::{
     AuthenticationError, Caller, PeerError, Refusal, ServiceError, refuse, remember, statement_from,
 };
 use huitong_ledger::Ledger;
 use huitong_policy::{Action, ClauseId};
-use huitong_proof::{Digest, GROUP_BYTES, Kind, Statement, Timestamp, group_count, random};
+use huitong_proof::{Content, Digest, Kind, Statement, Timestamp, random};
 use huitong_store::{Read, Tx};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
-use super::{Abort, Order, Transfers, check_belongs, issue, order, source};
+use super::source::{self, Run};
+use super::{Abort, Order, Transfers, check_belongs, issue, order};
 use crate::details::{
-    AcceptDetail, AckDetail, AckStatus, OfferDetail, UsageDetail, abort_detail, final_detail, read_abort,
+    AcceptDetail, AckDetail, AckStatus, DatasetShape, OfferDetail, UsageDetail, abort_detail, final_detail,
+    read_abort,
 };
 use crate::model::{
     Finality, FromConsumer, FromProvider, Statements, Suspender, Transfer, TransferState, Want,
 };
+use crate::ranges::Ranges;
 use crate::{rules, tables};
 
 /// How long the consumer may take for its first frame.
@@ -32,10 +36,18 @@ const FIRST_FRAME: Duration = Duration::from_secs(10);
 const IDLE: Duration = Duration::from_secs(60);
 /// How often a running exchange asks whether it still may run.
 const RECHECK: Duration = Duration::from_millis(500);
-/// Bytes of the leaf list in one frame.
-const LEAVES_FRAME: usize = 1 << 20;
+/// Bytes of the manifest or of the leaf list in one frame.
+const INDEX_FRAME: usize = 1 << 20;
 /// What the consumer hears of a file that cannot be delivered: where it lies here is none of its business.
 const SOURCE_CHANGED: &str = "the provider's file cannot be read as it was published";
+
+/// What is delivered, as it was found before the decision.
+#[derive(Clone)]
+struct Goods {
+    product: ShelfProduct,
+    content: Arc<Content>,
+    files: Vec<SourceFile>,
+}
 
 /// What the decision about a `Want` led to, already durable.
 enum Opening {
@@ -47,7 +59,7 @@ struct Offered {
     transfer: Transfer,
     contract: Contract,
     /// `None` only for a transfer that is over.
-    product: Option<ShelfProduct>,
+    goods: Option<Goods>,
     /// The policy clauses whose counter this transfer has consumed.
     consumed: Vec<String>,
     /// In the order in which they go out: certificate, usage, offer, and the final of a transfer that is over.
@@ -93,28 +105,42 @@ impl Transfers {
         outcome
     }
 
+    /// Looks for the files before the transaction: the journal's writer must not wait for another disk. Who may not have
+    /// them does not make us look.
+    async fn goods(&self, caller: &Caller, want: &Want) -> Result<Looked, ServiceError> {
+        let view = self.ledger().store().view();
+        let contract = self.contracts.contract(&view, &want.contract)?;
+        let existing = tables::transfer(&view, &want.transfer)?;
+        drop(view);
+        let is_over = existing.as_ref().is_some_and(|transfer| transfer.state.is_terminal());
+        if is_over || rules::may_open(want, caller, contract.as_ref(), existing.as_ref()).is_err() {
+            return Ok(Looked::Not);
+        }
+        let Some(product) = self.shelf.product(&want.product)? else { return Ok(Looked::Nothing) };
+        let shelf = self.shelf.clone();
+        let looked = tokio::task::spawn_blocking(move || {
+            let content = shelf.content(&product)?;
+            let files = product.source.open(&content)?;
+            Ok(Goods { product, content: Arc::new(content), files })
+        });
+        match looked.await.map_err(|error| ServiceError::Internal(error.to_string()))? {
+            Ok(goods) => Ok(Looked::Found(Box::new(goods))),
+            Err::<_, ServiceError>(error) => {
+                tracing::warn!(product = %want.product, %error, "a product cannot be delivered");
+                Ok(Looked::Changed)
+            }
+        }
+    }
+
     /// Decides about a `Want` and commits the outcome: an offer with its counters consumed, or a refusal.
     async fn open(&self, caller: &Caller, address: IpAddr, want: Want) -> Result<Opening, ServiceError> {
-        let product = self.shelf.product(&want.product)?;
-        // Looking at the file happens before the transaction: the journal's writer must not wait for another disk.
-        let unchanged = match &product {
-            Some(product) => {
-                let source = product.source.clone();
-                tokio::task::spawn_blocking(move || source.check_unchanged())
-                    .await
-                    .map_err(|error| ServiceError::Internal(error.to_string()))?
-                    .map_err(|error| {
-                        tracing::warn!(product = %want.product, %error, "a published file cannot be delivered");
-                    })
-            }
-            None => Ok(()),
-        };
+        let goods = self.goods(caller, &want).await?;
         let (ledger, contracts, caller) = (self.ledger().clone(), self.contracts.clone(), caller.clone());
         self.ledger()
             .store()
             .transact("transfer.open", move |tx| -> Result<Opening, ServiceError> {
                 remember(tx, &ledger, &caller)?;
-                match decide(tx, &ledger, &contracts, &caller, address, &want, product, &unchanged)? {
+                match decide(tx, &ledger, &contracts, &caller, address, &want, goods)? {
                     Ok(offered) => Ok(Opening::Offered(Box::new(offered))),
                     Err((refusal, agreement)) => {
                         // The consumer gives up when it reads the refusal; so does our side of a transfer under way.
@@ -145,9 +171,20 @@ impl Transfers {
     }
 }
 
+/// What became of looking for the goods.
+enum Looked {
+    /// They are what was published.
+    Found(Box<Goods>),
+    /// The files cannot be read as they were published.
+    Changed,
+    /// There is no such product.
+    Nothing,
+    /// Nobody looked: they are not for this caller, or not any more.
+    Not,
+}
+
 type Decided = Result<Offered, (Refusal, Digest)>;
 
-#[expect(clippy::too_many_arguments, reason = "each is one fact that the decision rests on")]
 fn decide(
     tx: &mut Tx<'_>,
     ledger: &Ledger,
@@ -155,8 +192,7 @@ fn decide(
     caller: &Caller,
     address: IpAddr,
     want: &Want,
-    product: Option<ShelfProduct>,
-    unchanged: &Result<(), ()>,
+    goods: Looked,
 ) -> Result<Decided, ServiceError> {
     let existing = tables::transfer(tx, &want.transfer)?;
     let contract = contracts.contract(tx, &want.contract)?;
@@ -178,7 +214,7 @@ fn decide(
             TransferState::Completed => {
                 let statements = stored_statements(tx, ledger, transfer)?;
                 let (transfer, consumed) = (transfer.clone(), Vec::new());
-                return Ok(Ok(Offered { transfer, contract, product: None, consumed, statements }));
+                return Ok(Ok(Offered { transfer, contract, goods: None, consumed, statements }));
             }
             TransferState::Suspended if transfer.is_paused() => {
                 return Err(ServiceError::Busy { reason: paused(transfer) });
@@ -186,21 +222,25 @@ fn decide(
             TransferState::Requested | TransferState::Started | TransferState::Suspended => {}
         }
     }
-    let product = match (product, unchanged) {
-        (Some(product), Ok(())) => product,
-        (Some(_), Err(())) => {
+    let goods = match goods {
+        Looked::Found(goods) => *goods,
+        Looked::Changed => {
             return refused(Refusal::new(
                 "source.changed",
                 SOURCE_CHANGED,
                 "ask the provider to publish it anew",
             ));
         }
-        (None, _) => {
+        Looked::Nothing => {
             return refused(Refusal::new(
                 "source.gone",
                 "the product is no longer offered",
                 "ask the provider",
             ));
+        }
+        Looked::Not => {
+            let reason = "the contract has changed while the transfer was opened; ask again".to_owned();
+            return Err(ServiceError::Busy { reason });
         }
     };
     let now = ledger.clock().now();
@@ -211,7 +251,7 @@ fn decide(
         if let Err(refusal) = rules::ask_policy(&contract.agreement, caller, address, now, &used) {
             return refused(refusal);
         }
-        return Ok(Ok(Offered { transfer, contract, product: Some(product), consumed, statements }));
+        return Ok(Ok(Offered { transfer, contract, goods: Some(goods), consumed, statements }));
     }
     let read: &Tx<'_> = tx;
     // A counter that cannot be read counts as used up.
@@ -220,7 +260,7 @@ fn decide(
         Ok(decision) => decision,
         Err(refusal) => return refused(refusal),
     };
-    let mut transfer = new_transfer(want, caller, &contract, product.certificate.digest(), now);
+    let mut transfer = new_transfer(want, caller, &contract, &goods, now);
     // The counter is consumed before the first byte can leave: a crash over-counts, never under-counts.
     for clause in &decision.counts {
         let after = tables::counter(tx, &contract.hash, clause.as_str())?.saturating_add(1);
@@ -242,8 +282,9 @@ fn decide(
         size: contract.agreement.size,
         window: contract.agreement.window_bytes,
         policy: Digest::sha256(&contract.agreement.policy),
-        file_name: product.record.file_name.as_str().to_owned(),
+        file_name: goods.product.record.file_name.clone(),
         usage: transfer.statements.usage.clone(),
+        dataset: DatasetShape::of(&goods.content),
     };
     let negotiation = contracts.negotiation(&contract.negotiation)?;
     let finalisation = negotiation.and_then(|found| found.statements.finalisation).unwrap_or(Digest::ZERO);
@@ -252,7 +293,7 @@ fn decide(
     tables::save(tx, &transfer)?;
     let statements = stored_statements(tx, ledger, &transfer)?;
     let consumed = consumed_clauses(&statements)?;
-    Ok(Ok(Offered { transfer, contract, product: Some(product), consumed, statements }))
+    Ok(Ok(Offered { transfer, contract, goods: Some(goods), consumed, statements }))
 }
 
 /// The policy clauses whose counter a transfer has consumed, by its own usage records.
@@ -265,7 +306,7 @@ fn new_transfer(
     want: &Want,
     caller: &Caller,
     contract: &Contract,
-    certificate: Digest,
+    goods: &Goods,
     now: Timestamp,
 ) -> Transfer {
     Transfer {
@@ -277,6 +318,9 @@ fn new_transfer(
         state: TransferState::Started,
         size: contract.agreement.size,
         acknowledged: 0,
+        acknowledged_groups: 0,
+        groups: goods.content.groups(),
+        files: goods.product.record.files,
         root: Some(contract.agreement.root),
         path: None,
         directory: std::path::PathBuf::new(),
@@ -287,7 +331,10 @@ fn new_transfer(
         finality: Finality::Provisional,
         started: now,
         finished: None,
-        statements: Statements { certificate: Some(certificate), ..Statements::default() },
+        statements: Statements {
+            certificate: Some(goods.product.certificate.digest()),
+            ..Statements::default()
+        },
     }
 }
 
@@ -332,11 +379,12 @@ impl Exchange<'_> {
                 return Ok(());
             }
         }
-        if self.offered.transfer.state == TransferState::Completed {
-            return Ok(());
+        let Some(goods) = self.offered.goods.clone() else { return Ok(()) };
+        for frame in index_frames(&goods.content) {
+            if !self.send_frame(frame).await {
+                return Ok(());
+            }
         }
-        let window = self.offered.contract.agreement.window_bytes;
-        let total = group_count(self.offered.transfer.size);
         let mut first = match self.first_statement().await? {
             Some(first) => first,
             None => return Ok(()),
@@ -344,8 +392,8 @@ impl Exchange<'_> {
         // The consumer's newest acknowledgement comes once more: it may have been lost with the connection, and
         // without it the window would stay closed.
         if first.kind() == Kind::Ack {
-            let arrived = rules::can_have_arrived(&self.offered.transfer, window);
-            if self.acknowledged(first, arrived).await? == Heard::Over {
+            let arrived = self.can_have_arrived(&goods.content)?;
+            if self.acknowledged(first, &goods.content, arrived).await? == Heard::Over {
                 return Ok(());
             }
             first = match self.first_statement().await? {
@@ -356,15 +404,11 @@ impl Exchange<'_> {
         match first.kind() {
             Kind::Accept => {
                 let accept = AcceptDetail::read(&first)?;
-                let acknowledged = self.offered.transfer.acknowledged.div_ceil(GROUP_BYTES);
-                if accept.end != total || accept.start > acknowledged {
-                    return Err(ServiceError::invalid(
-                        "accept.ranges",
-                        "must run from nowhere beyond what is acknowledged to the end",
-                    ));
+                if accept.wanted.end() > goods.content.groups() {
+                    return Err(ServiceError::invalid("accept.ranges", "must be groups of the content"));
                 }
                 self.accepted(first).await?;
-                self.stream(accept.start, total, window).await
+                self.stream(goods, accept.wanted).await
             }
             Kind::Abort => self.aborted(&first).await,
             other => {
@@ -391,15 +435,26 @@ impl Exchange<'_> {
         }
     }
 
-    async fn stream(&mut self, start: u64, total: u64, window: u64) -> Result<(), ServiceError> {
-        let size = self.offered.transfer.size;
-        let product = self.offered.product.clone();
-        let product =
-            product.ok_or_else(|| ServiceError::Internal("a running transfer has no product".to_owned()))?;
-        let mut reader = source::groups(product.source.clone(), start, total);
-        let mut leaves: VecDeque<Bytes> = self.leaf_frames(product).await?;
-        let mut next: Option<(u64, Bytes)> = None;
-        let mut sent_groups = start;
+    /// How much can have arrived before this exchange, by what the consumer accepted last.
+    fn can_have_arrived(&self, content: &Content) -> Result<u64, ServiceError> {
+        let transfer = &self.offered.transfer;
+        let ledger = self.transfers.ledger();
+        let Some(digest) = transfer.statements.accept else { return Ok(0) };
+        let Some(accept) = ledger.statement(&ledger.store().view(), &digest)? else { return Ok(0) };
+        let AcceptDetail { wanted, .. } = AcceptDetail::read(&accept)?;
+        let window = self.offered.contract.agreement.window_bytes;
+        Ok(rules::can_have_arrived(content, &wanted, transfer.acknowledged_groups, window))
+    }
+
+    async fn stream(&mut self, goods: Goods, wanted: Ranges) -> Result<(), ServiceError> {
+        let Goods { content, files, .. } = goods;
+        let window = self.offered.contract.agreement.window_bytes;
+        let total = content.groups();
+        let mut reader = source::runs(files, Arc::clone(&content), wanted.clone());
+        let mut next: Option<Run> = None;
+        // All groups before this one were sent, or are the consumer's already.
+        let mut arrived = wanted.first().unwrap_or(total);
+        let mut under_way = UnderWay::default();
         let mut recheck = interval(RECHECK);
         recheck.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut moved_at = Instant::now();
@@ -408,12 +463,9 @@ impl Exchange<'_> {
         let mut may_leave_at = moved_at;
         loop {
             let is_due = may_leave_at <= Instant::now();
-            let unacknowledged =
-                rules::prefix_bytes(sent_groups, size).saturating_sub(self.offered.transfer.acknowledged);
-            let may_send = !leaves.is_empty()
-                || next.as_ref().is_some_and(|(_, bytes)| {
-                    is_due
-                        && unacknowledged.saturating_add(bytes.len() as u64) <= window.max(bytes.len() as u64)
+            let may_send = is_due
+                && next.as_ref().is_some_and(|run| {
+                    under_way.bytes.saturating_add(run.data.len() as u64) <= window.max(run.data.len() as u64)
                 });
             tokio::select! {
                 biased;
@@ -432,12 +484,13 @@ impl Exchange<'_> {
                     let statement = self.statement(bytes)?;
                     match statement.kind() {
                         Kind::Ack => {
-                            let before = self.offered.transfer.acknowledged;
-                            if self.acknowledged(statement, sent_groups).await? == Heard::Over {
+                            let before = self.offered.transfer.acknowledged_groups;
+                            if self.acknowledged(statement, &content, arrived).await? == Heard::Over {
                                 return Ok(());
                             }
-                            if self.offered.transfer.acknowledged > before {
+                            if self.offered.transfer.acknowledged_groups > before {
                                 moved_at = Instant::now();
+                                under_way.arrived(self.offered.transfer.acknowledged_groups);
                             }
                         }
                         Kind::Abort => return self.aborted(&statement).await,
@@ -447,8 +500,8 @@ impl Exchange<'_> {
                 () = sleep_until(moved_at + IDLE) => return Err(idle()),
                 Ok(()) = limits.changed() => may_leave_at = Instant::now(),
                 () = sleep_until(may_leave_at), if !is_due => {}
-                group = reader.recv(), if next.is_none() && sent_groups < total => match group {
-                    Some(Ok(group)) => next = Some(group),
+                run = reader.recv(), if next.is_none() && arrived < total => match run {
+                    Some(Ok(run)) => next = Some(run),
                     Some(Err(reason)) => {
                         tracing::warn!(%reason, "a published file cannot be delivered");
                         return Err(self.abort("source.changed", SOURCE_CHANGED).await?);
@@ -458,32 +511,21 @@ impl Exchange<'_> {
                 place = out.reserve(), if may_send => {
                     let Ok(place) = place else { return Ok(()) };
                     moved_at = Instant::now();
-                    if let Some(frame) = leaves.pop_front() {
-                        place.send(FromProvider::Leaves(frame));
-                    } else if let Some((group, data)) = next.take() {
-                        self.transfers.add_moved(&self.offered.transfer.id, data.len() as u64);
+                    if let Some(Run { first, groups, data }) = next.take() {
                         let bytes = data.len() as u64;
+                        self.transfers.add_moved(&self.offered.transfer.id, bytes);
                         let Transfer { id, peer, contract, .. } = &self.offered.transfer;
                         may_leave_at = self.transfers.pace.leave(id, peer, contract, bytes, moved_at);
-                        sent_groups = group.saturating_add(1);
-                        place.send(FromProvider::Chunk { group, data });
+                        let end = first.saturating_add(groups);
+                        if end > self.offered.transfer.acknowledged_groups {
+                            under_way.leave(end, bytes);
+                        }
+                        arrived = wanted.first_from(end).unwrap_or(total);
+                        place.send(FromProvider::Chunk { group: first, data });
                     }
                 }
             }
         }
-    }
-
-    /// The list of leaf values, cut into frames.
-    async fn leaf_frames(&self, product: ShelfProduct) -> Result<VecDeque<Bytes>, ServiceError> {
-        let shelf = self.transfers.shelf.clone();
-        let tree = tokio::task::spawn_blocking(move || shelf.tree(&product))
-            .await
-            .map_err(|error| ServiceError::Internal(error.to_string()))??;
-        let leaves = Bytes::from(tree.leaf_bytes());
-        Ok((0..leaves.len())
-            .step_by(LEAVES_FRAME)
-            .map(|start| leaves.slice(start..leaves.len().min(start.saturating_add(LEAVES_FRAME))))
-            .collect())
     }
 
     /// A statement of the caller about this transfer.
@@ -510,7 +552,12 @@ impl Exchange<'_> {
     }
 
     /// Takes an acknowledgement; the complete one is answered with FINAL in the same commit.
-    async fn acknowledged(&mut self, statement: Statement, arrived: u64) -> Result<Heard, ServiceError> {
+    async fn acknowledged(
+        &mut self,
+        statement: Statement,
+        content: &Content,
+        arrived: u64,
+    ) -> Result<Heard, ServiceError> {
         let ack = AckDetail::read(&statement)?;
         let heard = match ack.status {
             AckStatus::Partial => Heard::GoOn,
@@ -526,12 +573,13 @@ impl Exchange<'_> {
                 "is not the acceptance that bytes were sent for",
             ));
         }
-        rules::check_ack(&ack, &self.offered.transfer, arrived)
+        rules::check_ack(&ack, &self.offered.transfer, content, arrived)
             .map_err(|refusal| ServiceError::invalid(refusal.code, refusal.reason))?;
         self.change("transfer.acknowledged", move |tx, ledger, transfer, contract| {
             ledger.admit(tx, &statement)?;
             transfer.statements.ack = Some(statement.digest());
             transfer.acknowledged = ack.bytes;
+            transfer.acknowledged_groups = ack.groups;
             match &ack.status {
                 AckStatus::Partial => {}
                 AckStatus::Stopped { reason } => {
@@ -646,7 +694,10 @@ impl Exchange<'_> {
 
     /// Whether the consumer is still there. One that takes nothing does not hold its place for longer than any other.
     async fn send(&self, statement: &Statement) -> bool {
-        let frame = FromProvider::Statement(statement.bytes().clone());
+        self.send_frame(FromProvider::Statement(statement.bytes().clone())).await
+    }
+
+    async fn send_frame(&self, frame: FromProvider) -> bool {
         matches!(timeout(IDLE, self.out.send(frame)).await, Ok(Ok(())))
     }
 
@@ -666,6 +717,41 @@ impl Exchange<'_> {
         self.offered.transfer = transfer;
         Ok(value)
     }
+}
+
+/// What was sent and is not acknowledged.
+#[derive(Default)]
+struct UnderWay {
+    /// Behind the last group of each run, and its bytes.
+    runs: VecDeque<(u64, u64)>,
+    bytes: u64,
+}
+
+impl UnderWay {
+    fn leave(&mut self, end: u64, bytes: u64) {
+        self.runs.push_back((end, bytes));
+        self.bytes = self.bytes.saturating_add(bytes);
+    }
+
+    fn arrived(&mut self, groups: u64) {
+        while let Some((_, bytes)) = self.runs.pop_front_if(|(end, _)| *end <= groups) {
+            self.bytes = self.bytes.saturating_sub(bytes);
+        }
+    }
+}
+
+/// What a consumer must know before it says what it wants: manifest and leaf values, cut into frames.
+fn index_frames(content: &Content) -> Vec<FromProvider> {
+    let cut = |bytes: Bytes, frame: fn(Bytes) -> FromProvider| {
+        (0..bytes.len())
+            .step_by(INDEX_FRAME)
+            .map(move |start| frame(bytes.slice(start..bytes.len().min(start.saturating_add(INDEX_FRAME)))))
+    };
+    let manifest = content.manifest().map(|manifest| Bytes::copy_from_slice(manifest.encoded()));
+    let leaves = Bytes::from(content.leaf_bytes());
+    cut(manifest.unwrap_or_default(), FromProvider::Manifest)
+        .chain(cut(leaves, FromProvider::Leaves))
+        .collect()
 }
 
 fn paused(transfer: &Transfer) -> String {

@@ -1,23 +1,27 @@
 //! Verifies and writes groups at the consumer: one thread hashes and writes, another makes durable, so that neither
 //! the network nor the hash waits for the disk's cache.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
-use std::path::Path;
-use std::sync::mpsc as sync_mpsc;
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, mpsc as sync_mpsc};
 
 use bytes::Bytes;
-use huitong_proof::{ContentTree, GROUP_BYTES};
+use huitong_proof::Content;
+use rustix::fs::OFlags;
 use tokio::sync::mpsc;
 
-/// Groups that wait to be verified and written.
+use super::destination::file_path;
+use crate::ranges::Ranges;
+
+/// Runs of groups that wait to be verified and written.
 const QUEUE: usize = 8;
 
 /// What the sink is given.
 pub(super) enum Work {
-    /// The next group, in order.
-    Group(Bytes),
+    /// Missing groups, one behind the other, from this one on.
+    Groups(u64, Bytes),
     /// Make durable what is written so far.
     Sync,
 }
@@ -39,68 +43,138 @@ pub(super) struct Sink {
 }
 
 impl Sink {
-    /// Writes into `path` from group `first` on; syncs by itself every `sync_bytes`.
-    pub(super) fn open(path: &Path, tree: ContentTree, first: u64, sync_bytes: u64) -> io::Result<Self> {
-        let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)?;
-        // Whatever lies beyond the acknowledged prefix came from a run that was cut off.
-        file.set_len(first.saturating_mul(GROUP_BYTES).min(tree.size()))?;
-        // What is acknowledged must be found again after a power failure, and so must the file's name.
-        File::open(path.parent().unwrap_or_else(|| Path::new("/")))?.sync_all()?;
-        let syncing = file.try_clone()?;
+    /// Writes the missing groups of the content into the file or directory `part`; syncs by itself every `sync_bytes`.
+    pub(super) fn open(
+        part: PathBuf,
+        content: Arc<Content>,
+        missing: Ranges,
+        sync_bytes: u64,
+    ) -> io::Result<Self> {
+        let root = prepare(&part, &content)?;
+        // What is acknowledged must be found again after a power failure, and so must its name.
+        File::open(part.parent().unwrap_or_else(|| Path::new("/")))?.sync_all()?;
         let (work, queue) = mpsc::channel(QUEUE);
         let (report, events) = mpsc::channel(QUEUE);
         let (to_sync, sync_queue) = sync_mpsc::sync_channel(1);
-        let sync_report = report.clone();
-        tokio::task::spawn_blocking(move || sync(&syncing, &sync_queue, &sync_report));
-        tokio::task::spawn_blocking(move || write(&file, &tree, first, sync_bytes, queue, &to_sync, &report));
+        let (sync_report, is_dataset) = (report.clone(), content.manifest().is_some());
+        tokio::task::spawn_blocking(move || sync(&root, is_dataset, &sync_queue, &sync_report));
+        let writer = Writer { part, content, missing, open: None };
+        tokio::task::spawn_blocking(move || write(writer, sync_bytes, queue, &to_sync, &report));
         Ok(Self { work, events })
     }
 }
 
+/// Makes the file, or the directory with those files that have nothing in them; gives it opened.
+fn prepare(part: &Path, content: &Content) -> io::Result<File> {
+    let Some(manifest) = content.manifest() else { return open(part) };
+    DirBuilder::new().recursive(true).mode(0o700).create(part)?;
+    for (file, entry) in manifest.entries().iter().enumerate() {
+        if entry.size == 0 {
+            make(&file_path(part, content, file))?;
+        }
+    }
+    File::open(part)
+}
+
+/// Opens a file of a dataset for writing, in a directory that may not be there yet.
+fn make(path: &Path) -> io::Result<File> {
+    match open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let directory = path.parent().unwrap_or_else(|| Path::new("/"));
+            DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+            open(path)
+        }
+        opened => opened,
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    let no_links = OFlags::NOFOLLOW.bits().cast_signed();
+    OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).custom_flags(no_links).open(path)
+}
+
+struct Writer {
+    part: PathBuf,
+    content: Arc<Content>,
+    missing: Ranges,
+    /// The file that was written last.
+    open: Option<(usize, File)>,
+}
+
+impl Writer {
+    /// Verifies and writes groups that follow each other.
+    fn write(&mut self, first: u64, bytes: &[u8]) -> Result<(), Event> {
+        let (mut group, mut rest) = (first, bytes);
+        while !rest.is_empty() {
+            let place = self.content.place(group);
+            let wrong = |reason: String| Event::Wrong { group, reason };
+            let place = place.ok_or_else(|| wrong("the content has no such group".to_owned()))?;
+            let length = usize::try_from(place.length).unwrap_or(usize::MAX);
+            let Some((bytes, behind)) = rest.split_at_checked(length) else {
+                return Err(wrong("it ends early".to_owned()));
+            };
+            self.content.verify_group(group, bytes).map_err(|error| wrong(error.to_string()))?;
+            self.write_at(place.file, place.offset, bytes).map_err(Event::Failed)?;
+            group = group.saturating_add(1);
+            rest = behind;
+        }
+        self.missing.remove(&(first..group));
+        Ok(())
+    }
+
+    fn write_at(&mut self, file: usize, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let open = match self.open.take() {
+            Some((at, open)) if at == file => open,
+            _ => make(&file_path(&self.part, &self.content, file))?,
+        };
+        open.write_all_at(bytes, offset)?;
+        self.open = Some((file, open));
+        Ok(())
+    }
+
+    /// How many groups from the first one are there.
+    fn written(&self) -> u64 {
+        self.missing.first().unwrap_or_else(|| self.content.groups())
+    }
+}
+
 fn write(
-    file: &File,
-    tree: &ContentTree,
-    first: u64,
+    mut writer: Writer,
     sync_bytes: u64,
     mut queue: mpsc::Receiver<Work>,
     to_sync: &sync_mpsc::SyncSender<u64>,
     report: &mpsc::Sender<Event>,
 ) {
-    let mut next = first;
     let mut unsynced = 0u64;
     while let Some(work) = queue.blocking_recv() {
-        if let Work::Group(bytes) = work {
-            if let Err(error) = tree.verify_group(next, &bytes) {
-                let _ = report.blocking_send(Event::Wrong { group: next, reason: error.to_string() });
+        if let Work::Groups(first, bytes) = work {
+            if let Err(event) = writer.write(first, &bytes) {
+                let _ = report.blocking_send(event);
                 return;
             }
-            if let Err(error) = file.write_all_at(&bytes, next.saturating_mul(GROUP_BYTES)) {
-                let _ = report.blocking_send(Event::Failed(error));
-                return;
-            }
-            next = next.saturating_add(1);
             unsynced = unsynced.saturating_add(bytes.len() as u64);
-            if unsynced < sync_bytes && next < tree.groups() {
+            if unsynced < sync_bytes && !writer.missing.is_empty() {
                 continue;
             }
         }
         unsynced = 0;
-        if to_sync.send(next).is_err() {
+        if to_sync.send(writer.written()).is_err() {
             return;
         }
     }
 }
 
-fn sync(file: &File, queue: &sync_mpsc::Receiver<u64>, report: &mpsc::Sender<Event>) {
+/// A file is synced by itself, a dataset with the whole file system that it is on: that costs once what single files cost
+/// each, and takes in the names of all of them.
+fn sync(root: &File, is_dataset: bool, queue: &sync_mpsc::Receiver<u64>, report: &mpsc::Sender<Event>) {
     let mut durable = None;
     while let Ok(groups) = queue.recv() {
         if durable == Some(groups) {
             continue;
         }
-        let event = match file.sync_data() {
-            Ok(()) => Event::Durable(groups),
-            Err(error) => Event::Failed(error),
-        };
+        let synced =
+            if is_dataset { rustix::fs::syncfs(root).map_err(io::Error::from) } else { root.sync_data() };
+        let event = synced.map_or_else(Event::Failed, |()| Event::Durable(groups));
         let failed = matches!(event, Event::Failed(_));
         durable = Some(groups);
         if report.blocking_send(event).is_err() || failed {

@@ -1,11 +1,13 @@
 use huitong_identity::{PeerError, ServiceError};
-use huitong_proof::{ContentTree, Digest, Draft, Kind, Statement};
+use huitong_proof::cbor::{Map, Value};
+use huitong_proof::{Content, Digest, Draft, Kind, Statement};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::link::ADDRESS;
 use super::{MIB, Space, Who};
 use crate::details::{AcceptDetail, AckDetail, AckStatus};
+use crate::ranges::Ranges;
 use crate::{FromConsumer, FromProvider, TransferState, Want};
 
 const ID: [u8; 16] = [2; 16];
@@ -66,14 +68,14 @@ pub(crate) fn accept(offer: &Statement, space: &Space, start: u64, end: u64) -> 
         subject: offer.body().subject,
         agreement: offer.body().agreement,
         reference: offer.digest(),
-        detail: AcceptDetail { start, end, resume: Digest::ZERO }.to_detail(),
+        detail: AcceptDetail { wanted: Ranges::of(start..end), resume: Digest::ZERO }.to_detail(),
     }
 }
 
 pub(crate) fn ack(accept: &Statement, space: &Space, groups: u64, size: u64) -> Draft {
-    let bytes = crate::rules::prefix_bytes(groups, size);
+    let bytes = (groups * MIB as u64).min(size);
     let status = if bytes == size { AckStatus::Complete } else { AckStatus::Partial };
-    let root = ContentTree::of_bytes(&space.content).root();
+    let root = Content::of_bytes(&space.content).root();
     Draft {
         kind: Kind::Ack,
         audience: space.network.provider.ledger.node().to_owned(),
@@ -89,7 +91,7 @@ const MEBIBYTE: u64 = MIB as u64;
 
 /// An acknowledgement whose detail says what it likes.
 fn detail(space: &Space, groups: u64, bytes: u64, status: AckStatus) -> huitong_proof::cbor::Map {
-    AckDetail { root: ContentTree::of_bytes(&space.content).root(), groups, bytes, status }.to_detail()
+    AckDetail { root: Content::of_bytes(&space.content).root(), groups, bytes, status }.to_detail()
 }
 
 /// Group 0 has been sent and acknowledged, group 1 has been sent, when the lie comes.
@@ -106,7 +108,7 @@ async fn a_false_acknowledgement_is_not_taken() {
         ("ack.bytes", |space, ack| ack.detail = detail(space, 2, 2 * MEBIBYTE - 1, AckStatus::Partial)),
         ("ack.status", |space, ack| ack.detail = detail(space, 2, 2 * MEBIBYTE, AckStatus::Complete)),
         ("ack.root", |_, ack| {
-            let root = ContentTree::of_bytes(b"other").root();
+            let root = Content::of_bytes(b"other").root();
             let detail = AckDetail { root, groups: 2, bytes: 2 * MEBIBYTE, status: AckStatus::Partial };
             ack.detail = detail.to_detail();
         }),
@@ -159,22 +161,27 @@ async fn a_forged_signature_is_not_taken() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_acceptance_of_other_ranges_is_not_taken() {
-    for (start, end, field) in [
-        (1, 4, "accept.ranges"),
-        (0, 3, "accept.ranges"),
-        (0, 5, "accept.ranges"),
-        (3, 4, "accept.ranges"),
-        (4, 5, "accept.ranges"),
-        (u64::MAX - 1, u64::MAX, "accept.ranges"),
-        (2, 1, "ranges"),
-        (0, 0, "accept.ranges"),
+    let many: Vec<_> = (0..1025).map(|n| (2 * n, 2 * n + 1)).collect();
+    for (ranges, field) in [
+        (&[(0, 5)][..], "accept.ranges"),
+        (&[(4, 5)], "accept.ranges"),
+        (&[(0, 1), (3, 5)], "accept.ranges"),
+        (&[(u64::MAX - 1, u64::MAX)], "accept.ranges"),
+        (&[(2, 1)], "ranges"),
+        (&[(2, 3), (0, 1)], "ranges"),
+        (&[(0, 2), (1, 3)], "ranges"),
+        (&many, "ranges"),
     ] {
         let space = Space::small().await;
         let (raw, offer) = Raw::open(&space, ID).await;
-        raw.say(&space.issue(Who::Consumer, accept(&offer, &space, start, end)).await).await;
+        let mut draft = accept(&offer, &space, 0, 4);
+        let values =
+            ranges.iter().map(|(start, end)| Value::Array(vec![Value::Uint(*start), Value::Uint(*end)]));
+        draft.detail = Map::new().array(1, values.collect()).digest(2, &Digest::ZERO);
+        raw.say(&space.issue(Who::Consumer, draft).await).await;
         match raw.served.await.unwrap() {
-            Err(ServiceError::Invalid { field: found, .. }) => assert_eq!(found, field, "{start}..{end}"),
-            other => panic!("{start}..{end}: {other:?}"),
+            Err(ServiceError::Invalid { field: found, .. }) => assert_eq!(found, field, "{ranges:?}"),
+            other => panic!("{ranges:?}: {other:?}"),
         }
     }
     let space = Space::small().await;

@@ -61,7 +61,7 @@ async fn a_consumer_pauses_and_resumes() {
     let space = running().await;
     let (attempt, paused) = while_it_runs(&space, space.consumer.pause(&ID, "month's quota")).await;
     assert_eq!(paused.unwrap().suspended_by, Some(Suspender::Operator));
-    attempt.assert_retry("its operator has stopped it");
+    attempt.assert_retry("the transfer is paused");
 
     assert_eq!(space.states(ID), [TransferState::Suspended; 2]);
     let provider = space.seen_by(Who::Provider, ID);

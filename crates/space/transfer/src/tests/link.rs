@@ -154,6 +154,7 @@ impl Pump {
                     };
                     if !self.pass(match &frame {
                         FromProvider::Statement(bytes) => kind_of(bytes, &self.space),
+                        FromProvider::Manifest(_) => "manifest".to_owned(),
                         FromProvider::Leaves(_) => "leaves".to_owned(),
                         FromProvider::Chunk { group, .. } => format!("chunk {group}"),
                     }) {
