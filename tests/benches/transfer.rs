@@ -1,7 +1,7 @@
 //! Delivery measured against what a user would pick otherwise, in one run and interleaved.
 //!
 //! `tests/bench/transfer.sh` installs the other programs, builds the node and runs this with its arguments; what is not
-//! there is said and skipped. `--quick` moves 1 GiB instead of 4; `--only NAME[,NAME]`
+//! there is said and skipped. `--quick` moves 1 GiB instead of 4, and 1,000 small files instead of 10,000; `--only NAME[,NAME]`
 //! measures a part. The nodes are real processes of the release binary, and every figure is taken from where a user
 //! stands: from the command to the file that is in its place, verified, acknowledged, receipted and logged.
 //!
@@ -38,19 +38,35 @@ pub(crate) struct Scale {
     pub(crate) file_bytes: u64,
     pub(crate) rounds: usize,
     pub(crate) tiny: usize,
+    pub(crate) small_files: usize,
+    pub(crate) large_files: usize,
     /// Names of the parts to measure; empty means all.
     pub(crate) only: Vec<String>,
 }
 
 impl Scale {
     fn read() -> Self {
-        let full = Self { file_bytes: 4 << 30, rounds: 5, tiny: 1_000, only: Vec::new() };
+        let full = Self {
+            file_bytes: 4 << 30,
+            rounds: 5,
+            tiny: 1_000,
+            small_files: 10_000,
+            large_files: 100,
+            only: Vec::new(),
+        };
         let mut scale = full;
         let mut arguments = std::env::args().skip(1);
         while let Some(argument) = arguments.next() {
             match argument.as_str() {
                 "--quick" => {
-                    scale = Self { file_bytes: 1 << 30, rounds: 3, tiny: 300, ..scale };
+                    scale = Self {
+                        file_bytes: 1 << 30,
+                        rounds: 3,
+                        tiny: 300,
+                        small_files: 1_000,
+                        large_files: 20,
+                        ..scale
+                    };
                 }
                 "--only" => scale.only = arguments.next().unwrap().split(',').map(str::to_owned).collect(),
                 // cargo passes this to every bench.

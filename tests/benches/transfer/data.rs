@@ -24,6 +24,12 @@ pub(crate) fn file(path: &Path, size: u64, seed: u64) {
     out.flush().unwrap();
 }
 
+/// How many files there are below a directory.
+pub(crate) fn count(directory: &Path) -> usize {
+    let entries = fs::read_dir(directory).unwrap().map(Result::unwrap);
+    entries.map(|entry| if entry.file_type().unwrap().is_dir() { count(&entry.path()) } else { 1 }).sum()
+}
+
 /// Empties a directory, or makes it.
 pub(crate) fn empty(directory: &Path) {
     if directory.exists() {

@@ -34,6 +34,15 @@ pub(crate) async fn all(place: &Path, scale: &Scale) -> Report {
     if scale.wants("disk") {
         bench.disk(scale).await;
     }
+    if scale.wants("small") {
+        bench.files("small_files", scale.small_files, 4 << 10, scale).await;
+    }
+    if scale.wants("many") {
+        bench.files("large_files", scale.large_files, 10 << 20, scale).await;
+    }
+    if scale.wants("memory") {
+        bench.memory(scale).await;
+    }
     if scale.wants("tiny") {
         bench.tiny(scale).await;
     }
@@ -108,6 +117,76 @@ impl Bench {
         }
         let peak = ours.peak_mib.iter().copied().fold(0.0, f64::max);
         self.report.figure("memory_peak_mib", peak, "MiB, the larger side, any run");
+        std::fs::remove_file(source).unwrap();
+    }
+
+    /// A directory of files of one size: ours, rsync over ssh, and curl with several connections.
+    async fn files(&mut self, name: &str, count: usize, size: u64, scale: &Scale) {
+        let source = self.sources.join(name);
+        data::empty(&source);
+        let names: Vec<String> = (0..count).map(|number| format!("part-{}/{number}", number % 10)).collect();
+        for (number, file) in names.iter().enumerate() {
+            std::fs::create_dir_all(source.join(file).parent().unwrap()).unwrap();
+            data::file(&source.join(file), size, number as u64 * 2 + 1);
+        }
+        let (contract, _) = self.fleet.agree(&source);
+        let target = self.place.join("target");
+        let (mut ours, mut rsync, mut curl) = (Runs::default(), Runs::default(), Runs::default());
+        for round in 0..=scale.rounds {
+            data::empty(&target);
+            let (seconds, cpu, peak) = self.ours(&contract, &target).await;
+            assert_eq!(data::count(&target), count);
+            data::empty(&target);
+            let copied = self.sshd.as_ref().map(|sshd| sshd.rsync(&source, &target));
+            data::empty(&target);
+            let got = self.nginx.as_ref().map(|nginx| nginx.get_all(name, &names, &target));
+            if round == 0 {
+                continue;
+            }
+            ours.add(seconds, cpu, peak);
+            for (run, runs) in [(copied, &mut rsync), (got, &mut curl)] {
+                if let Some((seconds, cpu, peak)) = run {
+                    runs.add(seconds, cpu, peak);
+                }
+            }
+        }
+        data::empty(&target);
+        for (rival, theirs, missing) in [("rsync", &rsync, NO_SSH), ("curl", &curl, NO_NGINX)] {
+            let bench = format!("{name}_vs_{rival}");
+            if theirs.seconds.is_empty() {
+                self.report.skipped(&bench, missing);
+            } else {
+                self.report.ratio(&bench, count as u64 * size, &ours, theirs);
+            }
+        }
+        std::fs::remove_dir_all(source).unwrap();
+    }
+
+    /// Memory of the larger side: one file four times as large, of which the disk holds only holes, and 64 transfers at
+    /// once.
+    async fn memory(&mut self, scale: &Scale) {
+        let sparse = self.sources.join("sparse");
+        std::fs::File::create(&sparse).unwrap().set_len(scale.file_bytes * 4).unwrap();
+        let (contract, _) = self.fleet.agree(&sparse);
+        let target = self.place.join("target");
+        data::empty(&target);
+        let (_, _, peak) = self.ours(&contract, &target).await;
+        let note = format!("MiB, the larger side, one file of {} GiB", scale.file_bytes * 4 >> 30);
+        self.report.figure("memory_large_file_mib", peak, &note);
+        data::empty(&target);
+        std::fs::remove_file(sparse).unwrap();
+        let source = self.sources.join("crowd");
+        data::file(&source, scale.file_bytes / 16, 7);
+        let (contract, _) = self.fleet.agree(&source);
+        self.fleet.forget_peak();
+        let numbers: Vec<u64> = (0..64).map(|number| self.number + 1 + number).collect();
+        self.number += 64;
+        let fetches = numbers.iter().map(|number| self.fleet.consumer.fetch(&contract, &target, *number));
+        futures_util::future::join_all(fetches).await;
+        let note =
+            format!("MiB, the larger side, 64 transfers of {} MiB at once", scale.file_bytes / 16 >> 20);
+        self.report.figure("memory_64_transfers_mib", self.fleet.peak_mib(), &note);
+        data::empty(&target);
         std::fs::remove_file(source).unwrap();
     }
 

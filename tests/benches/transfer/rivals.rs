@@ -68,6 +68,25 @@ impl Nginx {
         self.measured(curl)
     }
 
+    /// Many files below a directory, over eight connections.
+    pub(crate) fn get_all(&self, directory: &str, names: &[String], to: &Path) -> Run {
+        let list: String = names
+            .iter()
+            .map(|name| {
+                format!(
+                    "url = \"{}\"\noutput = \"{}\"\n",
+                    url(&format!("{directory}/{name}")),
+                    to.join(name).display()
+                )
+            })
+            .collect();
+        let file = to.with_extension("curl");
+        std::fs::write(&file, list).unwrap();
+        let mut curl = self.curl();
+        curl.args(["--parallel", "--parallel-max", "8", "--create-dirs", "--config"]).arg(file);
+        self.measured(curl)
+    }
+
     fn curl(&self) -> Command {
         let mut curl = Command::new("curl");
         curl.args(["--silent", "--show-error", "--fail", "--http1.1", "--cacert"]).arg(&self.certificate);
