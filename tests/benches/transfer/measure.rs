@@ -171,7 +171,7 @@ impl Bench {
         let target = self.place.join("target");
         data::empty(&target);
         let (_, _, peak) = self.ours(&contract, &target).await;
-        let note = format!("MiB, the larger side, one file of {} GiB", scale.file_bytes * 4 >> 30);
+        let note = format!("MiB, the larger side, one file of {} GiB", (scale.file_bytes * 4) >> 30);
         self.report.figure("memory_large_file_mib", peak, &note);
         data::empty(&target);
         std::fs::remove_file(sparse).unwrap();
@@ -184,7 +184,7 @@ impl Bench {
         let fetches = numbers.iter().map(|number| self.fleet.consumer.fetch(&contract, &target, *number));
         futures_util::future::join_all(fetches).await;
         let note =
-            format!("MiB, the larger side, 64 transfers of {} MiB at once", scale.file_bytes / 16 >> 20);
+            format!("MiB, the larger side, 64 transfers of {} MiB at once", (scale.file_bytes / 16) >> 20);
         self.report.figure("memory_64_transfers_mib", self.fleet.peak_mib(), &note);
         data::empty(&target);
         std::fs::remove_file(source).unwrap();

@@ -12,6 +12,7 @@ use huitong_proof::{Clock as _, Envelope, SystemClock, Timestamp};
 use huitong_transfer::{FromConsumer, FromProvider, TransferPeer as _, Want};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
+use tokio_stream::StreamExt as _;
 
 use crate::commands::identity::{invite, revoke};
 use crate::commands::serve::{sources, start_failure};
@@ -295,7 +296,7 @@ impl Intruder {
         };
         let mut payload_bytes = 0;
         loop {
-            match frames.recv().await {
+            match frames.next().await {
                 Some(Ok(FromProvider::Statement(bytes))) => {
                     let refusal = Envelope::decode(bytes)
                         .and_then(|envelope| envelope.trusted(&trust.space))

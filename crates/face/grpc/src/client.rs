@@ -3,7 +3,7 @@
 mod admin;
 mod channels;
 mod enrolment;
-mod frames;
+pub(crate) mod exchange;
 mod ledgers;
 mod peers;
 

@@ -9,6 +9,7 @@
 
 mod admin;
 mod blocking;
+mod bulk;
 mod client;
 mod convert;
 mod peer;

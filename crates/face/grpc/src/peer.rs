@@ -18,7 +18,7 @@ use huitong_transfer::Transfers;
 use tonic::server::NamedService;
 use tonic::service::Routes;
 use tonic::service::RoutesBuilder;
-use tonic::{Request, Status};
+use tonic::{Extensions, Request, Status};
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
 
@@ -33,7 +33,6 @@ use crate::proto::contract::contract_service_server::ContractServiceServer;
 use crate::proto::identity::enrolment_service_server::EnrolmentServiceServer;
 use crate::proto::identity::identity_service_server::IdentityServiceServer;
 use crate::proto::ledger::ledger_service_server::LedgerServiceServer;
-use crate::proto::transfer::transfer_service_server::TransferServiceServer;
 use crate::status::{not_authenticated, to_peer_status, unauthenticated};
 
 /// Who is at the other end of a connection. The listener makes it from the certificate of a finished handshake and
@@ -100,8 +99,7 @@ pub fn peer_routes(services: PeerServices) -> Routes {
         served.add(ContractServiceServer::new(service).max_decoding_message_size(MAX_REQUEST_BYTES));
     }
     if let Some(transfers) = transfers {
-        let service = transfer::Service { standing, transfers, allowances };
-        served.add(TransferServiceServer::new(service).max_decoding_message_size(MAX_REQUEST_BYTES));
+        served.add(transfer::Service { standing, transfers, allowances });
     }
     served.routes(proto::PEER_DESCRIPTORS)
 }
@@ -158,8 +156,8 @@ impl Served {
 
 /// The connection a request came on, after checking again that its node still counts: a connection may outlive the
 /// credential it was opened with.
-pub(crate) fn connection<T>(request: &Request<T>, standing: &Standing) -> Result<PeerConnection, Status> {
-    let connection = request.extensions().get::<PeerConnection>().ok_or_else(unauthenticated)?;
+pub(crate) fn connection(extensions: &Extensions, standing: &Standing) -> Result<PeerConnection, Status> {
+    let connection = extensions.get::<PeerConnection>().ok_or_else(unauthenticated)?;
     standing
         .directory
         .recheck(&connection.caller, standing.ledger.clock().now())
@@ -169,7 +167,7 @@ pub(crate) fn connection<T>(request: &Request<T>, standing: &Standing) -> Result
 
 /// The node that makes a request; see [`connection`].
 pub(crate) fn authenticated<T>(request: &Request<T>, standing: &Standing) -> Result<Caller, Status> {
-    Ok(connection(request, standing)?.caller)
+    Ok(connection(request.extensions(), standing)?.caller)
 }
 
 /// For `map_err`: a service's error as this node tells it to another.

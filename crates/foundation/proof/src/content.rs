@@ -221,20 +221,21 @@ impl Content {
         Ok(Self::of_manifest(manifest, files, leaves))
     }
 
-    /// Checks that `bytes` are group `index` of this content.
+    /// Checks that bytes, in any number of pieces, are group `index` of this content.
     ///
     /// # Errors
     /// [`ContentError::NoSuchGroup`], [`ContentError::GroupLength`], [`ContentError::GroupBytes`].
-    pub fn verify_group(&self, index: u64, bytes: &[u8]) -> Result<(), ContentError> {
+    pub fn verify_group<P: AsRef<[u8]>>(&self, index: u64, pieces: &[P]) -> Result<(), ContentError> {
         let leaf = usize::try_from(index).ok().and_then(|index| self.leaves.get(index));
         let (Some(leaf), Some(place)) = (leaf, self.place(index)) else {
             return Err(ContentError::NoSuchGroup { index, groups: self.groups() });
         };
-        let (expected, found) = (place.length, bytes.len() as u64);
+        let length = |piece: &P| piece.as_ref().len() as u64;
+        let (expected, found) = (place.length, pieces.iter().map(length).fold(0, u64::saturating_add));
         if found != expected {
             return Err(ContentError::GroupLength { index, expected, found });
         }
-        if leaf_value(self.file_size(place.file).unwrap_or(0), place.offset, bytes) != *leaf {
+        if leaf_value(self.file_size(place.file).unwrap_or(0), place.offset, pieces) != *leaf {
             return Err(ContentError::GroupBytes { index });
         }
         Ok(())
@@ -284,7 +285,7 @@ impl Content {
     pub fn of_bytes(bytes: &[u8]) -> Self {
         let size = bytes.len() as u64;
         let groups = bytes.chunks(GROUP_BYTES as usize).zip((0..).step_by(GROUP_BYTES as usize));
-        let leaves: Vec<_> = groups.map(|(group, start)| leaf_value(size, start, group)).collect();
+        let leaves: Vec<_> = groups.map(|(group, start)| leaf_value(size, start, &[group])).collect();
         let root = merge(&leaves);
         Self { manifest: None, files: extents([size]), leaves, size, root }
     }
@@ -399,11 +400,16 @@ fn group_range(size: u64, index: u64) -> Option<Range<u64>> {
 }
 
 /// A group that is the whole content has no parent, so its value is the root.
-fn leaf_value(size: u64, start: u64, group: &[u8]) -> LeafValue {
-    if size <= GROUP_BYTES {
-        return *blake3::hash(group).as_bytes();
+fn leaf_value<P: AsRef<[u8]>>(size: u64, start: u64, group: &[P]) -> LeafValue {
+    let mut hasher = blake3::Hasher::new();
+    let is_root = size <= GROUP_BYTES;
+    if !is_root {
+        hasher.set_input_offset(start);
     }
-    blake3::Hasher::new().set_input_offset(start).update(group).finalize_non_root()
+    for piece in group {
+        hasher.update(piece.as_ref());
+    }
+    if is_root { *hasher.finalize().as_bytes() } else { hasher.finalize_non_root() }
 }
 
 /// Joins leaves the way BLAKE3 does: a left subtree holds the largest power of two of leaves below the total.
@@ -528,7 +534,7 @@ fn hash_until_done(
             };
             source.read_exact_at(buffer, range.start)?;
             open = Some((file, source));
-            Ok(Hashed { group, bytes, leaf: leaf_value(extent.size, range.start, buffer) })
+            Ok(Hashed { group, bytes, leaf: leaf_value(extent.size, range.start, &[&*buffer]) })
         };
         let result = hash().map_err(|error| (file, error));
         let failed = result.is_err();

@@ -10,6 +10,7 @@ mod evidence;
 mod model;
 mod pace;
 mod peer;
+mod pieces;
 mod ranges;
 pub mod receipt;
 mod rules;
@@ -25,5 +26,6 @@ pub use model::{
     TransferState, Want,
 };
 pub use pace::{LOWEST_RATE, Limited, Rates};
-pub use peer::{EvidencePeer, TransferPeer};
+pub use peer::{EvidencePeer, Frames, TransferPeer};
+pub use pieces::Pieces;
 pub use service::Transfers;

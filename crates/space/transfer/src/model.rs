@@ -9,6 +9,7 @@ use huitong_ledger::QuorumPolicy;
 use huitong_proof::{ContentRoot, Digest, Timestamp};
 
 use crate::pace::Rates;
+use crate::pieces::Pieces;
 
 /// What a consumer wants: the first frame of an exchange.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,7 +45,7 @@ pub enum FromProvider {
         /// Index of the first group, from 0.
         group: u64,
         /// The bytes of all of them.
-        data: Bytes,
+        data: Pieces,
     },
 }
 

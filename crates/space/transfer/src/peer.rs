@@ -1,5 +1,7 @@
 //! What a transfer needs from another node. A face implements it.
 
+use std::pin::Pin;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use huitong_identity::PeerError;
@@ -7,20 +9,23 @@ use huitong_ids::NodeId;
 use huitong_ledger::Proofs;
 use huitong_proof::Digest;
 use tokio::sync::mpsc;
+use tokio_stream::Stream;
 
 use crate::model::{FromConsumer, FromProvider};
+
+/// What the provider sends. An error is the last thing in it; nothing is read from the network before it is asked for.
+pub type Frames = Pin<Box<dyn Stream<Item = Result<FromProvider, PeerError>> + Send>>;
 
 /// The provider's node.
 #[async_trait]
 pub trait TransferPeer: Send + Sync {
-    /// Opens one exchange of about so many bytes of content. The channels carry its frames until either side drops its
-    /// end.
+    /// Opens one exchange of about so many bytes of content. It is over when either side drops its end.
     async fn exchange(
         &self,
         provider: &NodeId,
         size: u64,
         outgoing: mpsc::Receiver<FromConsumer>,
-    ) -> Result<mpsc::Receiver<Result<FromProvider, PeerError>>, PeerError>;
+    ) -> Result<Frames, PeerError>;
 }
 
 /// The other party's node, as keeper of its ledger, and what is needed to understand its answers.

@@ -33,7 +33,7 @@ use huitong_proof::{
 use huitong_store::{Pending, Store, outbox};
 
 use self::link::{Link, Wire};
-use crate::{Rates, StartTransfer, Transfer, TransferSettings, TransferState, Transfers};
+use crate::{Pieces, Rates, StartTransfer, Transfer, TransferSettings, TransferState, Transfers};
 
 pub(crate) const MIB: usize = 1 << 20;
 /// The clock of all nodes starts at 2026-09-21T14:13:20Z; this policy holds for ever after.
@@ -344,6 +344,11 @@ impl Attempt {
 pub(crate) fn part_of(transfer: &Transfer) -> PathBuf {
     let id = huitong_proof::id_text(&transfer.id);
     transfer.path.as_ref().unwrap().with_file_name(format!(".huitong-{id}.part"))
+}
+
+/// The bytes of a chunk.
+pub(crate) fn joined(data: &Pieces) -> Bytes {
+    data.as_slice().concat().into()
 }
 
 pub(crate) fn content(size: usize) -> Vec<u8> {

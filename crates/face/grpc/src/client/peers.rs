@@ -10,22 +10,19 @@ use huitong_identity::{PeerError, ServiceError};
 use huitong_ids::{DataId, NodeId};
 use huitong_ledger::{Inclusion, Proofs};
 use huitong_proof::Digest;
-use huitong_transfer::{EvidencePeer, FromConsumer, FromProvider, TransferPeer};
+use huitong_transfer::{EvidencePeer, Frames, FromConsumer, TransferPeer};
 use tokio::sync::mpsc;
-use tokio_stream::StreamExt as _;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
 use super::Peers;
 use super::enrolment::signed;
-use super::frames::{consumer_message, provider_frame};
+use super::exchange;
 use crate::MAX_MESSAGE_BYTES;
 use crate::convert::{self, broken, bytes_of, data_id, digests, node_id};
 use crate::proto::catalog::catalog_service_client::CatalogServiceClient;
 use crate::proto::contract::contract_service_client::ContractServiceClient;
 use crate::proto::identity::identity_service_client::IdentityServiceClient;
 use crate::proto::ledger::ledger_service_client::LedgerServiceClient;
-use crate::proto::transfer::transfer_service_client::TransferServiceClient;
 use crate::proto::{catalog, contract, identity, ledger};
 use crate::status::to_peer_error;
 
@@ -147,15 +144,10 @@ impl TransferPeer for Peers {
         provider: &NodeId,
         size: u64,
         outgoing: mpsc::Receiver<FromConsumer>,
-    ) -> Result<mpsc::Receiver<Result<FromProvider, PeerError>>, PeerError> {
+    ) -> Result<Frames, PeerError> {
         let channel = self.exchange_channel(provider, size).await?;
-        let frames = ReceiverStream::new(outgoing).map(consumer_message);
-        let response = TransferServiceClient::new(channel)
-            .max_decoding_message_size(MAX_MESSAGE_BYTES)
-            .exchange(frames)
-            .await
-            .map_err(|status| self.failed(provider, &status))?;
-        Ok(pump(response.into_inner(), provider_frame))
+        let answer = exchange::exchange(channel, outgoing).await;
+        Ok(Box::pin(answer.map_err(|status| self.failed(provider, &status))?))
     }
 }
 

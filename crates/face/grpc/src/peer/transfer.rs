@@ -1,52 +1,82 @@
 //! Deliveries, on a connector.
 
+use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use http_body::Frame;
 use huitong_identity::{Caller, PeerError, ServiceError, Standing};
 use huitong_proof::{Envelope, Kind};
-use huitong_transfer::{FromConsumer, FromProvider, Transfers, Want};
+use huitong_transfer::{FromConsumer, FromProvider, Pieces, Transfers, Want};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
-use tokio_stream::Stream;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::body::Body;
+use tonic::codec::Codec as _;
+use tonic::codegen::http::{HeaderMap, Request, Response, header};
+use tonic::metadata::GRPC_CONTENT_TYPE;
+use tonic::server::NamedService;
+use tonic::{Status, Streaming};
+use tonic_prost::ProstCodec;
 
 use super::allowance::{Allowances, is_recorded};
 use super::{PeerConnection, connection, failed};
+use crate::bulk;
+use crate::client::exchange::PATH;
 use crate::convert::{broken, contract_id, data_id, fixed};
 use crate::proto::transfer as wire;
 use crate::proto::transfer::exchange_request::Frame as RequestFrame;
-use crate::proto::transfer::exchange_response::Frame as ResponseFrame;
-use crate::proto::transfer::transfer_service_server::TransferService;
 use crate::status::{not_authenticated, to_peer_error};
+use crate::{MAX_REQUEST_BYTES, proto};
 
 /// Frames of the consumer that wait to be read: acknowledgements are small.
 const INCOMING: usize = 16;
 /// Frames for the consumer that wait to be sent: up to 1 MiB each, so this bounds the memory of an exchange.
-const OUTGOING: usize = 8;
+const OUTGOING: usize = 1;
 
+/// Serves `huitong.transfer.v1.TransferService`. The answer's content is not copied on its way, which is why the generated
+/// server is not used.
+#[derive(Clone)]
 pub(super) struct Service {
     pub(super) standing: Standing,
     pub(super) transfers: Transfers,
     pub(super) allowances: Allowances,
 }
 
-#[tonic::async_trait]
-impl TransferService for Service {
-    type ExchangeStream = Answers;
+impl NamedService for Service {
+    const NAME: &'static str = proto::transfer::transfer_service_server::SERVICE_NAME;
+}
 
-    async fn exchange(
-        &self,
-        request: Request<Streaming<wire::ExchangeRequest>>,
-    ) -> Result<Response<Self::ExchangeStream>, Status> {
-        let PeerConnection { caller, remote } = connection(&request, &self.standing)?;
+impl tower::Service<Request<Body>> for Service {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = std::future::Ready<Result<Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let response = if request.uri().path() == PATH {
+            self.exchange(request)
+        } else {
+            Err(Status::unimplemented("the service has no such method"))
+        };
+        std::future::ready(Ok(response.unwrap_or_else(Status::into_http)))
+    }
+}
+
+impl Service {
+    fn exchange(&self, request: Request<Body>) -> Result<Response<Body>, Status> {
+        let (parts, body) = request.into_parts();
+        let PeerConnection { caller, remote } = connection(&parts.extensions, &self.standing)?;
         let cost = Cost::take(&self.allowances, &caller).map_err(failed(&self.standing))?;
+        let decoder = ProstCodec::<wire::ExchangeResponse, wire::ExchangeRequest>::default().decoder();
+        let requests = Streaming::new_request(decoder, body, None, Some(MAX_REQUEST_BYTES));
         let (incoming, frames) = mpsc::channel(INCOMING);
         let (out, answers) = mpsc::channel(OUTGOING);
         let (end, outcome) = oneshot::channel();
-        let reader =
-            tokio::spawn(read(request.into_inner(), incoming, self.standing.clone(), caller.clone()));
+        let reader = tokio::spawn(read(requests, incoming, self.standing.clone(), caller.clone()));
         let transfers = self.transfers.clone();
         // Not aborted when the consumer goes away: it then finds both of its channels closed, and puts its affairs in
         // order before it ends.
@@ -55,7 +85,11 @@ impl TransferService for Service {
             let _ = end.send(outcome);
         });
         let (standing, reader) = (self.standing.clone(), reader.abort_handle());
-        Ok(Response::new(Answers { answers, outcome: Some(outcome), reader, standing, cost }))
+        let answers =
+            Answers { answers, content: Pieces::default(), outcome: Some(outcome), reader, standing, cost };
+        let mut response = Response::new(Body::new(answers));
+        response.headers_mut().insert(header::CONTENT_TYPE, GRPC_CONTENT_TYPE);
+        Ok(response)
     }
 }
 
@@ -118,40 +152,53 @@ async fn read(
     }
 }
 
-/// The provider's frames, then the exchange's error if it ended with one.
-pub(super) struct Answers {
+/// The provider's frames, then how the exchange ended.
+struct Answers {
     answers: mpsc::Receiver<FromProvider>,
+    /// What is left of the content of the message that is being sent.
+    content: Pieces,
     outcome: Option<oneshot::Receiver<Result<(), ServiceError>>>,
     reader: AbortHandle,
     standing: Standing,
     cost: Cost,
 }
 
-impl Stream for Answers {
-    type Item = Result<wire::ExchangeResponse, Status>;
+impl http_body::Body for Answers {
+    type Data = Bytes;
+    type Error = Status;
 
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if let Some(piece) = self.content.pop() {
+            return Poll::Ready(Some(Ok(Frame::data(piece))));
+        }
         if let Some(frame) = ready!(self.answers.poll_recv(context)) {
             if let FromProvider::Statement(statement) = &frame {
                 if is_refusal(statement, &self.standing) { self.cost.refused() } else { self.cost.accepted() }
             }
-            return Poll::Ready(Some(Ok(provider_message(frame))));
+            let (head, content) = bulk::encode(frame);
+            self.content = content;
+            return Poll::Ready(Some(Ok(Frame::data(head))));
         }
         let Some(outcome) = self.outcome.as_mut() else { return Poll::Ready(None) };
         let outcome = ready!(Pin::new(outcome).poll(context));
         self.outcome = None;
-        Poll::Ready(match outcome {
-            Ok(Ok(())) => None,
+        let status = match outcome {
+            Ok(Ok(())) => Status::ok(""),
             Ok(Err(error)) => {
                 if is_recorded(&error) {
                     self.cost.refused()
                 } else {
                     self.cost.accepted()
                 }
-                Some(Err(failed(&self.standing)(error)))
+                failed(&self.standing)(error)
             }
-            Err(_) => Some(Err(Status::unavailable("the exchange was cut off; resume it"))),
-        })
+            Err(_) => Status::unavailable("the exchange was cut off; resume it"),
+        };
+        let mut trailers = HeaderMap::new();
+        Poll::Ready(Some(status.add_header(&mut trailers).map(|()| Frame::trailers(trailers))))
     }
 }
 
@@ -165,16 +212,6 @@ fn is_refusal(statement: &Bytes, standing: &Standing) -> bool {
     Envelope::decode(statement.clone())
         .and_then(|envelope| envelope.trusted(standing.ledger.space()))
         .is_ok_and(|statement| statement.kind() == Kind::Refusal)
-}
-
-fn provider_message(frame: FromProvider) -> wire::ExchangeResponse {
-    let frame = match frame {
-        FromProvider::Statement(statement) => ResponseFrame::Statement(statement),
-        FromProvider::Manifest(manifest) => ResponseFrame::Manifest(manifest),
-        FromProvider::Leaves(leaves) => ResponseFrame::Leaves(leaves),
-        FromProvider::Chunk { group, data } => ResponseFrame::Chunk(wire::Chunk { group, data }),
-    };
-    wire::ExchangeResponse { frame: Some(frame) }
 }
 
 fn consumer_frame(message: wire::ExchangeRequest) -> Result<FromConsumer, ServiceError> {

@@ -8,6 +8,7 @@ use huitong_ids::{ContractId, DataId, DataType};
 use huitong_proof::Clock;
 use huitong_transfer::{FromConsumer, StartTransfer, TransferPeer, TransferState, Want as Wanted};
 use tokio::sync::mpsc;
+use tokio_stream::StreamExt as _;
 use tonic::Code;
 
 use super::Space;
@@ -65,9 +66,9 @@ async fn an_exchange_without_a_contract_ends_without_bytes() {
     let mut answers = space.consumer.peers.exchange(space.provider.id(), 0, outgoing).await.unwrap();
     // A statement where a want is expected.
     frames.send(FromConsumer::Statement(contract.to_string().into_bytes().into())).await.unwrap();
-    let answer = answers.recv().await.unwrap();
+    let answer = answers.next().await.unwrap();
     assert!(matches!(answer, Err(PeerError::Refused { .. })), "{answer:?}");
-    assert!(answers.recv().await.is_none(), "the error is the end");
+    assert!(answers.next().await.is_none(), "the error is the end");
 }
 
 #[tokio::test]
@@ -100,7 +101,7 @@ async fn a_node_cannot_fill_a_ledger_with_refusals() {
             Ok(mut answers) => {
                 let (contract, product) = (contract.clone(), other.clone());
                 frames.send(FromConsumer::Want(Wanted { transfer, contract, product })).await.unwrap();
-                answers.recv().await.unwrap()
+                answers.next().await.unwrap()
             }
         };
         match answer {

@@ -60,7 +60,7 @@ fn check(size: usize) {
         assert_eq!(place.file, 0);
         assert_eq!(&bytes[place.offset as usize..][..place.length as usize], group);
         assert_eq!(tree.prefix_bytes(index), place.offset);
-        assert_eq!(tree.verify_group(index, group), Ok(()));
+        assert_eq!(tree.verify_group(index, &[group]), Ok(()));
     }
     assert_eq!(tree.prefix_bytes(tree.groups()), size as u64);
     assert_eq!(tree.place(tree.groups()), None);
@@ -119,17 +119,17 @@ fn altered_groups_are_refused() {
                 let mut altered = group.to_vec();
                 altered[place] ^= 0x10;
                 let refused = Err(ContentError::GroupBytes { index });
-                assert_eq!(tree.verify_group(index, &altered), refused, "size {size}, byte {place}");
+                assert_eq!(tree.verify_group(index, &[&altered]), refused, "size {size}, byte {place}");
             }
             let (expected, short) = (group.len() as u64, &group[..last]);
             let found = expected - 1;
             assert_eq!(
-                tree.verify_group(index, short),
+                tree.verify_group(index, &[short]),
                 Err(ContentError::GroupLength { index, expected, found })
             );
             let (long, found) = ([group, b"x"].concat(), expected + 1);
             assert_eq!(
-                tree.verify_group(index, &long),
+                tree.verify_group(index, &[&long]),
                 Err(ContentError::GroupLength { index, expected, found })
             );
         }
@@ -141,12 +141,12 @@ fn groups_do_not_change_places() {
     let bytes = vec![7; 3 * MIB];
     let tree = Content::of_bytes(&[&bytes[..], b"end"].concat());
     // Equal bytes at different places have different leaves.
-    assert_eq!(tree.verify_group(0, &bytes[..MIB]), Ok(()));
+    assert_eq!(tree.verify_group(0, &[&bytes[..MIB]]), Ok(()));
     let leaves = tree.leaf_bytes();
     assert_ne!(leaves[..32], leaves[32..64]);
-    assert_eq!(tree.verify_group(4, b"end"), Err(ContentError::NoSuchGroup { index: 4, groups: 4 }));
-    assert!(matches!(tree.verify_group(u64::MAX, b""), Err(ContentError::NoSuchGroup { .. })));
-    assert!(matches!(Content::of_bytes(b"").verify_group(0, b""), Err(ContentError::NoSuchGroup { .. })));
+    assert_eq!(tree.verify_group(4, &[b"end"]), Err(ContentError::NoSuchGroup { index: 4, groups: 4 }));
+    assert!(matches!(tree.verify_group(u64::MAX, &[b""]), Err(ContentError::NoSuchGroup { .. })));
+    assert!(matches!(Content::of_bytes(b"").verify_group(0, &[b""]), Err(ContentError::NoSuchGroup { .. })));
 }
 
 #[test]
@@ -233,8 +233,8 @@ fn the_groups_of_a_dataset_are_those_of_its_files() {
             assert_eq!((place.file, place.length), (file, part.len() as u64));
             assert_eq!(&bytes[place.offset as usize..][..part.len()], part);
             assert_eq!(dataset.prefix_bytes(group), before);
-            assert_eq!(dataset.verify_group(group, part), Ok(()));
-            assert!(dataset.verify_group(group + 1, part).is_err(), "{group}");
+            assert_eq!(dataset.verify_group(group, &[part]), Ok(()));
+            assert!(dataset.verify_group(group + 1, &[part]).is_err(), "{group}");
             before += part.len() as u64;
             group += 1;
         }

@@ -53,7 +53,7 @@ async fn a_file_becomes_a_listed_product() {
     assert_eq!((certified.root, certified.size), (publication.root, publication.size));
     let tree = world.shelf.content(&offered).unwrap();
     assert_eq!((tree.root(), tree.groups()), (publication.root, 4));
-    tree.verify_group(3, &content[3 * 1024 * 1024..]).unwrap();
+    tree.verify_group(3, &[&content[3 * 1024 * 1024..]]).unwrap();
     assert_eq!(offered.source.open(&tree).unwrap().len(), 1);
     assert!(world.shelf.product(&resource).unwrap().is_none());
 

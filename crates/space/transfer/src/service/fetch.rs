@@ -15,6 +15,7 @@ use huitong_proof::{Content, Digest, Envelope, GROUP_BYTES, Kind, Manifest, Stat
 use huitong_store::Tx;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_stream::StreamExt as _;
 
 use super::consumer::Stop;
 use super::destination::{free_path, marked_path, part_path, publish, remove_part, take_stock};
@@ -24,6 +25,8 @@ use crate::details::{
     AcceptDetail, AckDetail, AckStatus, OfferDetail, UsageDetail, abort_detail, read_abort, read_final,
 };
 use crate::model::{FromConsumer, FromProvider, Suspender, Transfer, TransferState};
+use crate::peer::Frames;
+use crate::pieces::Pieces;
 use crate::ranges::Ranges;
 use crate::{rules, tables};
 
@@ -40,7 +43,7 @@ pub(super) struct Fetch<'a> {
     pub(super) transfer: Transfer,
     pub(super) contract: Contract,
     pub(super) credential: Credential,
-    pub(super) frames: mpsc::Receiver<Result<FromProvider, PeerError>>,
+    pub(super) frames: Frames,
     pub(super) out: mpsc::Sender<FromConsumer>,
     pub(super) orders: watch::Receiver<()>,
     /// The provider, or the connection to it, has gone: what is said now is not heard.
@@ -102,7 +105,7 @@ impl Fetch<'_> {
     async fn wait_for_the_end(&mut self) -> bool {
         let hangs_up = async {
             loop {
-                match self.frames.recv().await {
+                match self.frames.next().await {
                     Some(Ok(_)) => {}
                     Some(Err(_)) => return false,
                     None => return true,
@@ -229,7 +232,7 @@ impl Fetch<'_> {
     }
 
     /// The groups to ask for: all that are not acknowledged, and those that somebody has removed since.
-    async fn missing(&self, content: &Arc<Content>) -> Result<Ranges, Stop> {
+    async fn missing(&mut self, content: &Arc<Content>) -> Result<Ranges, Stop> {
         let (part, content, acknowledged) =
             (self.part_path()?, Arc::clone(content), self.transfer.acknowledged_groups);
         tokio::task::spawn_blocking(move || take_stock(&part, &content, acknowledged))
@@ -323,7 +326,7 @@ impl Fetch<'_> {
 
     async fn receive(&mut self, content: Arc<Content>, mut missing: Ranges) -> Result<(), Stop> {
         let path = self.part_path()?;
-        let mut in_hand: Option<(u64, Bytes)> = None;
+        let mut in_hand: Option<(u64, Pieces)> = None;
         let sync_bytes = rules::sync_bytes(self.contract.agreement.window_bytes);
         let (written, wanted) = (Arc::clone(&content), missing.clone());
         let opened = tokio::task::spawn_blocking(move || Sink::open(path, written, wanted, sync_bytes))
@@ -368,7 +371,7 @@ impl Fetch<'_> {
                     // The writer has stopped; its last event says why.
                     _ => continue,
                 },
-                frame = timeout(IDLE, self.frames.recv()), if in_hand.is_none() => match self.frame(frame).await? {
+                frame = timeout(IDLE, self.frames.next()), if in_hand.is_none() => match self.frame(frame).await? {
                     FromProvider::Chunk { group, data } => {
                         let length = data.len() as u64;
                         let run = groups_of(&content, group, length);
@@ -465,7 +468,7 @@ impl Fetch<'_> {
                     self.obey(&order)?;
                     continue;
                 }
-                frame = timeout(IDLE, self.frames.recv()) => frame,
+                frame = timeout(IDLE, self.frames.next()) => frame,
             };
             return self.frame(frame).await;
         }
@@ -602,7 +605,7 @@ impl Fetch<'_> {
         Ok(Stop::Over(shown))
     }
 
-    async fn send(&self, statement: &Statement) -> Result<(), Stop> {
+    async fn send(&mut self, statement: &Statement) -> Result<(), Stop> {
         let frame = FromConsumer::Statement(statement.bytes().clone());
         match timeout(IDLE, self.out.send(frame)).await {
             // Where the provider has hung up, what it said last is still to be read: it may be a signed end.

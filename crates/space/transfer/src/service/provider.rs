@@ -521,7 +521,7 @@ impl Exchange<'_> {
                             under_way.leave(end, bytes);
                         }
                         arrived = wanted.first_from(end).unwrap_or(total);
-                        place.send(FromProvider::Chunk { group: first, data });
+                        place.send(FromProvider::Chunk { group: first, data: data.into() });
                     }
                 }
             }

@@ -7,12 +7,12 @@ use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc as sync_mpsc};
 
-use bytes::Bytes;
 use huitong_proof::Content;
 use rustix::fs::OFlags;
 use tokio::sync::mpsc;
 
 use super::destination::file_path;
+use crate::pieces::Pieces;
 use crate::ranges::Ranges;
 
 /// Runs of groups that wait to be verified and written.
@@ -21,7 +21,7 @@ const QUEUE: usize = 8;
 /// What the sink is given.
 pub(super) enum Work {
     /// Missing groups, one behind the other, from this one on.
-    Groups(u64, Bytes),
+    Groups(u64, Pieces),
     /// Make durable what is written so far.
     Sync,
 }
@@ -103,31 +103,32 @@ struct Writer {
 
 impl Writer {
     /// Verifies and writes groups that follow each other.
-    fn write(&mut self, first: u64, bytes: &[u8]) -> Result<(), Event> {
-        let (mut group, mut rest) = (first, bytes);
-        while !rest.is_empty() {
+    fn write(&mut self, first: u64, mut bytes: Pieces) -> Result<(), Event> {
+        let mut group = first;
+        while !bytes.is_empty() {
             let place = self.content.place(group);
             let wrong = |reason: String| Event::Wrong { group, reason };
             let place = place.ok_or_else(|| wrong("the content has no such group".to_owned()))?;
-            let length = usize::try_from(place.length).unwrap_or(usize::MAX);
-            let Some((bytes, behind)) = rest.split_at_checked(length) else {
-                return Err(wrong("it ends early".to_owned()));
-            };
-            self.content.verify_group(group, bytes).map_err(|error| wrong(error.to_string()))?;
-            self.write_at(place.file, place.offset, bytes).map_err(Event::Failed)?;
+            let pieces = bytes.split_to(usize::try_from(place.length).unwrap_or(usize::MAX));
+            let verified = self.content.verify_group(group, pieces.as_slice());
+            verified.map_err(|error| wrong(error.to_string()))?;
+            self.write_at(place.file, place.offset, &pieces).map_err(Event::Failed)?;
             group = group.saturating_add(1);
-            rest = behind;
         }
         self.missing.remove(&(first..group));
         Ok(())
     }
 
-    fn write_at(&mut self, file: usize, offset: u64, bytes: &[u8]) -> io::Result<()> {
+    fn write_at(&mut self, file: usize, offset: u64, pieces: &Pieces) -> io::Result<()> {
         let open = match self.open.take() {
             Some((at, open)) if at == file => open,
             _ => make(&file_path(&self.part, &self.content, file))?,
         };
-        open.write_all_at(bytes, offset)?;
+        let mut at = offset;
+        for piece in pieces.as_slice() {
+            open.write_all_at(piece, at)?;
+            at = at.saturating_add(piece.len() as u64);
+        }
         self.open = Some((file, open));
         Ok(())
     }
@@ -148,11 +149,12 @@ fn write(
     let mut unsynced = 0u64;
     while let Some(work) = queue.blocking_recv() {
         if let Work::Groups(first, bytes) = work {
-            if let Err(event) = writer.write(first, &bytes) {
+            let length = bytes.len() as u64;
+            if let Err(event) = writer.write(first, bytes) {
                 let _ = report.blocking_send(event);
                 return;
             }
-            unsynced = unsynced.saturating_add(bytes.len() as u64);
+            unsynced = unsynced.saturating_add(length);
             if unsynced < sync_bytes && !writer.missing.is_empty() {
                 continue;
             }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use huitong_proof::Kind;
 
 use super::receipts::{receipts, trust};
-use super::{ALWAYS, MIB, Space, Who, Wire, content, part_of, policy};
+use super::{ALWAYS, MIB, Space, Who, Wire, content, joined, part_of, policy};
 use crate::details::AcceptDetail;
 use crate::model::{FromProvider, Suspender, TransferState};
 use crate::receipt::{Outcome, verify};
@@ -231,7 +231,7 @@ async fn another_manifest_is_not_taken() {
         ("came where group 0 was due", |frame| match frame {
             FromProvider::Chunk { group, data } => {
                 // The end of a group is missing.
-                vec![FromProvider::Chunk { group, data: data.slice(..data.len() - 1) }]
+                vec![FromProvider::Chunk { group, data: joined(&data).slice(..data.len() - 1).into() }]
             }
             other => vec![other],
         }),
@@ -256,11 +256,11 @@ async fn a_wrong_group_is_named_with_its_file() {
     space.start(ID).await;
     let lie = |frame| match frame {
         FromProvider::Chunk { group, data } => {
-            let mut data = data.to_vec();
+            let mut data = joined(&data).to_vec();
             if let Some(last) = data.last_mut() {
                 *last ^= u8::from(group == 3);
             }
-            vec![FromProvider::Chunk { group, data: data.into() }]
+            vec![FromProvider::Chunk { group, data: Bytes::from(data).into() }]
         }
         other => vec![other],
     };

@@ -9,9 +9,10 @@ use huitong_ids::NodeId;
 use huitong_proof::{Envelope, SpaceId};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio_stream::wrappers::ReceiverStream;
 
 use super::{Space, as_peer_error};
-use crate::{FromConsumer, FromProvider, TransferPeer, Transfers};
+use crate::{Frames, FromConsumer, FromProvider, TransferPeer, Transfers};
 
 pub(crate) const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
@@ -93,7 +94,7 @@ impl TransferPeer for Link {
         _: &NodeId,
         _: u64,
         outgoing: mpsc::Receiver<FromConsumer>,
-    ) -> Result<mpsc::Receiver<Result<FromProvider, PeerError>>, PeerError> {
+    ) -> Result<Frames, PeerError> {
         let wire = self.wire.lock().unwrap().take().expect("one exchange for each link");
         let (to_provider, incoming) = mpsc::channel(64);
         let (out, from_provider) = mpsc::channel(1);
@@ -103,7 +104,7 @@ impl TransferPeer for Link {
         let pump = Pump { wire, space: self.space, passed: 0, frames: Arc::clone(&self.frames) };
         let pump = tokio::spawn(pump.run(outgoing, to_provider, from_provider, to_consumer, served));
         *self.serving.lock().unwrap() = Some(pump);
-        Ok(frames)
+        Ok(Box::pin(ReceiverStream::new(frames)))
     }
 }
 

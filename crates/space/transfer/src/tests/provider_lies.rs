@@ -2,10 +2,10 @@ use bytes::Bytes;
 use huitong_proof::cbor::{Map, Value};
 use huitong_proof::{Body, Content, Digest, Draft, Kind, Statement};
 
-use super::{MIB, Space, Who, Wire};
+use super::{MIB, Space, Who, Wire, joined};
 use crate::FromProvider::{self, Chunk, Leaves};
-use crate::TransferState;
 use crate::details::{OfferDetail, final_detail};
+use crate::{Pieces, TransferState};
 
 const ID: [u8; 16] = [2; 16];
 
@@ -166,7 +166,7 @@ async fn a_breach_of_the_protocol_ends_the_attempt_only() {
             other => vec![other],
         }),
         ("content before its manifest and leaf values", |frame| match frame {
-            Leaves(part) => vec![Leaves(part.slice(..32)), Chunk { group: 0, data: part }],
+            Leaves(part) => vec![Leaves(part.slice(..32)), Chunk { group: 0, data: part.into() }],
             other => vec![other],
         }),
         ("where group 0 was due", |frame| match frame {
@@ -179,12 +179,12 @@ async fn a_breach_of_the_protocol_ends_the_attempt_only() {
         }),
         ("where group 0 was due", |frame| match frame {
             Chunk { group, data } => {
-                vec![Chunk { group, data: [data, Bytes::from_static(b"x")].concat().into() }]
+                vec![Chunk { group, data: Bytes::from([&joined(&data)[..], b"x"].concat()).into() }]
             }
             other => vec![other],
         }),
         ("where group 0 was due", |frame| match frame {
-            Chunk { group, data } => vec![Chunk { group, data: data.slice(1..) }],
+            Chunk { group, data } => vec![Chunk { group, data: joined(&data).slice(1..).into() }],
             other => vec![other],
         }),
         ("leaf values among the content", |frame| match frame {
@@ -192,11 +192,11 @@ async fn a_breach_of_the_protocol_ends_the_attempt_only() {
             other => vec![other],
         }),
         ("where group 0 was due", |frame| match frame {
-            Chunk { group, .. } => vec![Chunk { group, data: Bytes::new() }],
+            Chunk { group, .. } => vec![Chunk { group, data: Pieces::default() }],
             other => vec![other],
         }),
         ("bytes before the offer", |frame| match frame {
-            FromProvider::Statement(_) => vec![Chunk { group: 0, data: Bytes::new() }],
+            FromProvider::Statement(_) => vec![Chunk { group: 0, data: Pieces::default() }],
             other => vec![other],
         }),
         ("statement", |frame| match frame {
@@ -226,10 +226,10 @@ async fn wrong_bytes_end_the_transfer() {
                 ID,
                 Wire::down(move |frame| match frame {
                     Chunk { group, data } if group == wrong => {
-                        let mut data = data.to_vec();
+                        let mut data = joined(&data).to_vec();
                         let last = data.len() - 1;
                         data[last] ^= 1;
-                        vec![Chunk { group, data: data.into() }]
+                        vec![Chunk { group, data: Bytes::from(data).into() }]
                     }
                     other => vec![other],
                 }),
