@@ -6,6 +6,7 @@ mod enrolment;
 pub(crate) mod exchange;
 mod ledgers;
 mod peers;
+mod windows;
 
 use std::io;
 use std::sync::Arc;
@@ -23,12 +24,8 @@ pub use admin::{AdminClient, admin_client};
 pub use channels::{Clocks, Peers};
 pub use enrolment::EnrolmentClient;
 
-/// Bytes that one stream may carry unread; the server side of a listener should allow the same.
-pub const STREAM_WINDOW_BYTES: u32 = 16 << 20;
-/// Bytes that all streams of one connection may carry unread.
-pub const CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
-/// Largest HTTP/2 frame: a whole group of content in one.
-pub const MAX_FRAME_BYTES: u32 = 1 << 20;
+/// Largest HTTP/2 frame that we take.
+const MAX_FRAME_BYTES: u32 = 256 << 10;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Until the response begins; a stream may go on for as long as it likes.
@@ -72,11 +69,11 @@ fn control_endpoint() -> Endpoint {
         .http2_max_header_list_size(MAX_HEADER_BYTES)
 }
 
-/// One exchange on a connection of its own: windows that keep a fast and long line full.
-fn exchange_endpoint() -> Endpoint {
+/// Exchanges, with so many bytes that may come unread.
+fn exchange_endpoint(window: u32) -> Endpoint {
     control_endpoint()
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .initial_stream_window_size(window)
+        .initial_connection_window_size(window)
         .max_frame_size(MAX_FRAME_BYTES)
 }
 

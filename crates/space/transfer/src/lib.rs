@@ -15,6 +15,7 @@ mod ranges;
 pub mod receipt;
 mod rules;
 mod service;
+mod share;
 mod tables;
 #[cfg(test)]
 mod tests;

@@ -24,6 +24,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::model::{Transfer, TransferSettings};
 use crate::pace::{Limited, Pace, Rates};
+use crate::share::Share;
 use crate::{receipt, tables};
 
 /// The transfers of one node, on both sides. Cheap to clone; what must survive lies in the store.
@@ -36,6 +37,9 @@ pub struct Transfers {
     running: Arc<Mutex<HashMap<[u8; 16], Running>>>,
     outgoing: Arc<Semaphore>,
     pace: Pace,
+    /// Exchanges that we serve, and that we receive from: each direction shares its memory.
+    serving: Share,
+    fetching: Share,
     ticks: watch::Sender<u64>,
 }
 
@@ -78,6 +82,8 @@ impl Transfers {
             running: Arc::default(),
             outgoing,
             pace,
+            serving: Share::default(),
+            fetching: Share::default(),
             ticks: watch::Sender::new(0),
         }
     }

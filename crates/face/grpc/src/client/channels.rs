@@ -12,6 +12,7 @@ use tonic::metadata::MetadataMap;
 use tonic::transport::Channel;
 use tonic::{Response, Status};
 
+use super::windows::{SMALLEST, Window, Windows};
 use super::{Dial, REQUEST_TIMEOUT, Target, channel, control_endpoint, exchange_endpoint};
 use crate::MAX_MESSAGE_BYTES;
 use crate::convert::broken;
@@ -39,6 +40,7 @@ struct Inner {
     standing: Standing,
     addresses: Addresses,
     known: Mutex<Known>,
+    windows: Windows,
     clocks: Mutex<Option<Clocks>>,
 }
 
@@ -90,8 +92,8 @@ impl Peers {
     }
 
     fn with_addresses(dial: Arc<dyn Dial>, standing: Standing, addresses: Addresses) -> Self {
-        let (known, clocks) = (Mutex::default(), Mutex::default());
-        Self { inner: Arc::new(Inner { dial, standing, addresses, known, clocks }) }
+        let (known, windows, clocks) = (Mutex::default(), Windows::default(), Mutex::default());
+        Self { inner: Arc::new(Inner { dial, standing, addresses, known, windows, clocks }) }
     }
 
     /// What the registrar's clock showed when it was last followed; `None` before that.
@@ -148,14 +150,20 @@ impl Peers {
     }
 
     /// A connection for one exchange of so much content: one of its own, or for little content, where the handshake
-    /// would cost more than the bytes, the one that all such exchanges with this node share.
-    pub(super) async fn exchange_channel(&self, node: &NodeId, size: u64) -> Result<Channel, PeerError> {
+    /// would cost more than the bytes, the one that all such exchanges with this node share. The window is to be kept as
+    /// long as the connection.
+    pub(super) async fn exchange_channel(
+        &self,
+        node: &NodeId,
+        size: u64,
+    ) -> Result<(Channel, Option<Window>), PeerError> {
         let Route { address, exchanges, .. } = self.route(node).await?;
         if size <= SMALL_EXCHANGE {
-            return Ok(exchanges);
+            return Ok((exchanges, None));
         }
-        let dial = Arc::clone(&self.inner.dial);
-        Ok(channel(&exchange_endpoint(), dial, address, Target::Node(node.clone())))
+        let (dial, window) = (Arc::clone(&self.inner.dial), self.inner.windows.open());
+        let channel = channel(&exchange_endpoint(window.bytes()), dial, address, Target::Node(node.clone()));
+        Ok((channel, Some(window)))
     }
 
     /// What a failed call on a connection of its own means for the way to the node.
@@ -290,7 +298,7 @@ impl Peers {
         let route = Route {
             address: address.to_owned(),
             channel: channel(&control_endpoint(), Arc::clone(&dial), address.to_owned(), target.clone()),
-            exchanges: channel(&exchange_endpoint(), dial, address.to_owned(), target),
+            exchanges: channel(&exchange_endpoint(SMALLEST), dial, address.to_owned(), target),
             generation: known.generation,
         };
         known.nodes.insert(node.clone(), route.clone());

@@ -18,6 +18,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Status};
 use tonic_prost::ProstCodec;
 
+use super::windows::Window;
 use crate::bulk::{self, Incoming};
 use crate::convert::broken;
 use crate::proto::transfer as wire;
@@ -31,6 +32,7 @@ pub(crate) const PATH: &str = "/huitong.transfer.v1.TransferService/Exchange";
 /// Begins an exchange. The answer's content is not copied on its way, which is why the generated client is not used.
 pub(super) async fn exchange(
     mut channel: Channel,
+    window: Option<Window>,
     outgoing: mpsc::Receiver<FromConsumer>,
 ) -> Result<Answer, Status> {
     let messages = ReceiverStream::new(outgoing).map(|frame| Ok(message(frame)));
@@ -52,7 +54,7 @@ pub(super) async fn exchange(
     if response.status() != StatusCode::OK {
         return Err(Status::unavailable(format!("HTTP status {} instead of an answer", response.status())));
     }
-    Ok(Answer { body: response.into_body(), incoming: Incoming::default(), is_over: false })
+    Ok(Answer { body: response.into_body(), incoming: Incoming::default(), is_over: false, _window: window })
 }
 
 fn failed(error: tonic::transport::Error) -> Status {
@@ -64,6 +66,7 @@ pub(super) struct Answer {
     body: Body,
     incoming: Incoming,
     is_over: bool,
+    _window: Option<Window>,
 }
 
 impl Answer {

@@ -145,8 +145,8 @@ impl TransferPeer for Peers {
         size: u64,
         outgoing: mpsc::Receiver<FromConsumer>,
     ) -> Result<Frames, PeerError> {
-        let channel = self.exchange_channel(provider, size).await?;
-        let answer = exchange::exchange(channel, outgoing).await;
+        let (channel, window) = self.exchange_channel(provider, size).await?;
+        let answer = exchange::exchange(channel, window, outgoing).await;
         Ok(Box::pin(answer.map_err(|status| self.failed(provider, &status))?))
     }
 }

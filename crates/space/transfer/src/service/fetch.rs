@@ -14,20 +14,20 @@ use huitong_ledger::{Ledger, LedgerError};
 use huitong_proof::{Content, Digest, Envelope, GROUP_BYTES, Kind, Manifest, Statement};
 use huitong_store::Tx;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_stream::StreamExt as _;
 
 use super::consumer::Stop;
 use super::destination::{free_path, marked_path, part_path, publish, remove_part, take_stock};
-use super::sink::{Event, Sink, Work};
+use super::sink::{Event, Run, Sink, Work};
 use super::{Abort, Order, Transfers, check_belongs, issue, order, stopped};
 use crate::details::{
     AcceptDetail, AckDetail, AckStatus, OfferDetail, UsageDetail, abort_detail, read_abort, read_final,
 };
 use crate::model::{FromConsumer, FromProvider, Suspender, Transfer, TransferState};
 use crate::peer::Frames;
-use crate::pieces::Pieces;
 use crate::ranges::Ranges;
+use crate::share::Slots;
 use crate::{rules, tables};
 
 /// How long nothing may come from the provider.
@@ -326,7 +326,8 @@ impl Fetch<'_> {
 
     async fn receive(&mut self, content: Arc<Content>, mut missing: Ranges) -> Result<(), Stop> {
         let path = self.part_path()?;
-        let mut in_hand: Option<(u64, Pieces)> = None;
+        let mut in_hand: Option<Run> = None;
+        let slots = Slots::new(self.transfers.fetching.join());
         let sync_bytes = rules::sync_bytes(self.contract.agreement.window_bytes);
         let (written, wanted) = (Arc::clone(&content), missing.clone());
         let opened = tokio::task::spawn_blocking(move || Sink::open(path, written, wanted, sync_bytes))
@@ -340,6 +341,7 @@ impl Fetch<'_> {
             // Nothing to move, but the file must be there and durable before it is acknowledged.
             let _ = sink.work.send(Work::Sync).await;
         }
+        let mut heard_at = Instant::now();
         let mut sync = interval(SYNC_EVERY);
         sync.set_missed_tick_behavior(MissedTickBehavior::Delay);
         sync.reset();
@@ -367,11 +369,17 @@ impl Fetch<'_> {
                 }
                 // The writer is not waited for elsewhere: its events must be heard while it is busy.
                 place = sink.work.reserve(), if in_hand.is_some() => match (place, in_hand.take()) {
-                    (Ok(place), Some((group, data))) => place.send(Work::Groups(group, data)),
+                    (Ok(place), Some(run)) => {
+                        heard_at = Instant::now();
+                        place.send(Work::Groups(run));
+                    }
                     // The writer has stopped; its last event says why.
                     _ => continue,
                 },
-                frame = timeout(IDLE, self.frames.next()), if in_hand.is_none() => match self.frame(frame).await? {
+                // What is not asked for cannot come.
+                () = slots.freed(), if !slots.is_free() => heard_at = Instant::now(),
+                () = sleep_until(heard_at + IDLE), if in_hand.is_none() && slots.is_free() => return Err(silent()),
+                frame = self.frames.next(), if in_hand.is_none() && slots.is_free() => match self.frame(frame).await? {
                     FromProvider::Chunk { group, data } => {
                         let length = data.len() as u64;
                         let run = groups_of(&content, group, length);
@@ -379,8 +387,9 @@ impl Fetch<'_> {
                             let due = missing.first().unwrap_or(content.groups());
                             return Err(broken(&format!("group {group} with {length} bytes came where group {due} was due")));
                         }
+                        heard_at = Instant::now();
                         self.transfers.add_moved(&self.transfer.id, length);
-                        in_hand = Some((group, data));
+                        in_hand = Some(Run { first: group, data, _slot: slots.take() });
                     }
                     FromProvider::Statement(bytes) => return Err(self.unexpected(bytes).await?),
                     FromProvider::Manifest(_) | FromProvider::Leaves(_) => return Err(broken("leaf values among the content")),
@@ -468,7 +477,7 @@ impl Fetch<'_> {
                     self.obey(&order)?;
                     continue;
                 }
-                frame = timeout(IDLE, self.frames.next()) => frame,
+                frame = timeout(IDLE, self.frames.next()) => frame.map_err(|_| silent())?,
             };
             return self.frame(frame).await;
         }
@@ -506,21 +515,17 @@ impl Fetch<'_> {
         Ok(Stop::Retry(reason))
     }
 
-    async fn frame(
-        &mut self,
-        frame: Result<Option<Result<FromProvider, PeerError>>, tokio::time::error::Elapsed>,
-    ) -> Result<FromProvider, Stop> {
+    async fn frame(&mut self, frame: Option<Result<FromProvider, PeerError>>) -> Result<FromProvider, Stop> {
         match frame {
-            Ok(Some(Ok(frame))) => Ok(frame),
-            Ok(Some(Err(error))) => {
+            Some(Ok(frame)) => Ok(frame),
+            Some(Err(error)) => {
                 self.is_cut_off = true;
                 Err(self.transfers.peer_failed(&self.transfer, error).await)
             }
-            Ok(None) => {
+            None => {
                 self.is_cut_off = true;
                 Err(Stop::Retry("the provider closed the exchange".to_owned()))
             }
-            Err(_) => Err(Stop::Retry("nothing came from the provider for 60 seconds".to_owned())),
         }
     }
 
@@ -664,6 +669,10 @@ fn named_group(content: &Content, group: u64) -> String {
 /// A peer that breaks the protocol may be restarting in the middle of a frame; what it signed is checked anew next time.
 fn broken(what: &str) -> Stop {
     Stop::Retry(format!("the provider broke the protocol: {what}"))
+}
+
+fn silent() -> Stop {
+    Stop::Retry("nothing came from the provider for 60 seconds".to_owned())
 }
 
 fn taken_over() -> Stop {

@@ -28,6 +28,7 @@ use crate::model::{
     Finality, FromConsumer, FromProvider, Statements, Suspender, Transfer, TransferState, Want,
 };
 use crate::ranges::Ranges;
+use crate::share::Buffers;
 use crate::{rules, tables};
 
 /// How long the consumer may take for its first frame.
@@ -450,7 +451,8 @@ impl Exchange<'_> {
         let Goods { content, files, .. } = goods;
         let window = self.offered.contract.agreement.window_bytes;
         let total = content.groups();
-        let mut reader = source::runs(files, Arc::clone(&content), wanted.clone());
+        let buffers = Buffers::new(self.transfers.serving.join());
+        let mut reader = source::runs(files, Arc::clone(&content), wanted.clone(), buffers);
         let mut next: Option<Run> = None;
         // All groups before this one were sent, or are the consumer's already.
         let mut arrived = wanted.first().unwrap_or(total);

@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use super::destination::file_path;
 use crate::pieces::Pieces;
 use crate::ranges::Ranges;
+use crate::share::Slot;
 
 /// Runs of groups that wait to be verified and written.
 const QUEUE: usize = 8;
@@ -21,9 +22,19 @@ const QUEUE: usize = 8;
 /// What the sink is given.
 pub(super) enum Work {
     /// Missing groups, one behind the other, from this one on.
-    Groups(u64, Pieces),
+    Groups(Run),
     /// Make durable what is written so far.
     Sync,
+}
+
+/// Groups that have come.
+pub(super) struct Run {
+    /// Index of the first one.
+    pub(super) first: u64,
+    /// The bytes of all of them.
+    pub(super) data: Pieces,
+    /// What they occupy until they are written.
+    pub(super) _slot: Slot,
 }
 
 /// What the sink reports.
@@ -148,9 +159,9 @@ fn write(
 ) {
     let mut unsynced = 0u64;
     while let Some(work) = queue.blocking_recv() {
-        if let Work::Groups(first, bytes) = work {
-            let length = bytes.len() as u64;
-            if let Err(event) = writer.write(first, bytes) {
+        if let Work::Groups(Run { first, data, _slot }) = work {
+            let length = data.len() as u64;
+            if let Err(event) = writer.write(first, data) {
                 let _ = report.blocking_send(event);
                 return;
             }

@@ -10,6 +10,7 @@ use huitong_proof::{Content, GROUP_BYTES, GroupPlace};
 use tokio::sync::mpsc;
 
 use crate::ranges::Ranges;
+use crate::share::Buffers;
 
 /// Consecutive groups of 1 MiB at most: the first one, how many, and their bytes.
 pub(super) struct Run {
@@ -18,7 +19,7 @@ pub(super) struct Run {
     pub(super) data: Bytes,
 }
 
-/// Runs that are read ahead.
+/// Runs that are read ahead, if the exchange may hold as many.
 const READ_AHEAD: usize = 4;
 
 /// Streams the wanted groups in order, or says why there are no more. The reader stops when the receiver is dropped.
@@ -26,10 +27,11 @@ pub(super) fn runs(
     files: Vec<SourceFile>,
     content: Arc<Content>,
     wanted: Ranges,
+    buffers: Buffers,
 ) -> mpsc::Receiver<Result<Run, String>> {
     let (sender, receiver) = mpsc::channel(READ_AHEAD);
     tokio::task::spawn_blocking(move || {
-        let mut reader = Reader { files, content, open: None };
+        let mut reader = Reader { files, content, buffers, open: None };
         for range in wanted.iter() {
             let mut first = range.start;
             while first < range.end {
@@ -49,6 +51,7 @@ pub(super) fn runs(
 struct Reader {
     files: Vec<SourceFile>,
     content: Arc<Content>,
+    buffers: Buffers,
     /// The file that was read last.
     open: Option<(usize, File)>,
 }
@@ -58,8 +61,8 @@ impl Reader {
         let places: Vec<GroupPlace> =
             (first..first.saturating_add(groups)).filter_map(|group| self.content.place(group)).collect();
         let length = places.iter().map(|place| place.length).fold(0, u64::saturating_add);
-        // Memory that was not written before: a run is large enough for that to count.
-        let mut buffer = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
+        let mut buffer = self.buffers.take();
+        buffer.reserve_exact(usize::try_from(length).unwrap_or(0));
         for place in places {
             let file = self.files.get(place.file).ok_or("a file of the dataset is missing")?;
             let open = match self.open.take() {
@@ -76,7 +79,7 @@ impl Reader {
             // looked at after the bytes, and the consumer verifies every group in any case.
             file.check_unchanged().map_err(|error| error.to_string())?;
         }
-        Ok(Bytes::from(buffer))
+        Ok(self.buffers.filled(buffer))
     }
 }
 
