@@ -94,7 +94,8 @@ where
         while !(drain.is_cancelled() && running.is_empty()) {
             commits.borrow_and_update();
             let mut wait = LONGEST_PAUSE;
-            if !drain.is_cancelled() {
+            // Where nothing more can be tried, nobody looks: each commit would be a reason to.
+            if !drain.is_cancelled() && busy.len() < self.most {
                 let wanted = (self.list)()?;
                 waiting.retain(|id, _| wanted.contains(id));
                 let now = Instant::now();

@@ -165,6 +165,8 @@ pub struct Transfer {
     pub groups: u64,
     /// How many files the dataset has, once offered; `None` for a product that is one file.
     pub files: Option<u64>,
+    /// The provider's name of the file or directory, once offered.
+    pub name: Option<String>,
     /// BLAKE3 root, once offered.
     pub root: Option<ContentRoot>,
     /// Where the file, or the dataset's directory, lies or will lie, at the consumer, once offered.

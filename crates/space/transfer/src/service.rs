@@ -8,6 +8,7 @@ mod provider;
 mod recount;
 mod sink;
 mod source;
+mod stock;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

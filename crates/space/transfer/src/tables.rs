@@ -26,6 +26,8 @@ const DUE: Table = Table::new("transfer.due");
 const BY_TIME: Table = Table::new("transfer.by_time");
 /// Usage counters: agreement hash, clause.
 const COUNTERS: Table = Table::with_history("transfer.counter");
+/// What a consumer was delivered last by a peer under a name: peer, name -> id of the transfer.
+const DELIVERED: Table = Table::new("transfer.delivered");
 /// The other ledger's proofs, by transfer id.
 const PROOFS: Table = Table::new("transfer.proofs");
 
@@ -48,8 +50,26 @@ pub(crate) fn save(tx: &mut Tx<'_>, transfer: &Transfer) -> Result<(), ServiceEr
     } else {
         conclude(tx, &transfer.id)?;
     }
+    if transfer.side == Side::Consumer
+        && transfer.state == TransferState::Completed
+        && let Some(key) = delivered_key(transfer)
+    {
+        tx.put(&DELIVERED, &key, &transfer.id)?;
+    }
     tx.put(&TRANSFERS, &transfer.id, &encode(transfer))?;
     Ok(())
+}
+
+/// Where the content lies that the same peer delivered last under the same name, if there is any.
+pub(crate) fn delivered_before(
+    read: &impl Read,
+    transfer: &Transfer,
+) -> Result<Option<PathBuf>, ServiceError> {
+    let Some(key) = delivered_key(transfer) else { return Ok(None) };
+    let Some(id) = read.get(&DELIVERED, &key)?.and_then(|id| <[u8; 16]>::try_from(id.as_slice()).ok()) else {
+        return Ok(None);
+    };
+    Ok(self::transfer(read, &id)?.filter(|before| before.id != transfer.id).and_then(|before| before.path))
 }
 
 /// The provider has heard that our operator cancelled this transfer, or never will.
@@ -243,6 +263,7 @@ fn encode(transfer: &Transfer) -> Vec<u8> {
         .uint(26, transfer.acknowledged_groups)
         .uint(27, transfer.groups)
         .maybe_uint(28, transfer.files)
+        .maybe_text(29, transfer.name.as_deref())
         .encode()
 }
 
@@ -273,6 +294,7 @@ fn decode(bytes: &[u8]) -> Result<Transfer, ServiceError> {
         acknowledged_groups: fields.uint(26, "acknowledged_groups")?,
         groups: fields.uint(27, "groups")?,
         files: fields.maybe_uint(28, "files")?,
+        name: fields.maybe_text(29, "name")?,
         root: fields.maybe_bytes(9, "root")?.and_then(|bytes| ContentRoot::from_slice(&bytes)),
         path: fields.maybe_bytes(10, "path")?.map(path),
         directory: path(fields.bytes(11, "directory")?),
@@ -332,6 +354,13 @@ fn due_key(due: Timestamp, id: &[u8; 16]) -> Vec<u8> {
 
 fn time_key(transfer: &Transfer) -> Vec<u8> {
     [transfer.started.millis().to_be_bytes().as_slice(), &transfer.id].concat()
+}
+
+/// Peer and the provider's name of the file or directory; what we have added to that name does not count.
+fn delivered_key(transfer: &Transfer) -> Option<Vec<u8>> {
+    let name = transfer.name.as_ref()?;
+    let kind: &[u8] = if transfer.files.is_some() { b"/directory/" } else { b"/file/" };
+    Some([transfer.peer.as_str().as_bytes(), kind, name.as_bytes()].concat())
 }
 
 fn counter_key(agreement: &Digest, clause: &str) -> Vec<u8> {

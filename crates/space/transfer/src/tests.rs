@@ -10,6 +10,7 @@ mod link;
 mod provider_lies;
 mod receipts;
 mod refusals;
+mod versions;
 mod watching;
 mod witnesses;
 
@@ -101,7 +102,7 @@ impl Space {
     async fn publishing(home: tempfile::TempDir, source: PathBuf, window: usize, policy: &str) -> Self {
         let network = network(home.path()).await;
         let content = Vec::new();
-        let product = publish(home.path(), &network, source, window as u64, policy).await;
+        let product = publish(home.path(), &network, [1; 16], source, window as u64, policy).await;
         let provider = transfers(home.path(), &network.provider);
         let consumer = transfers(home.path(), &network.consumer);
         let contract = ContractId::mint(
@@ -117,6 +118,17 @@ impl Space {
         space.settle().await;
         space.contract = space.negotiation(Who::Provider, [7; 16]).contract.unwrap();
         space
+    }
+
+    /// The provider publishes its file or directory as it is now, as another product; the consumer agrees to that.
+    pub(crate) async fn publish_again(&mut self, window: usize) {
+        let file = self.source();
+        let source = if file.exists() { file } else { self.home.path().join("rain") };
+        let (home, policy) = (self.home.path(), policy(&[ALWAYS]));
+        self.product = publish(home, &self.network, [9; 16], source, window as u64, &policy).await;
+        self.request([8; 16]).await;
+        self.settle().await;
+        self.contract = self.negotiation(Who::Provider, [8; 16]).contract.unwrap();
     }
 
     /// 3 MiB and a bit, a window of 1 MiB, a counted permission.
@@ -152,6 +164,11 @@ impl Space {
 
     pub(crate) fn received(&self) -> PathBuf {
         self.home.path().join("received")
+    }
+
+    /// Takes away what was delivered, so that the next delivery cannot be made from it.
+    pub(crate) fn forget_delivered(&self) {
+        std::fs::remove_file(self.received().join("rain.csv")).unwrap();
     }
 
     /// The names in the directory of received files.
@@ -454,14 +471,20 @@ impl CatalogPeer for Catalog {
     }
 }
 
-async fn publish(home: &Path, network: &TestNetwork, source: PathBuf, window: u64, policy: &str) -> DataId {
+async fn publish(
+    home: &Path,
+    network: &TestNetwork,
+    id: [u8; 16],
+    source: PathBuf,
+    window: u64,
+    policy: &str,
+) -> DataId {
     let registrar = &network.registrar;
     let catalog = Catalog {
         registry: Registry::new(registrar.ledger.clone(), registrar.membership.clone()),
         from: network.provider.caller.clone(),
     };
     let shelf = shelf(home, &network.provider);
-    let id = [1; 16];
     let mut request = Publish::new(id, source, "Rainfall", "Rain by day", policy.as_bytes());
     request.window_bytes = window;
     shelf.publish(request, |_| {}).await.unwrap();

@@ -80,6 +80,7 @@ impl Transfers {
                     acknowledged_groups: 0,
                     groups: 0,
                     files: None,
+                    name: None,
                     root: None,
                     path: None,
                     directory,

@@ -3,12 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-use huitong_proof::{Content, GROUP_BYTES, id_text};
+use huitong_proof::{Content, id_text};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
 use crate::model::Transfer;
-use crate::ranges::Ranges;
 use crate::rules;
 
 /// Bytes of a file name that every file system takes.
@@ -103,41 +102,14 @@ fn place(part: &Path, path: &Path) -> io::Result<bool> {
     }
 }
 
-/// Finds out which groups are missing: all that are not acknowledged, and those that somebody has removed since. Cuts
-/// off what lies behind the acknowledged ones in a file: it came from a run that was cut off.
-pub(super) fn take_stock(part: &Path, content: &Content, acknowledged: u64) -> io::Result<Ranges> {
-    let mut missing = Ranges::default();
-    if !part.try_exists()? {
-        return Ok(Ranges::of(0..content.groups()));
-    }
-    for file in 0..content.files() {
-        let (groups, size) = (content.file_groups(file), content.file_size(file).unwrap_or(0));
-        let path = file_path(part, content, file);
-        let length = match fs::symlink_metadata(&path) {
-            Ok(found) if found.is_file() => found.len(),
-            Ok(_) => return Err(io::Error::other(format!("{} is not a regular file", path.display()))),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
-            Err(error) => return Err(error),
-        };
-        let said = acknowledged.clamp(groups.start, groups.end).saturating_sub(groups.start);
-        let there = if length >= size { said } else { said.min(length / GROUP_BYTES) };
-        let held = there.saturating_mul(GROUP_BYTES).min(size);
-        if length > held {
-            fs::OpenOptions::new().write(true).open(&path)?.set_len(held)?;
-        }
-        missing.push(groups.start.saturating_add(there)..groups.end);
-    }
-    Ok(missing.coarsened())
-}
-
-/// Where a file of the content lies while it is not finished.
-pub(super) fn file_path(part: &Path, content: &Content, file: usize) -> PathBuf {
+/// Where a file of the content lies below `place`, which is the file itself or the dataset's directory.
+pub(super) fn file_path(place: &Path, content: &Content, file: usize) -> PathBuf {
     match content.manifest() {
-        None => part.to_owned(),
+        None => place.to_owned(),
         // A manifest has no path that leads out of here.
         Some(manifest) => match manifest.entries().get(file) {
-            Some(entry) => part.join(&entry.path),
-            None => part.to_owned(),
+            Some(entry) => place.join(&entry.path),
+            None => place.to_owned(),
         },
     }
 }

@@ -18,9 +18,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_stream::StreamExt as _;
 
 use super::consumer::Stop;
-use super::destination::{free_path, marked_path, part_path, publish, remove_part, take_stock};
+use super::destination::{free_path, marked_path, part_path, publish, remove_part};
 use super::sink::{Event, Run, Sink, Work};
-use super::{Abort, Order, Transfers, check_belongs, issue, order, stopped};
+use super::{Abort, Order, Transfers, check_belongs, issue, order, stock, stopped};
 use crate::details::{
     AcceptDetail, AckDetail, AckStatus, OfferDetail, UsageDetail, abort_detail, read_abort, read_final,
 };
@@ -194,6 +194,7 @@ impl Fetch<'_> {
             transfer.size = detail.size;
             transfer.groups = detail.groups();
             transfer.files = detail.dataset.map(|dataset| dataset.files);
+            transfer.name = Some(detail.file_name.as_str().to_owned());
             transfer.root = Some(detail.root);
             transfer.path = Some(path);
             transfer.statements.certificate = Some(certificate.digest());
@@ -231,14 +232,18 @@ impl Fetch<'_> {
         self.await_final().await.map(Some)
     }
 
-    /// The groups to ask for: all that are not acknowledged, and those that somebody has removed since.
+    /// The groups to ask for: all that are not here.
     async fn missing(&mut self, content: &Arc<Content>) -> Result<Ranges, Stop> {
         let (part, content, acknowledged) =
             (self.part_path()?, Arc::clone(content), self.transfer.acknowledged_groups);
-        tokio::task::spawn_blocking(move || take_stock(&part, &content, acknowledged))
-            .await
-            .map_err(|error| Stop::Retry(error.to_string()))?
-            .map_err(|error| Stop::Retry(format!("the destination cannot be read: {error}")))
+        let before = tables::delivered_before(&self.transfers.ledger().store().view(), &self.transfer)?;
+        let taken = tokio::task::spawn_blocking(move || {
+            stock::take(&part, &content, acknowledged, before.as_deref())
+        });
+        match taken.await.map_err(|error| Stop::Retry(error.to_string()))? {
+            Ok(missing) => Ok(missing),
+            Err(error) => Err(self.destination_failed(&error).await?),
+        }
     }
 
     async fn accept(&mut self, wanted: Ranges) -> Result<(), Stop> {

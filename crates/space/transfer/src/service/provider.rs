@@ -33,6 +33,8 @@ use crate::{rules, tables};
 
 /// How long the consumer may take for its first frame.
 const FIRST_FRAME: Duration = Duration::from_secs(10);
+/// How long a consumer may look through what it has before it says what it wants: a terabyte at the speed of a disk.
+const STOCKTAKING: Duration = Duration::from_secs(600);
 /// How long nothing at all may move.
 const IDLE: Duration = Duration::from_secs(60);
 /// How often a running exchange asks whether it still may run.
@@ -322,6 +324,7 @@ fn new_transfer(
         acknowledged_groups: 0,
         groups: goods.content.groups(),
         files: goods.product.record.files,
+        name: Some(goods.product.record.file_name.as_str().to_owned()),
         root: Some(contract.agreement.root),
         path: None,
         directory: std::path::PathBuf::new(),
@@ -424,7 +427,7 @@ impl Exchange<'_> {
             tokio::select! {
                 biased;
                 order = order(&mut self.orders) => if self.obey(&order).await? == Heard::Over { return Ok(None) },
-                frame = timeout(IDLE, self.incoming.recv()) => break frame,
+                frame = timeout(STOCKTAKING, self.incoming.recv()) => break frame,
             }
         };
         match frame {

@@ -87,8 +87,8 @@ fn prepare(part: &Path, content: &Content) -> io::Result<File> {
     File::open(part)
 }
 
-/// Opens a file of a dataset for writing, in a directory that may not be there yet.
-fn make(path: &Path) -> io::Result<File> {
+/// Opens a file for writing, in a directory that may not be there yet.
+pub(super) fn make(path: &Path) -> io::Result<File> {
     match open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let directory = path.parent().unwrap_or_else(|| Path::new("/"));

@@ -152,7 +152,10 @@ async fn what_somebody_removed_meanwhile_is_fetched_again() {
         .filter(|found| found.kind() == Kind::Accept)
         .collect();
     let wanted = AcceptDetail::read(accepts.last().unwrap()).unwrap().wanted;
-    assert_eq!(wanted.iter().collect::<Vec<_>>(), [0..1, 2..4, there..transfer.groups]);
+    // What was written behind the acknowledged groups may be there as well.
+    let wanted: Vec<_> = wanted.iter().collect();
+    assert_eq!(wanted[..2], [0..1, 2..4]);
+    assert!(wanted[2..].iter().all(|range| range.start >= there), "{wanted:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -105,6 +105,7 @@ async fn a_lost_final_is_said_again_after_a_restart() {
     let id = id(0);
     space.start(id).await;
     let frames = space.run(id).await.frames;
+    space.forget_delivered();
     let id = self::id(1);
     space.start(id).await;
     space.attempt(id, Wire::cut(frames.len() - 1)).await.assert_retry("closed the exchange");

@@ -249,6 +249,7 @@ async fn a_final_must_answer_our_acknowledgement() {
     let space = Space::small().await;
     space.start(ID).await;
     let frames = space.run(ID).await.frames;
+    space.forget_delivered();
     let honest = space.statements(Who::Consumer, ID).into_iter().find(|found| found.kind() == Kind::Final);
     let root = space.seen_by(Who::Consumer, ID).root.unwrap();
     let mut body = honest.unwrap().body().clone();
