@@ -3,7 +3,7 @@
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use crate::support::{Demo, Running, ask, demo_in, huitong, is_node, kill, pid_of, stderr, stdout};
+use crate::support::{Demo, Running, ask, demo_in, huitong, is_node, kill, pid_of, stderr, stdout, wait_for};
 use rustix::process::Signal;
 
 const SIZE: usize = 64 << 20;
@@ -101,3 +101,92 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 }
+
+/// How a run of [`transfers_survive_kills`] is made longer: rounds, mebibytes moved in each, and kills in a round.
+fn setting(name: &str, otherwise: usize) -> usize {
+    std::env::var(name).map_or(otherwise, |value| value.parse().unwrap())
+}
+
+/// Many transfers, each with either side killed at random moments until it ends. What the provider holds a signature for is
+/// on the consumer's disk after every kill; what arrives is what was published; each has one receipt, and it is valid.
+///
+/// With 1 GiB and up to 20 kills a round, 500 rounds:
+/// `HUITONG_KILL_ROUNDS=500 HUITONG_KILL_MIB=1024 HUITONG_KILLS=20 cargo test --release -p huitong-cli --test cli transfers_survive_kills`
+#[test]
+fn transfers_survive_kills() {
+    let rounds = setting("HUITONG_KILL_ROUNDS", 25);
+    let (size, most) = (setting("HUITONG_KILL_MIB", 24) << 20, setting("HUITONG_KILLS", 3));
+    let demo = Demo::run(None);
+    let config = |node: &str| demo.path(node).join("node.toml");
+    let _registrar = Running::serve_until_it_answers(&config("regional"));
+    let mut nodes = ["provider", "consumer"].map(|node| Some(Running::serve_until_it_answers(&config(node))));
+    let mut random = Random(3);
+    let data: Vec<u8> = (0..size / 8).flat_map(|_| random.next().to_le_bytes()).collect();
+    let source = demo.directory.path().join("moved.bin");
+    std::fs::write(&source, &data).unwrap();
+    let policy = demo.directory.path().join("policy.json");
+    std::fs::write(&policy, OPEN).unwrap();
+    let published = ask(
+        &config("provider"),
+        &["catalog", "publish", source.to_str().unwrap(), "--policy", policy.to_str().unwrap()],
+    );
+    let product = published["product"].as_str().unwrap();
+    let contract = ask(&config("consumer"), &["contract", "negotiate", product])["contract"].clone();
+    let target = demo.directory.path().join("target");
+    let (mut ids, mut kills) = (Vec::new(), 0);
+    for round in 0..rounds {
+        let arguments = ["transfer", "start", contract.as_str().unwrap(), "--to", target.to_str().unwrap()];
+        let id = ask(&config("consumer"), &arguments)["id"].as_str().unwrap().to_owned();
+        let part = target.join(format!(".huitong-{id}.part"));
+        for _ in 0..1 + random.next() as usize % most {
+            // A moment of the schedule, not a wait for something: within the time that the transfer takes.
+            std::thread::sleep(Duration::from_millis(random.next() % (50 + size as u64 / (256 << 10))));
+            let side = random.next() as usize % 2;
+            drop(nodes[side].take());
+            kills += 1;
+            if side == 1 {
+                let seen = ask(&config("provider"), &["transfer", "list"]);
+                let seen = seen["transfers"].as_array().unwrap().iter().find(|one| one["id"] == *id);
+                let signed = seen.map_or(0, |seen| seen["bytes_acknowledged"].as_u64().unwrap());
+                let signed = usize::try_from(signed).unwrap();
+                let kept = std::fs::read(&part).or_else(|_| std::fs::read(target.join("moved.bin")));
+                let kept = kept.unwrap_or_default();
+                assert!(
+                    kept.len() >= signed,
+                    "round {round}: {signed} bytes are signed for, {} kept",
+                    kept.len()
+                );
+                assert!(kept[..signed] == data[..signed], "round {round}");
+            }
+            nodes[side] = Some(Running::serve_until_it_answers(&config(["provider", "consumer"][side])));
+        }
+        wait_for("the transfer ends", || {
+            let transfer = ask(&config("consumer"), &["transfer", "show", &id]);
+            assert_ne!(transfer["state"], "TERMINATED", "round {round}: {transfer}");
+            transfer["state"] == "COMPLETED"
+        });
+        assert!(std::fs::read(target.join("moved.bin")).unwrap() == data, "round {round}");
+        assert_eq!(std::fs::read_dir(&target).unwrap().count(), 1, "round {round}: something is left");
+        // Or the next delivery would be made from this one.
+        std::fs::remove_file(target.join("moved.bin")).unwrap();
+        ids.push(id);
+    }
+    assert!(kills >= rounds);
+    for id in &ids {
+        let receipt = demo.directory.path().join("one.receipt");
+        let export = huitong()
+            .args(["receipt", "export", id, "--out", receipt.to_str().unwrap(), "--timeout", "60s", "-c"])
+            .arg(config("consumer"))
+            .output()
+            .unwrap();
+        assert!(export.status.success(), "{}", stderr(&export));
+        let mut verify = huitong();
+        verify.args(["receipt", "verify"]).arg(&receipt).arg("--trust").arg(demo.path("trust.json"));
+        let verified = verify.output().unwrap();
+        assert_eq!(verified.status.code(), Some(0), "{}", stdout(&verified));
+        std::fs::remove_file(receipt).unwrap();
+    }
+}
+
+const OPEN: &str = r#"{"contractPolicies": {"permissionPolicies": [{"actions": ["delivery", "read"], "constraints": [
+  {"constraintName": "time", "constraintOperator": "lteq", "constraintValue": "2090-01-01T00:00:00Z"}]}]}}"#;
