@@ -218,17 +218,7 @@ impl Fetch<'_> {
         if AckDetail::read(&ack)?.status != AckStatus::Complete {
             return Ok(None);
         }
-        let mut again = vec![ack.bytes().clone()];
-        // Bytes came only after the provider had the acceptance. Where there were none to come, it may have been lost.
-        if self.transfer.size == 0 {
-            let accept = ledger.statement(&ledger.store().view(), &ack.body().reference);
-            again.extend(accept.map_err(ServiceError::from)?.map(|accept| accept.bytes().clone()));
-            again.reverse();
-        }
-        // The provider may know it all already, have sent FINAL right behind its offer and have left; FINAL still comes.
-        for bytes in again {
-            let _ = self.out.send(FromConsumer::Statement(bytes)).await;
-        }
+        self.say_again(&ack).await?;
         self.await_final().await.map(Some)
     }
 
@@ -250,14 +240,23 @@ impl Fetch<'_> {
         }
     }
 
+    /// Our newest acknowledgement, and the acceptance that it answers, may have been lost with the connection: the same bytes
+    /// once more, or the provider would count what they cover as still on its way.
+    async fn say_again(&mut self, ack: &Statement) -> Result<(), Stop> {
+        let ledger = self.transfers.ledger();
+        let accept = ledger.statement(&ledger.store().view(), &ack.body().reference);
+        if let Some(accept) = accept.map_err(ServiceError::from)? {
+            self.send(&accept).await?;
+        }
+        self.send(ack).await
+    }
+
     async fn accept(&mut self, wanted: Ranges) -> Result<(), Stop> {
-        // Our newest acknowledgement may have been lost with the connection: the same bytes once more, or the provider
-        // would count what they cover as still on its way.
         if let Some(digest) = self.transfer.statements.ack {
             let ledger = self.transfers.ledger();
             let found = ledger.statement(&ledger.store().view(), &digest).map_err(ServiceError::from)?;
             if let Some(ack) = found {
-                self.send(&ack).await?;
+                self.say_again(&ack).await?;
             }
         }
         let statement = self

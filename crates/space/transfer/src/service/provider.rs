@@ -39,6 +39,8 @@ const STOCKTAKING: Duration = Duration::from_secs(600);
 const IDLE: Duration = Duration::from_secs(60);
 /// How often a running exchange asks whether it still may run.
 const RECHECK: Duration = Duration::from_millis(500);
+/// The most statements before the acceptance with which bytes begin to move.
+const OPENING: usize = 3;
 /// Bytes of the manifest or of the leaf list in one frame.
 const INDEX_FRAME: usize = 1 << 20;
 /// What the consumer hears of a file that cannot be delivered: where it lies here is none of its business.
@@ -389,36 +391,27 @@ impl Exchange<'_> {
                 return Ok(());
             }
         }
-        let mut first = match self.first_statement().await? {
-            Some(first) => first,
-            None => return Ok(()),
-        };
-        // The consumer's newest acknowledgement comes once more: it may have been lost with the connection, and
-        // without it the window would stay closed.
-        if first.kind() == Kind::Ack {
-            let arrived = self.can_have_arrived(&goods.content)?;
-            if self.acknowledged(first, &goods.content, arrived).await? == Heard::Over {
-                return Ok(());
-            }
-            first = match self.first_statement().await? {
-                Some(first) => first,
-                None => return Ok(()),
-            };
-        }
-        match first.kind() {
-            Kind::Accept => {
-                let accept = AcceptDetail::read(&first)?;
-                if accept.wanted.end() > goods.content.groups() {
-                    return Err(ServiceError::invalid("accept.ranges", "must be groups of the content"));
+        // A consumer first says again what may have been lost with the connection before: its newest acknowledgement, without
+        // which the window would stay closed, and the acceptance that it answers.
+        for _ in 0..OPENING {
+            let Some(said) = self.first_statement().await? else { return Ok(()) };
+            match said.kind() {
+                Kind::Ack => {
+                    let arrived = self.can_have_arrived(&goods.content)?;
+                    if self.acknowledged(said, &goods.content, arrived).await? == Heard::Over {
+                        return Ok(());
+                    }
                 }
-                self.accepted(first).await?;
-                self.stream(goods, accept.wanted).await
-            }
-            Kind::Abort => self.aborted(&first).await,
-            other => {
-                Err(ServiceError::invalid("statement.kind", format!("a {} cannot come here", other.name())))
+                Kind::Accept if self.offered.transfer.statements.accept == Some(said.digest()) => {}
+                Kind::Accept => {
+                    let wanted = self.accepted(said, &goods.content).await?;
+                    return self.stream(goods, wanted).await;
+                }
+                Kind::Abort => return self.aborted(&said).await,
+                other => return Err(cannot_come(other)),
             }
         }
+        Err(ServiceError::invalid("statement.kind", "an acceptance of what is wanted was due"))
     }
 
     /// The consumer's next statement before bytes move; `None` when it has gone or a newer exchange took over.
@@ -450,12 +443,12 @@ impl Exchange<'_> {
         Ok(rules::can_have_arrived(content, &wanted, transfer.acknowledged_groups, window))
     }
 
-    async fn stream(&mut self, goods: Goods, wanted: Ranges) -> Result<(), ServiceError> {
+    async fn stream(&mut self, goods: Goods, mut wanted: Ranges) -> Result<(), ServiceError> {
         let Goods { content, files, .. } = goods;
         let window = self.offered.contract.agreement.window_bytes;
         let total = content.groups();
         let buffers = Buffers::new(self.transfers.serving.join());
-        let mut reader = source::runs(files, Arc::clone(&content), wanted.clone(), buffers);
+        let mut reader = source::runs(files.clone(), Arc::clone(&content), wanted.clone(), buffers.clone());
         let mut next: Option<Run> = None;
         // All groups before this one were sent, or are the consumer's already.
         let mut arrived = wanted.first().unwrap_or(total);
@@ -498,8 +491,15 @@ impl Exchange<'_> {
                                 under_way.arrived(self.offered.transfer.acknowledged_groups);
                             }
                         }
+                        // The acceptance before was said again, and was new to us.
+                        Kind::Accept => {
+                            wanted = self.accepted(statement, &content).await?;
+                            reader = source::runs(files.clone(), Arc::clone(&content), wanted.clone(), buffers.clone());
+                            next = None;
+                            arrived = arrived.max(wanted.first().unwrap_or(total));
+                        }
                         Kind::Abort => return self.aborted(&statement).await,
-                        other => return Err(ServiceError::invalid("statement.kind", format!("a {} cannot come here", other.name()))),
+                        other => return Err(cannot_come(other)),
                     }
                 }
                 () = sleep_until(moved_at + IDLE) => return Err(idle()),
@@ -540,7 +540,12 @@ impl Exchange<'_> {
         Ok(statement)
     }
 
-    async fn accepted(&mut self, statement: Statement) -> Result<(), ServiceError> {
+    /// Takes an acceptance, and gives what the consumer wants.
+    async fn accepted(&mut self, statement: Statement, content: &Content) -> Result<Ranges, ServiceError> {
+        let AcceptDetail { wanted, .. } = AcceptDetail::read(&statement)?;
+        if wanted.end() > content.groups() {
+            return Err(ServiceError::invalid("accept.ranges", "must be groups of the content"));
+        }
         if Some(statement.body().reference) != self.offered.transfer.statements.offer {
             return Err(ServiceError::invalid("accept.reference", "is not our offer"));
         }
@@ -553,7 +558,8 @@ impl Exchange<'_> {
             transfer.statements.accept = Some(digest);
             Ok(())
         })
-        .await
+        .await?;
+        Ok(wanted)
     }
 
     /// Takes an acknowledgement; the complete one is answered with FINAL in the same commit.
@@ -761,6 +767,10 @@ fn index_frames(content: &Content) -> Vec<FromProvider> {
 
 fn paused(transfer: &Transfer) -> String {
     format!("the provider has paused this transfer: {}", transfer.reason)
+}
+
+fn cannot_come(kind: Kind) -> ServiceError {
+    ServiceError::invalid("statement.kind", format!("a {} cannot come here", kind.name()))
 }
 
 fn idle() -> ServiceError {

@@ -116,7 +116,7 @@ async fn a_false_acknowledgement_is_not_taken() {
         ("statement.subject", |_, ack| ack.subject = [3; 16]),
         ("statement.agreement", |_, ack| ack.agreement = Digest::ZERO),
         ("statement.audience", |space, ack| ack.audience = space.network.registrar.ledger.node().to_owned()),
-        ("statement.kind", |_, ack| ack.kind = Kind::Accept),
+        ("statement.kind", |_, ack| ack.kind = Kind::Final),
     ];
     for (field, lie) in lies {
         let space = Space::small().await;

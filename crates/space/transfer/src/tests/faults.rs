@@ -1,8 +1,10 @@
+use std::time::Duration;
+
 use huitong_identity::Delivery;
 use huitong_proof::Kind;
 
-use super::{MIB, Space, Who, Wire, count, policy};
-use crate::TransferState;
+use super::{ALWAYS, MIB, Space, Who, Wire, count, policy};
+use crate::{FromConsumer, TransferState};
 
 fn id(cut: usize) -> [u8; 16] {
     let mut id = [4; 16];
@@ -147,4 +149,27 @@ async fn a_newer_run_takes_over() {
     first.assert_retry("took over");
     assert_eq!(second.consumer, Ok(()), "{second:?}");
     space.assert_delivered(id);
+}
+
+/// The consumer has found on its disk what it had not acknowledged, accepts nothing more, and acknowledges: all of that gets
+/// lost. With something still missing, and with nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_acceptance_that_was_lost_is_said_again() {
+    for (arrived, window) in [(8, 64 * MIB), (7, 64 * MIB)] {
+        let space = Space::new(3 * MIB, window, &policy(&[ALWAYS])).await;
+        let id = id(0);
+        space.start(id).await;
+        // Want, certificate, offer, leaves, acceptance, and so many of three chunks.
+        space.attempt(id, Wire::cut(arrived)).await.assert_retry("");
+        let up = |frame| match frame {
+            FromConsumer::Statement(_) => Vec::new(),
+            want => vec![want],
+        };
+        let deaf = Wire { up: Box::new(up), cut_after: 6, ..Wire::default() };
+        let attempt = tokio::time::timeout(Duration::from_secs(5), space.attempt(id, deaf)).await;
+        assert!(attempt.is_err() || attempt.unwrap().consumer.is_err());
+        let resumed = space.run(id).await;
+        assert_eq!(resumed.consumer, Ok(()), "{arrived}: {resumed:?}");
+        space.assert_delivered(id);
+    }
 }
