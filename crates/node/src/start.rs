@@ -340,6 +340,7 @@ impl Services {
         let settings = TransferSettings {
             received: config.received_dir.clone(),
             max_outgoing: config.max_concurrent_transfers,
+            connections: config.connections,
             rates: config.rates,
             policy: evidence.policy().map_err(StartError::records)?,
         };

@@ -211,8 +211,13 @@ impl Connector {
         let shelf = Shelf::new(ledger.clone(), membership.clone(), directory, home.join("trees"));
         let contracts = Contracts::new(ledger, membership, shelf.clone(), Approval::Automatic);
         let rates = huitong_transfer::Rates::default();
-        let settings =
-            TransferSettings { received: home.join("received"), max_outgoing: 4, rates, policy: None };
+        let settings = TransferSettings {
+            received: home.join("received"),
+            max_outgoing: 4,
+            connections: Some(3),
+            rates,
+            policy: None,
+        };
         let transfers = Transfers::new(node.standing.clone(), contracts.clone(), shelf.clone(), settings);
         Self { node: node.clone(), evidence, shelf, contracts, transfers, peers: peers_of(node, net) }
     }

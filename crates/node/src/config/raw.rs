@@ -9,7 +9,7 @@ use huitong_identity::{Genesis, check_domain};
 use huitong_ids::{EntityCode, NodeId, NodeType, Segment};
 use huitong_ledger::QuorumPolicy;
 use huitong_proof::SpaceId;
-use huitong_transfer::{LOWEST_RATE, Rates};
+use huitong_transfer::{LOWEST_RATE, MOST_LANES, Rates};
 use serde::Deserialize;
 
 use super::{
@@ -83,6 +83,7 @@ struct RawContract {
 struct RawTransfer {
     received_dir: String,
     max_concurrent: u64,
+    connections: u64,
     rate: u64,
     rate_per_peer: u64,
     rate_per_contract: u64,
@@ -166,6 +167,7 @@ impl Default for RawTransfer {
         Self {
             received_dir: "received".to_owned(),
             max_concurrent: 8,
+            connections: 0,
             rate: 0,
             rate_per_peer: 0,
             rate_per_contract: 0,
@@ -286,6 +288,10 @@ impl Raw {
                 directory => data_dir.join(directory),
             },
             max_concurrent_transfers: count("transfer.max_concurrent", transfer.max_concurrent, 1_024)?,
+            connections: match transfer.connections {
+                0 => None,
+                some => Some(count("transfer.connections", some, MOST_LANES as u64 + 1)?),
+            },
             rates: Rates {
                 node: rate("transfer.rate", transfer.rate)?,
                 each_peer: rate("transfer.rate_per_peer", transfer.rate_per_peer)?,

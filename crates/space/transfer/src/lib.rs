@@ -7,6 +7,7 @@
 
 mod details;
 mod evidence;
+mod lanes;
 mod model;
 mod pace;
 mod peer;
@@ -22,6 +23,7 @@ mod tests;
 mod witnesses;
 
 pub use details::{AckDetail, AckStatus, DatasetShape, OfferDetail};
+pub use lanes::MOST_LANES;
 pub use model::{
     Finality, FromConsumer, FromProvider, StartTransfer, Suspender, Transfer, TransferSettings,
     TransferState, Want,

@@ -69,6 +69,8 @@ pub struct TransferSettings {
     pub received: PathBuf,
     /// Exchanges that this node serves at the same time, as provider.
     pub max_outgoing: usize,
+    /// Connections that this node opens for one transfer, as consumer; `None`: several where the line is long.
+    pub connections: Option<usize>,
     /// How fast content may leave, until an operator says otherwise.
     pub rates: Rates,
     /// The witnesses whose cosignatures make evidence final, all of them nodes of this space; `None`: proofs are final

@@ -26,6 +26,9 @@ pub trait TransferPeer: Send + Sync {
         size: u64,
         outgoing: mpsc::Receiver<FromConsumer>,
     ) -> Result<Frames, PeerError>;
+
+    /// Opens one more connection for the chunks of a transfer whose exchange is open.
+    async fn lane(&self, provider: &NodeId, transfer: [u8; 16]) -> Result<Frames, PeerError>;
 }
 
 /// The other party's node, as keeper of its ledger, and what is needed to understand its answers.

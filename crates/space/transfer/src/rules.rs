@@ -1,6 +1,7 @@
 //! Pure decisions of a transfer.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use huitong_contract::{Agreement, Contract, Side};
 use huitong_identity::{Caller, Refusal};
@@ -8,6 +9,7 @@ use huitong_policy::{Action, ClauseId, Decision, Policy, Request, Verdict, decid
 use huitong_proof::{Content, Digest, Timestamp};
 
 use crate::details::{AckDetail, AckStatus, OfferDetail};
+use crate::lanes::MOST_LANES;
 use crate::model::{Transfer, Want};
 use crate::ranges::Ranges;
 
@@ -143,6 +145,20 @@ pub(crate) fn sync_bytes(window: u64) -> u64 {
     SYNC_BYTES.min(window / 2).min(room_for_another).max(1)
 }
 
+/// How many connections an exchange has beside its first one. Opening the first one took about three round trips; a
+/// line that long is kept full by one connection only as long as it loses nothing.
+pub(crate) fn lanes(connections: Option<usize>, size: u64, opening: Duration) -> usize {
+    const LONG: Duration = Duration::from_millis(60);
+    const WORTH_IT: u64 = 32 << 20;
+    const SEVERAL: usize = 8;
+    let connections = match connections {
+        Some(connections) => connections,
+        None if opening > LONG && size > WORTH_IT => SEVERAL,
+        None => 1,
+    };
+    connections.saturating_sub(1).min(MOST_LANES)
+}
+
 /// Whether a new acknowledgement can be true: nothing beyond what can have arrived, and more than before.
 pub(crate) fn check_ack(
     ack: &AckDetail,
@@ -201,6 +217,21 @@ pub(crate) fn can_have_arrived(content: &Content, wanted: &Ranges, acknowledged:
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_long_line_has_several_connections() {
+        let ms = Duration::from_millis;
+        for (connections, size, opening, lanes) in [
+            (None, 1 << 30, ms(5), 0),
+            (None, 1 << 30, ms(600), 7),
+            (None, 1 << 20, ms(600), 0),
+            (Some(1), 1 << 30, ms(600), 0),
+            (Some(4), 1, ms(5), 3),
+            (Some(1000), 1 << 30, ms(5), MOST_LANES),
+        ] {
+            assert_eq!(super::lanes(connections, size, opening), lanes, "{connections:?} {size} {opening:?}");
+        }
+    }
 
     #[test]
     fn a_window_never_closes_on_what_waits_to_be_acknowledged() {

@@ -23,6 +23,7 @@ use huitong_proof::{Digest, Draft, Kind, Statement};
 use huitong_store::{Read, StoreError, Tx, TxError};
 use tokio::sync::{Semaphore, watch};
 
+use crate::lanes::LaneEnds;
 use crate::model::{Transfer, TransferSettings};
 use crate::pace::{Limited, Pace, Rates};
 use crate::share::Share;
@@ -50,6 +51,8 @@ struct Running {
     moved: u64,
     /// Why it waits, if it does.
     waits: String,
+    /// The other connections of an exchange that we serve.
+    lanes: Option<LaneEnds>,
     /// Tells the run that the stored transfer says something else now; dropped when a newer exchange takes over.
     orders: watch::Sender<()>,
 }
@@ -204,9 +207,9 @@ impl Transfers {
     }
 
     /// Registers this run of a transfer; an older one of the same id is told to stop.
-    fn take_over(&self, id: [u8; 16]) -> watch::Receiver<()> {
+    fn take_over(&self, id: [u8; 16], lanes: Option<LaneEnds>) -> watch::Receiver<()> {
         let (orders, receiver) = watch::channel(());
-        self.lock().insert(id, Running { moved: 0, waits: String::new(), orders });
+        self.lock().insert(id, Running { moved: 0, waits: String::new(), lanes, orders });
         receiver
     }
 

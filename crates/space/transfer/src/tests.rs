@@ -6,6 +6,7 @@ mod datasets;
 mod delivery;
 mod faults;
 mod finality;
+mod lanes;
 mod link;
 mod provider_lies;
 mod receipts;
@@ -401,12 +402,23 @@ fn transfers(home: &Path, node: &TestNode) -> Transfers {
 
 /// The same node's transfers with other demands on their evidence.
 pub(crate) fn transfers_under(home: &Path, node: &TestNode, policy: Option<QuorumPolicy>) -> Transfers {
-    let settings = TransferSettings {
+    transfers_with(home, node, |settings| settings.policy = policy)
+}
+
+/// The same node's transfers with other settings.
+pub(crate) fn transfers_with(
+    home: &Path,
+    node: &TestNode,
+    change: impl FnOnce(&mut TransferSettings),
+) -> Transfers {
+    let mut settings = TransferSettings {
         received: home.join("received"),
         max_outgoing: 4,
+        connections: Some(1),
         rates: Rates::default(),
-        policy,
+        policy: None,
     };
+    change(&mut settings);
     Transfers::new(node.standing.clone(), contracts(home, node), shelf(home, node), settings)
 }
 

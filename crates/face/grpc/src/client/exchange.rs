@@ -13,7 +13,8 @@ use tokio_stream::{Stream, StreamExt as _};
 use tonic::body::Body;
 use tonic::client::GrpcService as _;
 use tonic::codec::{Codec as _, EncodeBody};
-use tonic::codegen::http::{Request, StatusCode, Version, header};
+use tonic::codegen::http::{Method, Request, StatusCode, Uri, Version, header};
+use tonic::metadata::GRPC_CONTENT_TYPE;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 use tonic_prost::ProstCodec;
@@ -25,25 +26,50 @@ use crate::proto::transfer as wire;
 use crate::proto::transfer::exchange_request::Frame;
 use crate::status::to_peer_error;
 
-const GRPC: &str = "application/grpc";
-/// Where the method is served.
-pub(crate) const PATH: &str = "/huitong.transfer.v1.TransferService/Exchange";
+/// Where the methods are served.
+pub(crate) const EXCHANGE: &str = "/huitong.transfer.v1.TransferService/Exchange";
+/// As above.
+pub(crate) const LANE: &str = "/huitong.transfer.v1.TransferService/Lane";
 
-/// Begins an exchange. The answer's content is not copied on its way, which is why the generated client is not used.
+/// Begins an exchange.
 pub(super) async fn exchange(
-    mut channel: Channel,
+    channel: Channel,
     window: Option<Window>,
     outgoing: mpsc::Receiver<FromConsumer>,
 ) -> Result<Answer, Status> {
     let messages = ReceiverStream::new(outgoing).map(|frame| Ok(message(frame)));
-    let encoder = ProstCodec::<wire::ExchangeRequest, wire::ExchangeResponse>::default().encoder();
-    let mut request = Request::new(Body::new(EncodeBody::new_client(encoder, messages, None, None)));
-    *request.method_mut() = tonic::codegen::http::Method::POST;
+    let encoder = ProstCodec::<wire::ExchangeRequest, ()>::default().encoder();
+    let body = Body::new(EncodeBody::new_client(encoder, messages, None, None));
+    call(channel, window, EXCHANGE, body).await
+}
+
+/// Opens one more connection of an exchange.
+pub(super) async fn lane(
+    channel: Channel,
+    window: Option<Window>,
+    transfer: [u8; 16],
+) -> Result<Answer, Status> {
+    let request = wire::LaneRequest { transfer: Bytes::copy_from_slice(&transfer) };
+    let encoder = ProstCodec::<wire::LaneRequest, ()>::default().encoder();
+    let messages = tokio_stream::once(Ok(request));
+    let body = Body::new(EncodeBody::new_client(encoder, messages, None, None));
+    call(channel, window, LANE, body).await
+}
+
+/// Calls a method whose answer's content is not copied on its way, which is why the generated client is not used.
+async fn call(
+    mut channel: Channel,
+    window: Option<Window>,
+    path: &'static str,
+    body: Body,
+) -> Result<Answer, Status> {
+    let mut request = Request::new(body);
+    *request.method_mut() = Method::POST;
     *request.version_mut() = Version::HTTP_2;
-    *request.uri_mut() = tonic::codegen::http::Uri::from_static(PATH);
+    *request.uri_mut() = Uri::from_static(path);
     let headers = request.headers_mut();
     headers.insert(header::TE, header::HeaderValue::from_static("trailers"));
-    headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static(GRPC));
+    headers.insert(header::CONTENT_TYPE, GRPC_CONTENT_TYPE);
     std::future::poll_fn(|context| channel.poll_ready(context)).await.map_err(failed)?;
     let response = channel.call(request).await.map_err(failed)?;
     if let Some(status) = Status::from_header_map(response.headers())
@@ -54,7 +80,8 @@ pub(super) async fn exchange(
     if response.status() != StatusCode::OK {
         return Err(Status::unavailable(format!("HTTP status {} instead of an answer", response.status())));
     }
-    Ok(Answer { body: response.into_body(), incoming: Incoming::default(), is_over: false, _window: window })
+    let body = response.into_body();
+    Ok(Answer { body, incoming: Incoming::default(), is_over: false, _window: window })
 }
 
 fn failed(error: tonic::transport::Error) -> Status {

@@ -149,6 +149,12 @@ impl TransferPeer for Peers {
         let answer = exchange::exchange(channel, window, outgoing).await;
         Ok(Box::pin(answer.map_err(|status| self.failed(provider, &status))?))
     }
+
+    async fn lane(&self, provider: &NodeId, transfer: [u8; 16]) -> Result<Frames, PeerError> {
+        let (channel, window) = self.exchange_channel(provider, u64::MAX).await?;
+        let answer = exchange::lane(channel, window, transfer).await;
+        Ok(Box::pin(answer.map_err(|status| to_peer_error(&status))?))
+    }
 }
 
 #[async_trait]

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::Frame;
@@ -11,6 +12,8 @@ use huitong_proof::{Envelope, Kind};
 use huitong_transfer::{FromConsumer, FromProvider, Pieces, Transfers, Want};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
+use tokio::time::timeout;
+use tokio_stream::Stream;
 use tonic::body::Body;
 use tonic::codec::Codec as _;
 use tonic::codegen::http::{HeaderMap, Request, Response, header};
@@ -22,13 +25,15 @@ use tonic_prost::ProstCodec;
 use super::allowance::{Allowances, is_recorded};
 use super::{PeerConnection, connection, failed};
 use crate::bulk;
-use crate::client::exchange::PATH;
+use crate::client::exchange::{EXCHANGE, LANE};
 use crate::convert::{broken, contract_id, data_id, fixed};
 use crate::proto::transfer as wire;
 use crate::proto::transfer::exchange_request::Frame as RequestFrame;
 use crate::status::{not_authenticated, to_peer_error};
 use crate::{MAX_REQUEST_BYTES, proto};
 
+/// How long the request for one more connection may take.
+const REQUEST: Duration = Duration::from_secs(10);
 /// Frames of the consumer that wait to be read: acknowledgements are small.
 const INCOMING: usize = 16;
 /// Frames for the consumer that wait to be sent: up to 1 MiB each, so this bounds the memory of an exchange.
@@ -50,19 +55,22 @@ impl NamedService for Service {
 impl tower::Service<Request<Body>> for Service {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = std::future::Ready<Result<Response<Body>, Infallible>>;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let response = if request.uri().path() == PATH {
-            self.exchange(request)
-        } else {
-            Err(Status::unimplemented("the service has no such method"))
-        };
-        std::future::ready(Ok(response.unwrap_or_else(Status::into_http)))
+        let this = self.clone();
+        Box::pin(async move {
+            let response = match request.uri().path() {
+                EXCHANGE => this.exchange(request),
+                LANE => this.lane(request).await,
+                _ => Err(Status::unimplemented("the service has no such method")),
+            };
+            Ok(response.unwrap_or_else(Status::into_http))
+        })
     }
 }
 
@@ -71,7 +79,7 @@ impl Service {
         let (parts, body) = request.into_parts();
         let PeerConnection { caller, remote } = connection(&parts.extensions, &self.standing)?;
         let cost = Cost::take(&self.allowances, &caller).map_err(failed(&self.standing))?;
-        let decoder = ProstCodec::<wire::ExchangeResponse, wire::ExchangeRequest>::default().decoder();
+        let decoder = ProstCodec::<(), wire::ExchangeRequest>::default().decoder();
         let requests = Streaming::new_request(decoder, body, None, Some(MAX_REQUEST_BYTES));
         let (incoming, frames) = mpsc::channel(INCOMING);
         let (out, answers) = mpsc::channel(OUTGOING);
@@ -87,10 +95,73 @@ impl Service {
         let (standing, reader) = (self.standing.clone(), reader.abort_handle());
         let answers =
             Answers { answers, content: Pieces::default(), outcome: Some(outcome), reader, standing, cost };
-        let mut response = Response::new(Body::new(answers));
-        response.headers_mut().insert(header::CONTENT_TYPE, GRPC_CONTENT_TYPE);
-        Ok(response)
+        Ok(response(answers))
     }
+
+    /// One more connection of an exchange: costs nothing that the exchange has not cost already.
+    async fn lane(&self, request: Request<Body>) -> Result<Response<Body>, Status> {
+        let (parts, body) = request.into_parts();
+        let PeerConnection { caller, .. } = connection(&parts.extensions, &self.standing)?;
+        let decoder = ProstCodec::<(), wire::LaneRequest>::default().decoder();
+        let mut requests = Streaming::new_request(decoder, body, None, Some(MAX_REQUEST_BYTES));
+        let request = timeout(REQUEST, requests.message()).await;
+        let request = request.map_err(|_| Status::deadline_exceeded("no request came"))??;
+        let wire::LaneRequest { transfer } =
+            request.ok_or_else(|| Status::invalid_argument("no request came"))?;
+        let transfer = fixed("transfer", &transfer).map_err(failed(&self.standing))?;
+        let chunks = self.transfers.lane(&caller, &transfer).map_err(failed(&self.standing))?;
+        Ok(response(Lane { chunks: Box::pin(chunks), content: Pieces::default(), is_over: false }))
+    }
+}
+
+fn response<B>(body: B) -> Response<Body>
+where
+    B: http_body::Body<Data = Bytes, Error = Status> + Send + 'static,
+{
+    let mut response = Response::new(Body::new(body));
+    response.headers_mut().insert(header::CONTENT_TYPE, GRPC_CONTENT_TYPE);
+    response
+}
+
+/// Chunks of an exchange, until it ends.
+struct Lane {
+    chunks: Pin<Box<dyn Stream<Item = FromProvider> + Send>>,
+    /// What is left of the content of the message that is being sent.
+    content: Pieces,
+    is_over: bool,
+}
+
+impl http_body::Body for Lane {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if let Some(piece) = self.content.pop() {
+            return Poll::Ready(Some(Ok(Frame::data(piece))));
+        }
+        if self.is_over {
+            return Poll::Ready(None);
+        }
+        Poll::Ready(Some(match ready!(self.chunks.as_mut().poll_next(context)) {
+            Some(chunk) => {
+                let (head, content) = bulk::encode(chunk);
+                self.content = content;
+                Ok(Frame::data(head))
+            }
+            None => {
+                self.is_over = true;
+                trailers(&Status::ok(""))
+            }
+        }))
+    }
+}
+
+fn trailers(status: &Status) -> Result<Frame<Bytes>, Status> {
+    let mut trailers = HeaderMap::new();
+    status.add_header(&mut trailers).map(|()| Frame::trailers(trailers))
 }
 
 /// What an exchange costs of its caller's allowance: one for each refusal, and one as long as none of that is known.
@@ -197,8 +268,7 @@ impl http_body::Body for Answers {
             }
             Err(_) => Status::unavailable("the exchange was cut off; resume it"),
         };
-        let mut trailers = HeaderMap::new();
-        Poll::Ready(Some(status.add_header(&mut trailers).map(|()| Frame::trailers(trailers))))
+        Poll::Ready(Some(trailers(&status)))
     }
 }
 

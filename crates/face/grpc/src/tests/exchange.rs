@@ -15,7 +15,7 @@ use super::Space;
 use crate::peer::BURST;
 use crate::peer_routes;
 use crate::proto::transfer::transfer_service_client::TransferServiceClient;
-use crate::proto::transfer::{ExchangeRequest, Want, exchange_request};
+use crate::proto::transfer::{ExchangeRequest, LaneRequest, Want, exchange_request};
 
 impl Space {
     /// A contract in force about the product.
@@ -57,6 +57,24 @@ async fn bytes_arrive_and_both_sides_have_their_proofs() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn content_of_many_groups_arrives_over_several_connections() {
+    let space = Space::new().await;
+    let content: Vec<u8> =
+        (0..20_000_000_u64).map(|n| (n.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40) as u8).collect();
+    let product = space.publish(&content).await;
+    let contract = space.contract(&product).await;
+    let id = [4; 16];
+    let start = StartTransfer { id, contract, product: None, directory: None };
+    space.consumer.transfers.start(start).await.unwrap();
+    space.consumer.transfers.run(&id, &space.consumer.peers).await.unwrap();
+    let transfer = space.consumer.transfers.transfer(&id).unwrap().unwrap();
+    assert_eq!(transfer.state, TransferState::Completed);
+    assert!(std::fs::read(transfer.path.unwrap()).unwrap() == content);
+    let lane = space.consumer.peers.lane(space.provider.id(), id).await;
+    assert!(matches!(lane.err(), Some(PeerError::Unavailable(_))), "its exchange is over");
+}
+
 #[tokio::test]
 async fn an_exchange_without_a_contract_ends_without_bytes() {
     let space = Space::new().await;
@@ -78,6 +96,8 @@ async fn a_stranger_gets_no_exchange() {
     let want = ExchangeRequest { frame: Some(exchange_request::Frame::Want(Want::default())) };
     let status = client.exchange(tokio_stream::iter([want])).await.unwrap_err();
     assert_eq!(status.code(), Code::Unauthenticated);
+    let lane = LaneRequest { transfer: vec![1; 16].into() };
+    assert_eq!(client.lane(lane).await.unwrap_err().code(), Code::Unauthenticated);
 }
 
 #[tokio::test]

@@ -5,15 +5,17 @@ use std::fs;
 use huitong_contract::Side;
 use huitong_identity::{Delivery, PeerError, ServiceError};
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use super::Transfers;
 use super::destination::{has_room, part_path, remove_part};
 use super::fetch::Fetch;
+use crate::lanes::Confluence;
 use crate::model::{
     Finality, FromConsumer, StartTransfer, Statements, Suspender, Transfer, TransferState, Want,
 };
 use crate::peer::TransferPeer;
-use crate::tables;
+use crate::{rules, tables};
 
 /// Frames to the provider that wait for the network.
 const OUTGOING: usize = 16;
@@ -110,7 +112,7 @@ impl Transfers {
         if self.has_been_cancelled_for_long(&transfer) {
             return self.told(id).await.map_err(|error| Delivery::Retry(error.to_string()));
         }
-        let run = self.take_over(*id);
+        let run = self.take_over(*id, None);
         match self.attempt(transfer, run.clone(), peer).await {
             Ok(()) => {
                 self.forget_run(id, &run);
@@ -150,13 +152,26 @@ impl Transfers {
         };
         // The channel is empty and open: this cannot wait.
         let _ = out.send(FromConsumer::Want(want)).await;
+        let began = Instant::now();
         let frames = match peer.exchange(&transfer.peer, contract.agreement.size, outgoing).await {
-            Ok(frames) => frames,
+            Ok(frames) => Confluence::new(frames),
             Err(error) => return Err(self.peer_failed(&transfer, error).await),
         };
-        Fetch { transfers: self, transfer, contract, credential, frames, out, orders, is_cut_off: false }
-            .run()
-            .await
+        let lanes = rules::lanes(self.settings.connections, contract.agreement.size, began.elapsed());
+        Fetch {
+            transfers: self,
+            transfer,
+            contract,
+            credential,
+            peer,
+            lanes,
+            frames,
+            out,
+            orders,
+            is_cut_off: false,
+        }
+        .run()
+        .await
     }
 
     /// A peer that is away is worth another try; one that said no without a statement of its own ends the transfer.

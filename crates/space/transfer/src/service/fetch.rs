@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use huitong_catalog::{AssetCertificate, AssetKind};
 use huitong_contract::Contract;
 use huitong_identity::{Credential, PeerError, Refusal, ServiceError, read_refusal, statement_of};
@@ -15,7 +17,6 @@ use huitong_proof::{Content, Digest, Envelope, GROUP_BYTES, Kind, Manifest, Stat
 use huitong_store::Tx;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
-use tokio_stream::StreamExt as _;
 
 use super::consumer::Stop;
 use super::destination::{free_path, marked_path, part_path, publish, remove_part};
@@ -24,8 +25,9 @@ use super::{Abort, Order, Transfers, check_belongs, issue, order, stock, stopped
 use crate::details::{
     AcceptDetail, AckDetail, AckStatus, OfferDetail, UsageDetail, abort_detail, read_abort, read_final,
 };
+use crate::lanes::Confluence;
 use crate::model::{FromConsumer, FromProvider, Suspender, Transfer, TransferState};
-use crate::peer::Frames;
+use crate::peer::TransferPeer;
 use crate::ranges::Ranges;
 use crate::share::Slots;
 use crate::{rules, tables};
@@ -43,7 +45,10 @@ pub(super) struct Fetch<'a> {
     pub(super) transfer: Transfer,
     pub(super) contract: Contract,
     pub(super) credential: Credential,
-    pub(super) frames: Frames,
+    pub(super) peer: &'a dyn TransferPeer,
+    /// Connections to open beside the first one.
+    pub(super) lanes: usize,
+    pub(super) frames: Confluence,
     pub(super) out: mpsc::Sender<FromConsumer>,
     pub(super) orders: watch::Receiver<()>,
     /// The provider, or the connection to it, has gone: what is said now is not heard.
@@ -349,6 +354,9 @@ impl Fetch<'_> {
             // Nothing to move, but the file must be there and durable before it is acknowledged.
             let _ = sink.work.send(Work::Sync).await;
         }
+        let (peer, provider, id) = (self.peer, self.transfer.peer.clone(), self.transfer.id);
+        let lanes = if missing.is_empty() { 0 } else { self.lanes };
+        let mut opening: FuturesUnordered<_> = (0..lanes).map(|_| peer.lane(&provider, id)).collect();
         let mut heard_at = Instant::now();
         let mut sync = interval(SYNC_EVERY);
         sync.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -384,6 +392,8 @@ impl Fetch<'_> {
                     // The writer has stopped; its last event says why.
                     _ => continue,
                 },
+                // One that cannot be opened is done without.
+                Some(lane) = opening.next(), if !opening.is_empty() => if let Ok(lane) = lane { self.frames.add(lane) },
                 // What is not asked for cannot come.
                 () = slots.freed(), if !slots.is_free() => heard_at = Instant::now(),
                 () = sleep_until(heard_at + IDLE), if in_hand.is_none() && slots.is_free() => return Err(silent()),

@@ -17,6 +17,7 @@ use huitong_proof::{Content, Digest, Kind, Statement, Timestamp, random};
 use huitong_store::{Read, Tx};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+use tokio_stream::Stream;
 
 use super::source::{self, Run};
 use super::{Abort, Order, Transfers, check_belongs, issue, order};
@@ -24,6 +25,7 @@ use crate::details::{
     AcceptDetail, AckDetail, AckStatus, DatasetShape, OfferDetail, UsageDetail, abort_detail, final_detail,
     read_abort,
 };
+use crate::lanes::Lanes;
 use crate::model::{
     Finality, FromConsumer, FromProvider, Statements, Suspender, Transfer, TransferState, Want,
 };
@@ -99,15 +101,31 @@ impl Transfers {
             Opening::Offered(offered) => *offered,
         };
         let id = offered.transfer.id;
-        let orders = self.take_over(id);
+        let (lanes, ends) = Lanes::new(caller.node().clone());
+        let orders = self.take_over(id, Some(ends));
         let run = orders.clone();
         let outcome =
-            Exchange { transfers: self, caller, address, incoming, out, orders, offered }.run().await;
+            Exchange { transfers: self, caller, address, incoming, out, lanes, orders, offered }.run().await;
         self.forget_run(&id, &run);
         if self.transfer(&id)?.is_none_or(|transfer| transfer.state.is_terminal()) {
             self.pace.forget(&id);
         }
         outcome
+    }
+
+    /// One more connection for the chunks of an exchange with this caller that is open.
+    ///
+    /// # Errors
+    /// `Busy` where there is none, or it has as many as it may.
+    pub fn lane(
+        &self,
+        caller: &Caller,
+        id: &[u8; 16],
+    ) -> Result<impl Stream<Item = FromProvider> + Send + use<>, ServiceError> {
+        let ends = self.with_running(id, |running| running.lanes.clone()).flatten();
+        ends.and_then(|ends| ends.open(caller.node())).ok_or_else(|| ServiceError::Busy {
+            reason: "no exchange of this transfer takes another connection".to_owned(),
+        })
     }
 
     /// Looks for the files before the transaction: the journal's writer must not wait for another disk. Who may not have
@@ -374,6 +392,7 @@ struct Exchange<'a> {
     address: IpAddr,
     incoming: mpsc::Receiver<Result<FromConsumer, PeerError>>,
     out: mpsc::Sender<FromProvider>,
+    lanes: Lanes,
     orders: watch::Receiver<()>,
     offered: Offered,
 }
@@ -457,6 +476,7 @@ impl Exchange<'_> {
         recheck.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut moved_at = Instant::now();
         let out = self.out.clone();
+        let lanes = std::mem::replace(&mut self.lanes, Lanes::new(self.caller.node().clone()).0);
         let mut limits = self.transfers.pace.changes();
         let mut may_leave_at = moved_at;
         loop {
@@ -513,8 +533,13 @@ impl Exchange<'_> {
                     }
                     None => return Err(ServiceError::Internal("the reader stopped early".to_owned())),
                 },
-                place = out.reserve(), if may_send => {
-                    let Ok(place) = place else { return Ok(()) };
+                // Over the first connection as long as it takes more.
+                place = async { tokio::select! {
+                    biased;
+                    place = out.reserve() => place.ok(),
+                    place = lanes.reserve(), if !lanes.is_empty() => place,
+                }}, if may_send => {
+                    let Some(place) = place else { return Ok(()) };
                     moved_at = Instant::now();
                     if let Some(Run { first, groups, data }) = next.take() {
                         let bytes = data.len() as u64;

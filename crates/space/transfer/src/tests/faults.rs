@@ -1,5 +1,3 @@
-use std::time::Duration;
-
 use huitong_identity::Delivery;
 use huitong_proof::Kind;
 
@@ -165,9 +163,8 @@ async fn an_acceptance_that_was_lost_is_said_again() {
             FromConsumer::Statement(_) => Vec::new(),
             want => vec![want],
         };
-        let deaf = Wire { up: Box::new(up), cut_after: 6, ..Wire::default() };
-        let attempt = tokio::time::timeout(Duration::from_secs(5), space.attempt(id, deaf)).await;
-        assert!(attempt.is_err() || attempt.unwrap().consumer.is_err());
+        let deaf = Wire { up: Box::new(up), cut_after: 5, ..Wire::default() };
+        assert!(space.attempt(id, deaf).await.consumer.is_err());
         let resumed = space.run(id).await;
         assert_eq!(resumed.consumer, Ok(()), "{arrived}: {resumed:?}");
         space.assert_delivered(id);

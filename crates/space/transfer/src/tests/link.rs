@@ -9,6 +9,7 @@ use huitong_ids::NodeId;
 use huitong_proof::{Envelope, SpaceId};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::{Space, as_peer_error};
@@ -105,6 +106,15 @@ impl TransferPeer for Link {
         let pump = tokio::spawn(pump.run(outgoing, to_provider, from_provider, to_consumer, served));
         *self.serving.lock().unwrap() = Some(pump);
         Ok(Box::pin(ReceiverStream::new(frames)))
+    }
+
+    async fn lane(&self, _: &NodeId, transfer: [u8; 16]) -> Result<Frames, PeerError> {
+        let opened = self.to.lane(&self.caller, &transfer).map_err(|error| as_peer_error(&error))?;
+        let frames = Arc::clone(&self.frames);
+        Ok(Box::pin(opened.map(move |frame| {
+            frames.lock().unwrap().push("over a lane".to_owned());
+            Ok(frame)
+        })))
     }
 }
 
