@@ -30,6 +30,8 @@ mod pump;
 mod report;
 #[path = "transfer/rivals.rs"]
 mod rivals;
+#[path = "transfer/wan.rs"]
+mod wan;
 
 use std::path::PathBuf;
 
@@ -86,11 +88,17 @@ impl Scale {
 }
 
 fn main() {
+    if wan::is_inside() {
+        return wan::measure();
+    }
     let scale = Scale::read();
     let place = tempfile::Builder::new().prefix("huitong-transfer-").tempdir_in(directory()).unwrap();
     eprintln!("transfer bench: {} MiB, files in {}", scale.file_bytes >> 20, place.path().display());
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    let report = runtime.block_on(measure::all(place.path(), &scale));
+    let mut report = runtime.block_on(measure::all(place.path(), &scale));
+    if scale.wants("wan") {
+        wan::run(&mut report, &scale);
+    }
     report.print_table();
 }
 

@@ -34,7 +34,8 @@ fn program() -> PathBuf {
 }
 
 impl Fleet {
-    pub(crate) async fn start(place: &Path) -> Self {
+    /// `connections` is how many a transfer uses; 0 lets the node choose.
+    pub(crate) async fn start(place: &Path, connections: usize) -> Self {
         let port = |number: u16| FIRST_PORT + number;
         let registrar = place.join("registrar");
         let text = format!(
@@ -56,7 +57,7 @@ impl Fleet {
             function.ask(&["identity", "invite", "--entity", entity, "--name", name, "--out", invite]);
             let text = format!(
                 "[identity]\ndomain = \"127.0.0.1\"\nregistrar_address = \"127.0.0.1:{}\"\ninvite_file = \"invite\"\n\
-                 [listen]\npeers = \"127.0.0.1:{}\"\nhttp = \"\"\n[transfer]\nmax_concurrent = 64\n\
+                 [listen]\npeers = \"127.0.0.1:{}\"\nhttp = \"\"\n[transfer]\nmax_concurrent = 64\nconnections = {connections}\n\
                  [limits]\nmax_connections_per_address = 512\n",
                 port(0),
                 port(2 + u16::try_from(number).unwrap())

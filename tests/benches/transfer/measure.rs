@@ -18,7 +18,7 @@ pub(crate) async fn all(place: &Path, scale: &Scale) -> Report {
         place: place.to_owned(),
         nginx: Nginx::start(place, &sources),
         sshd: Sshd::start(place),
-        fleet: Fleet::start(place).await,
+        fleet: Fleet::start(place, 0).await,
         sources,
         report: Report::default(),
         number: 0,

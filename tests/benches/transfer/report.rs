@@ -55,6 +55,16 @@ impl Report {
         self.print(bench, value, note.to_owned(), &line);
     }
 
+    /// A line that another process has printed.
+    pub(crate) fn add(&mut self, line: &str) {
+        let Ok(figure) = serde_json::from_str::<Value>(line) else { return };
+        if let (Some(bench), Some(value)) = (figure["bench"].as_str(), figure["value"].as_f64()) {
+            let note =
+                format!("ours {} Gbit/s, theirs {} Gbit/s", figure["ours_gbps"], figure["theirs_gbps"]);
+            self.print(bench, value, note, &figure);
+        }
+    }
+
     pub(crate) fn skipped(&mut self, bench: &str, why: &str) {
         eprintln!("SKIPPED {bench}: {why}");
     }

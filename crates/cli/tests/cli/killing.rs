@@ -104,7 +104,7 @@ impl Random {
 
 /// How a run of [`transfers_survive_kills`] is made longer: rounds, mebibytes moved in each, and kills in a round.
 fn setting(name: &str, otherwise: usize) -> usize {
-    std::env::var(name).map_or(otherwise, |value| value.parse().unwrap())
+    std::env::var_os(name).map_or(otherwise, |value| value.to_str().unwrap().parse().unwrap())
 }
 
 /// Many transfers, each with either side killed at random moments until it ends. What the provider holds a signature for is
