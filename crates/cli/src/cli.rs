@@ -332,6 +332,9 @@ pub(crate) struct Wanted {
     /// Directory to deliver into; the node makes and writes it [default: `received` in its data directory].
     #[arg(long, value_name = "DIR")]
     pub(crate) to: Option<PathBuf>,
+    /// Which transfers run first where not all can.
+    #[arg(long, value_name = "PRIORITY", value_parser = ["low", "normal", "high"], default_value = "normal")]
+    pub(crate) priority: String,
     /// Operation id; repeat a command with the id it printed to continue it.
     #[arg(long, value_name = "UUID", value_parser = operation_id)]
     pub(crate) id: Option<Uuid>,

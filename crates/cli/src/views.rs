@@ -128,13 +128,14 @@ pub(crate) fn transfer(transfer: &api::Transfer) -> Value {
         finality,
         suspended_by,
         files,
+        priority,
     } = transfer;
     json!({
         "id": id_text(id), "side": side, "peer": peer, "contract": contract, "product": product,
         "state": state, "size": size, "bytes_moved": bytes_moved, "bytes_acknowledged": bytes_acknowledged,
         "blake3": blake3, "path": path, "code": code, "reason": reason, "proven": proven,
         "started_milliseconds": started_milliseconds, "finished_milliseconds": finished_milliseconds,
-        "finality": finality, "suspended_by": suspended_by, "files": files,
+        "finality": finality, "suspended_by": suspended_by, "files": files, "priority": priority,
     })
 }
 

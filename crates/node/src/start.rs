@@ -340,6 +340,9 @@ impl Services {
         let settings = TransferSettings {
             received: config.received_dir.clone(),
             max_outgoing: config.max_concurrent_transfers,
+            max_outgoing_per_peer: config
+                .max_concurrent_per_peer
+                .unwrap_or(config.max_concurrent_transfers.div_ceil(2)),
             connections: config.connections,
             rates: config.rates,
             policy: evidence.policy().map_err(StartError::records)?,

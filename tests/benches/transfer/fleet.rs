@@ -57,7 +57,7 @@ impl Fleet {
             function.ask(&["identity", "invite", "--entity", entity, "--name", name, "--out", invite]);
             let text = format!(
                 "[identity]\ndomain = \"127.0.0.1\"\nregistrar_address = \"127.0.0.1:{}\"\ninvite_file = \"invite\"\n\
-                 [listen]\npeers = \"127.0.0.1:{}\"\nhttp = \"\"\n[transfer]\nmax_concurrent = 64\nconnections = {connections}\n\
+                 [listen]\npeers = \"127.0.0.1:{}\"\nhttp = \"\"\n[transfer]\nmax_concurrent = 64\nmax_concurrent_per_peer = 64\nconnections = {connections}\n\
                  [limits]\nmax_connections_per_address = 512\n",
                 port(0),
                 port(2 + u16::try_from(number).unwrap())
@@ -160,6 +160,7 @@ impl Node {
             contract: contract.to_owned(),
             product: String::new(),
             directory: to.to_str().unwrap().to_owned(),
+            priority: String::new(),
         };
         client.start_transfer(request).await.unwrap();
         let request = api::WatchTransferRequest { id: id.to_vec().into() };

@@ -82,13 +82,13 @@ pub(crate) async fn run(command: Transfer, global: &Global, output: Output) -> R
 }
 
 fn request(wanted: Wanted, output: Output) -> Result<api::StartTransferRequest, Failure> {
-    let Wanted { contract, product, to, id } = wanted;
+    let Wanted { contract, product, to, priority, id } = wanted;
     let directory = match to {
         Some(directory) => operations::absolute(&directory)?,
         None => String::new(),
     };
     let id = operations::id_bytes(operation_id(id, output)).into();
-    Ok(api::StartTransferRequest { id, contract, product: product.unwrap_or_default(), directory })
+    Ok(api::StartTransferRequest { id, contract, product: product.unwrap_or_default(), directory, priority })
 }
 
 async fn control(

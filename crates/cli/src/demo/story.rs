@@ -362,6 +362,7 @@ pub(crate) async fn fetch(
         contract: contract.to_owned(),
         product: product.to_owned(),
         directory: operations::absolute(&scene.stage.join("received"))?,
+        priority: String::new(),
     };
     operations::fetch(&nodes.consumer.admin, request, |_| {}).await
 }

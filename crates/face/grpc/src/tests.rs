@@ -214,6 +214,7 @@ impl Connector {
         let settings = TransferSettings {
             received: home.join("received"),
             max_outgoing: 4,
+            max_outgoing_per_peer: 4,
             connections: Some(3),
             rates,
             policy: None,

@@ -83,6 +83,7 @@ struct RawContract {
 struct RawTransfer {
     received_dir: String,
     max_concurrent: u64,
+    max_concurrent_per_peer: u64,
     connections: u64,
     rate: u64,
     rate_per_peer: u64,
@@ -167,6 +168,7 @@ impl Default for RawTransfer {
         Self {
             received_dir: "received".to_owned(),
             max_concurrent: 8,
+            max_concurrent_per_peer: 0,
             connections: 0,
             rate: 0,
             rate_per_peer: 0,
@@ -288,6 +290,10 @@ impl Raw {
                 directory => data_dir.join(directory),
             },
             max_concurrent_transfers: count("transfer.max_concurrent", transfer.max_concurrent, 1_024)?,
+            max_concurrent_per_peer: match transfer.max_concurrent_per_peer {
+                0 => None,
+                some => Some(count("transfer.max_concurrent_per_peer", some, 1_024)?),
+            },
             connections: match transfer.connections {
                 0 => None,
                 some => Some(count("transfer.connections", some, MOST_LANES as u64 + 1)?),

@@ -12,6 +12,7 @@ mod model;
 mod pace;
 mod peer;
 mod pieces;
+mod places;
 mod ranges;
 pub mod receipt;
 mod rules;
@@ -25,7 +26,7 @@ mod witnesses;
 pub use details::{AckDetail, AckStatus, DatasetShape, OfferDetail};
 pub use lanes::MOST_LANES;
 pub use model::{
-    Finality, FromConsumer, FromProvider, StartTransfer, Suspender, Transfer, TransferSettings,
+    Finality, FromConsumer, FromProvider, Priority, StartTransfer, Suspender, Transfer, TransferSettings,
     TransferState, Want,
 };
 pub use pace::{LOWEST_RATE, Limited, Rates};

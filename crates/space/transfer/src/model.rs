@@ -60,6 +60,36 @@ pub struct StartTransfer {
     pub product: Option<DataId>,
     /// Directory to deliver into; `None` means the node's own.
     pub directory: Option<PathBuf>,
+    /// Which transfers run first where not all can.
+    pub priority: Priority,
+}
+
+/// Which transfers a consumer runs first where not all can run at the same time; among equals, the older one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Priority {
+    /// After all others.
+    Low,
+    /// As usual.
+    #[default]
+    Normal,
+    /// Before all others.
+    High,
+}
+
+impl Priority {
+    /// The word for people and programs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Low => "low",
+            Self::Normal => "normal",
+            Self::High => "high",
+        }
+    }
+
+    /// Reads [`Priority::name`].
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Low, Self::Normal, Self::High].into_iter().find(|priority| priority.name() == name)
+    }
 }
 
 /// Where files go, how many transfers run at once, and when their evidence is final.
@@ -69,6 +99,8 @@ pub struct TransferSettings {
     pub received: PathBuf,
     /// Exchanges that this node serves at the same time, as provider.
     pub max_outgoing: usize,
+    /// Those of them that one peer may have.
+    pub max_outgoing_per_peer: usize,
     /// Connections that this node opens for one transfer, as consumer; `None`: several where the line is long.
     pub connections: Option<usize>,
     /// How fast content may leave, until an operator says otherwise.
@@ -157,6 +189,8 @@ pub struct Transfer {
     pub product: DataId,
     /// Where it stands.
     pub state: TransferState,
+    /// When it runs, at the consumer.
+    pub priority: Priority,
     /// Bytes in all; 0 until offered.
     pub size: u64,
     /// Bytes that are durable at the consumer and acknowledged by its signature.

@@ -21,11 +21,12 @@ use huitong_ledger::{Evidence, Ledger, LedgerError, QuorumPolicy};
 use huitong_proof::cbor::Map;
 use huitong_proof::{Digest, Draft, Kind, Statement};
 use huitong_store::{Read, StoreError, Tx, TxError};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 use crate::lanes::LaneEnds;
 use crate::model::{Transfer, TransferSettings};
 use crate::pace::{Limited, Pace, Rates};
+use crate::places::Places;
 use crate::share::Share;
 use crate::{receipt, tables};
 
@@ -37,7 +38,7 @@ pub struct Transfers {
     shelf: Shelf,
     settings: Arc<TransferSettings>,
     running: Arc<Mutex<HashMap<[u8; 16], Running>>>,
-    outgoing: Arc<Semaphore>,
+    places: Places,
     pace: Pace,
     /// Exchanges that we serve, and that we receive from: each direction shares its memory.
     serving: Share,
@@ -76,7 +77,7 @@ async fn order(orders: &mut watch::Receiver<()>) -> Order {
 impl Transfers {
     /// A node's transfers.
     pub fn new(standing: Standing, contracts: Contracts, shelf: Shelf, settings: TransferSettings) -> Self {
-        let outgoing = Arc::new(Semaphore::new(settings.max_outgoing));
+        let places = Places::new(settings.max_outgoing, settings.max_outgoing_per_peer);
         let pace = Pace::new(settings.rates);
         Self {
             standing,
@@ -84,7 +85,7 @@ impl Transfers {
             shelf,
             settings: Arc::new(settings),
             running: Arc::default(),
-            outgoing,
+            places,
             pace,
             serving: Share::default(),
             fetching: Share::default(),

@@ -11,11 +11,12 @@ use huitong_proof::cbor::{Fields, Limits, Map, Value};
 use huitong_proof::{ContentRoot, Digest, Timestamp};
 use huitong_store::{Read, Table, Tx};
 
-use crate::model::{Finality, Statements, Suspender, Transfer, TransferState};
+use crate::model::{Finality, Priority, Statements, Suspender, Transfer, TransferState};
 
 /// Transfers by id.
 const TRANSFERS: Table = Table::with_history("transfer.transfer");
-/// Ids of consumer transfers that want to move, or whose end the provider has yet to hear.
+/// Consumer transfers that want to move, or whose end the provider has yet to hear, in the order in which they run: priority,
+/// start time, id.
 const RUNNABLE: Table = Table::new("transfer.runnable");
 /// Ids of completed transfers whose evidence is not final, with when it is looked at again and how often it was: due (8),
 /// attempts (8).
@@ -41,7 +42,7 @@ pub(crate) fn save(tx: &mut Tx<'_>, transfer: &Transfer) -> Result<(), ServiceEr
     if tx.get(&TRANSFERS, &transfer.id)?.is_none() {
         tx.put(&BY_TIME, &time_key(transfer), &[])?;
     }
-    mark(tx, &RUNNABLE, &transfer.id, transfer.wants_to_run())?;
+    mark(tx, &RUNNABLE, &runnable_key(transfer), transfer.wants_to_run())?;
     if transfer.state == TransferState::Completed && transfer.finality == Finality::Provisional {
         if attempts(tx, &transfer.id)?.is_none() {
             let due = transfer.finished.unwrap_or(transfer.started);
@@ -74,11 +75,15 @@ pub(crate) fn delivered_before(
 
 /// The provider has heard that our operator cancelled this transfer, or never will.
 pub(crate) fn told(tx: &mut Tx<'_>, id: &[u8; 16]) -> Result<(), ServiceError> {
-    mark(tx, &RUNNABLE, id, false)
+    match transfer(tx, id)? {
+        Some(transfer) => mark(tx, &RUNNABLE, &runnable_key(&transfer), false),
+        None => Ok(()),
+    }
 }
 
 pub(crate) fn runnable(read: &impl Read, limit: usize) -> Result<Vec<[u8; 16]>, ServiceError> {
-    ids(read, &RUNNABLE, limit)
+    let rows = read.scan(&RUNNABLE, &[], None, limit)?;
+    Ok(rows.into_iter().filter_map(|row| row.key.last_chunk().copied()).collect())
 }
 
 /// When a transfer's evidence is looked at again, and how often it was.
@@ -264,6 +269,7 @@ fn encode(transfer: &Transfer) -> Vec<u8> {
         .uint(27, transfer.groups)
         .maybe_uint(28, transfer.files)
         .maybe_text(29, transfer.name.as_deref())
+        .text(30, transfer.priority.name())
         .encode()
 }
 
@@ -295,6 +301,7 @@ fn decode(bytes: &[u8]) -> Result<Transfer, ServiceError> {
         groups: fields.uint(27, "groups")?,
         files: fields.maybe_uint(28, "files")?,
         name: fields.maybe_text(29, "name")?,
+        priority: Priority::from_name(&fields.text(30, "priority")?).ok_or_else(|| damaged("priority"))?,
         root: fields.maybe_bytes(9, "root")?.and_then(|bytes| ContentRoot::from_slice(&bytes)),
         path: fields.maybe_bytes(10, "path")?.map(path),
         directory: path(fields.bytes(11, "directory")?),
@@ -334,18 +341,22 @@ fn open(bytes: &[u8], what: &'static str) -> Result<Fields, ServiceError> {
     }
 }
 
-fn ids(read: &impl Read, table: &Table, limit: usize) -> Result<Vec<[u8; 16]>, ServiceError> {
-    let rows = read.scan(table, &[], None, limit)?;
-    Ok(rows.into_iter().filter_map(|row| <[u8; 16]>::try_from(row.key.as_slice()).ok()).collect())
-}
-
-fn mark(tx: &mut Tx<'_>, table: &Table, id: &[u8; 16], wanted: bool) -> Result<(), ServiceError> {
-    match (tx.get(table, id)?.is_some(), wanted) {
-        (false, true) => tx.put(table, id, &[])?,
-        (true, false) => tx.delete(table, id)?,
+fn mark(tx: &mut Tx<'_>, table: &Table, key: &[u8], wanted: bool) -> Result<(), ServiceError> {
+    match (tx.get(table, key)?.is_some(), wanted) {
+        (false, true) => tx.put(table, key, &[])?,
+        (true, false) => tx.delete(table, key)?,
         _ => {}
     }
     Ok(())
+}
+
+fn runnable_key(transfer: &Transfer) -> Vec<u8> {
+    let order: u8 = match transfer.priority {
+        Priority::High => 0,
+        Priority::Normal => 1,
+        Priority::Low => 2,
+    };
+    [&[order], transfer.started.millis().to_be_bytes().as_slice(), &transfer.id].concat()
 }
 
 fn due_key(due: Timestamp, id: &[u8; 16]) -> Vec<u8> {

@@ -35,7 +35,7 @@ use huitong_proof::{
 use huitong_store::{Pending, Store, outbox};
 
 use self::link::{Link, Wire};
-use crate::{Pieces, Rates, StartTransfer, Transfer, TransferSettings, TransferState, Transfers};
+use crate::{Pieces, Priority, Rates, StartTransfer, Transfer, TransferSettings, TransferState, Transfers};
 
 pub(crate) const MIB: usize = 1 << 20;
 /// The clock of all nodes starts at 2026-09-21T14:13:20Z; this policy holds for ever after.
@@ -210,7 +210,12 @@ impl Space {
     }
 
     pub(crate) async fn start(&self, id: [u8; 16]) -> Transfer {
-        let request = StartTransfer { id, contract: self.contract.clone(), product: None, directory: None };
+        self.start_with(id, Priority::Normal).await
+    }
+
+    pub(crate) async fn start_with(&self, id: [u8; 16], priority: Priority) -> Transfer {
+        let contract = self.contract.clone();
+        let request = StartTransfer { id, contract, product: None, directory: None, priority };
         self.consumer.start(request).await.unwrap()
     }
 
@@ -414,6 +419,7 @@ pub(crate) fn transfers_with(
     let mut settings = TransferSettings {
         received: home.join("received"),
         max_outgoing: 4,
+        max_outgoing_per_peer: 4,
         connections: Some(1),
         rates: Rates::default(),
         policy: None,

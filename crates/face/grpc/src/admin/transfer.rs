@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use huitong_identity::ServiceError;
 use huitong_proof::id_text;
-use huitong_transfer::{Limited, Rates, StartTransfer, Suspender, Transfer, TransferState, Transfers};
+use huitong_transfer::{
+    Limited, Priority, Rates, StartTransfer, Suspender, Transfer, TransferState, Transfers,
+};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
@@ -101,18 +103,24 @@ impl AdminServices {
 }
 
 fn command(request: wire::StartTransferRequest) -> Result<StartTransfer, ServiceError> {
-    let wire::StartTransferRequest { id, contract, product, directory } = request;
+    let wire::StartTransferRequest { id, contract, product, directory, priority } = request;
     let product = if product.is_empty() { None } else { Some(data_id("product", &product)?) };
     let directory = if directory.is_empty() { None } else { Some(PathBuf::from(directory)) };
     if directory.as_ref().is_some_and(|directory| !directory.is_absolute()) {
         let reason = "expected an absolute path: the node has another directory";
         return Err(ServiceError::invalid("directory", reason));
     }
+    let priority = match priority.as_str() {
+        "" => Priority::default(),
+        name => Priority::from_name(name)
+            .ok_or_else(|| ServiceError::invalid("priority", "expected low, normal or high"))?,
+    };
     Ok(StartTransfer {
         id: fixed("id", &id)?,
         contract: contract_id("contract", &contract)?,
         product,
         directory,
+        priority,
     })
 }
 
@@ -174,6 +182,7 @@ fn message(transfer: Transfer, moved: u64) -> wire::Transfer {
         state: transfer.state.name().to_owned(),
         size: transfer.size,
         files: transfer.files.unwrap_or(0),
+        priority: transfer.priority.name().to_owned(),
         bytes_acknowledged: transfer.acknowledged,
         blake3: transfer.root.map(|root| root.to_string()).unwrap_or_default(),
         path: transfer.path.map(|path| path.display().to_string()).unwrap_or_default(),

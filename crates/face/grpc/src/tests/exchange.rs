@@ -6,7 +6,7 @@ use huitong_contract::{AcceptCounter, State, Terms};
 use huitong_identity::PeerError;
 use huitong_ids::{ContractId, DataId, DataType};
 use huitong_proof::Clock;
-use huitong_transfer::{FromConsumer, StartTransfer, TransferPeer, TransferState, Want as Wanted};
+use huitong_transfer::{FromConsumer, Priority, StartTransfer, TransferPeer, TransferState, Want as Wanted};
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt as _;
 use tonic::Code;
@@ -44,7 +44,7 @@ async fn bytes_arrive_and_both_sides_have_their_proofs() {
     let contract = space.contract(&product).await;
     let consumer = &space.consumer;
     let id = [5; 16];
-    let start = StartTransfer { id, contract, product: None, directory: None };
+    let start = StartTransfer { id, contract, product: None, directory: None, priority: Priority::Normal };
     consumer.transfers.start(start).await.unwrap();
     consumer.transfers.run(&id, &consumer.peers).await.unwrap();
     let transfer = consumer.transfers.transfer(&id).unwrap().unwrap();
@@ -65,7 +65,7 @@ async fn content_of_many_groups_arrives_over_several_connections() {
     let product = space.publish(&content).await;
     let contract = space.contract(&product).await;
     let id = [4; 16];
-    let start = StartTransfer { id, contract, product: None, directory: None };
+    let start = StartTransfer { id, contract, product: None, directory: None, priority: Priority::Normal };
     space.consumer.transfers.start(start).await.unwrap();
     space.consumer.transfers.run(&id, &space.consumer.peers).await.unwrap();
     let transfer = space.consumer.transfers.transfer(&id).unwrap().unwrap();

@@ -77,6 +77,7 @@ impl Transfers {
                     contract: request.contract,
                     product: request.product.unwrap_or_else(|| contract.agreement.product.clone()),
                     state: TransferState::Requested,
+                    priority: request.priority,
                     size: 0,
                     acknowledged: 0,
                     acknowledged_groups: 0,

@@ -27,7 +27,7 @@ use crate::details::{
 };
 use crate::lanes::Lanes;
 use crate::model::{
-    Finality, FromConsumer, FromProvider, Statements, Suspender, Transfer, TransferState, Want,
+    Finality, FromConsumer, FromProvider, Priority, Statements, Suspender, Transfer, TransferState, Want,
 };
 use crate::ranges::Ranges;
 use crate::share::Buffers;
@@ -82,7 +82,7 @@ impl Transfers {
         mut incoming: mpsc::Receiver<Result<FromConsumer, PeerError>>,
         out: mpsc::Sender<FromProvider>,
     ) -> Result<(), ServiceError> {
-        let _place = self.outgoing.try_acquire().map_err(|_| ServiceError::Busy {
+        let _place = self.places.take(caller.node()).ok_or_else(|| ServiceError::Busy {
             reason: "this node serves as many transfers as it may; try again later".to_owned(),
         })?;
         let want = match timeout(FIRST_FRAME, incoming.recv()).await {
@@ -339,6 +339,7 @@ fn new_transfer(
         contract: want.contract.clone(),
         product: want.product.clone(),
         state: TransferState::Started,
+        priority: Priority::default(),
         size: contract.agreement.size,
         acknowledged: 0,
         acknowledged_groups: 0,

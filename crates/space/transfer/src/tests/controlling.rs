@@ -10,7 +10,9 @@ use tokio::time::timeout;
 
 use super::{ALWAYS, MIB, Space, Who, Wire, part_of, policy};
 use crate::details::{AckDetail, AckStatus, read_abort};
-use crate::{FromConsumer, FromProvider, LOWEST_RATE, Limited, StartTransfer, Suspender, TransferState};
+use crate::{
+    FromConsumer, FromProvider, LOWEST_RATE, Limited, Priority, StartTransfer, Suspender, TransferState,
+};
 
 const ID: [u8; 16] = [2; 16];
 
@@ -242,8 +244,13 @@ async fn a_full_disk_suspends_and_room_resumes() {
         eprintln!("SKIPPED a_full_disk_suspends_and_room_resumes: this process may not mount a file system");
         return;
     };
-    let request =
-        StartTransfer { id: ID, contract: space.contract.clone(), product: None, directory: Some(directory) };
+    let request = StartTransfer {
+        id: ID,
+        contract: space.contract.clone(),
+        product: None,
+        directory: Some(directory),
+        priority: Priority::Normal,
+    };
     space.consumer.start(request).await.unwrap();
     space.run(ID).await.assert_retry("make room, the transfer goes on by itself");
 
@@ -262,4 +269,24 @@ async fn a_full_disk_suspends_and_room_resumes() {
     disk.grow();
     assert_eq!(space.run(ID).await.consumer, Ok(()));
     space.assert_delivered(ID);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn transfers_run_in_the_order_of_their_priority_and_age() {
+    let space = Space::small().await;
+    let started = [
+        ([1; 16], Priority::Normal),
+        ([2; 16], Priority::Low),
+        ([3; 16], Priority::High),
+        ([4; 16], Priority::Normal),
+        ([5; 16], Priority::High),
+    ];
+    for (id, priority) in started {
+        space.start_with(id, priority).await;
+        space.network.clock.advance(Duration::from_millis(1));
+    }
+    assert_eq!(space.consumer.runnable().unwrap(), [[3; 16], [5; 16], [1; 16], [4; 16], [2; 16]]);
+    space.consumer.cancel(&[5; 16], "").await.unwrap();
+    assert_eq!(space.run([3; 16]).await.consumer, Ok(()));
+    assert_eq!(space.consumer.runnable().unwrap(), [[1; 16], [4; 16], [2; 16]]);
 }

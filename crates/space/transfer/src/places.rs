@@ -1,0 +1,74 @@
+//! Places for the exchanges that a node serves: so many in all, and for one peer only some of them.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use huitong_ids::NodeId;
+
+/// Clones share the places.
+#[derive(Clone)]
+pub(crate) struct Places {
+    all: usize,
+    each_peer: usize,
+    held: Arc<Mutex<HashMap<NodeId, usize>>>,
+}
+
+/// A place, until it is dropped.
+pub(crate) struct Place {
+    places: Places,
+    peer: NodeId,
+}
+
+impl Places {
+    pub(crate) fn new(all: usize, each_peer: usize) -> Self {
+        Self { all, each_peer, held: Arc::default() }
+    }
+
+    /// A place for a peer, if there is one and it has not too many.
+    pub(crate) fn take(&self, peer: &NodeId) -> Option<Place> {
+        let mut held = self.held();
+        let own = held.get(peer).copied().unwrap_or(0);
+        if own >= self.each_peer || held.values().sum::<usize>() >= self.all {
+            return None;
+        }
+        held.insert(peer.clone(), own.saturating_add(1));
+        Some(Place { places: self.clone(), peer: peer.clone() })
+    }
+
+    fn held(&self) -> MutexGuard<'_, HashMap<NodeId, usize>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut held = self.places.held();
+        match held.get_mut(&self.peer) {
+            Some(own) if *own > 1 => *own = own.saturating_sub(1),
+            _ => {
+                held.remove(&self.peer);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_peer_takes_all_places() {
+        let node = |text: &str| NodeId::parse(text).unwrap();
+        let one = node("591440300MA5DEMA08P4403ZPEXLOQIJ");
+        let other = node("591440300MA5DEMB12U4403J1DIHAOLR");
+        let places = Places::new(3, 2);
+        let held = [places.take(&one).unwrap(), places.take(&one).unwrap()];
+        assert!(places.take(&one).is_none(), "it has as many as it may");
+        let third = places.take(&other).unwrap();
+        assert!(places.take(&other).is_none(), "there are no more");
+        drop(held);
+        assert!(places.take(&other).is_some() && places.take(&one).is_some());
+        drop(third);
+        assert!(places.held().is_empty());
+    }
+}
