@@ -82,7 +82,7 @@ impl Transfers {
         mut incoming: mpsc::Receiver<Result<FromConsumer, PeerError>>,
         out: mpsc::Sender<FromProvider>,
     ) -> Result<(), ServiceError> {
-        let _place = self.places.take(caller.node()).ok_or_else(|| ServiceError::Busy {
+        let _place = self.places.wait(caller.node()).await.ok_or_else(|| ServiceError::Busy {
             reason: "this node serves as many transfers as it may; try again later".to_owned(),
         })?;
         let want = match timeout(FIRST_FRAME, incoming.recv()).await {
