@@ -344,7 +344,8 @@ SIGNED_AGREEMENT = record({1: digest, 2: text})
 DETAILS = {
     CREDENTIAL: record({1: text, 2: text, 3: text, 4: text, 5: digest, 6: digest, 7: digest, 8: text,
                         9: list_of(text), 10: uint, 11: uint, 12: digest}),
-    ASSET: record({1: text, 2: digest, 3: exactly("product"), 4: text, 5: digest, 6: uint, 7: list_of(text)}),
+    ASSET: record({1: text, 2: digest, 3: exactly("product"), 4: text, 5: digest, 6: uint, 7: list_of(text),
+                   8: lambda version: uint(version) and version > 0}),
     AGREEMENT: SIGNED_AGREEMENT,
     VERIFICATION: SIGNED_AGREEMENT,
     FINALISATION: record({}),
@@ -398,7 +399,7 @@ PARTY = record({1: text, 2: text, 3: text})
 AGREEMENT_DOCUMENT = record({
     1: exactly("huitong/agreement/v1"), 2: lambda item: text(item) and len(item) == 47, 3: text, 4: text, 5: text,
     6: PARTY, 7: PARTY, 8: octets, 9: digest, 10: uint, 11: uint, 12: exactly(0), 13: text, 14: uint,
-    15: octets_of(16), 16: digest, 17: exactly("01")})
+    15: octets_of(16), 16: digest, 17: exactly("01"), 18: lambda item: uint(item) and item < 2})
 
 
 def read_agreement(data):
@@ -476,15 +477,17 @@ def verify_chain(receipt, space, registrar_keys):
         agreement_hash = sha256(encode([receipt[2], found[AGREEMENT].data, found[VERIFICATION].data]))
         for statement in shared[2:]:
             check(statement.agreement_hash == agreement_hash, f"{NAMES[statement.kind]}: another agreement hash")
-    check((asset.detail[1], asset.detail[5], asset.detail[6], asset.detail[4])
-          == (agreement[4], agreement[9], agreement[10], agreement[6][2]),
-          "ASSET CERTIFICATE: product, root, size or holder is not the agreement's")
+    check((asset.detail[1], asset.detail[4]) == (agreement[4], agreement[6][2]),
+          "ASSET CERTIFICATE: product or holder is not the agreement's")
+    root, size = asset.detail[5], asset.detail[6]
+    if agreement[18] == 0:
+        check((root, size) == (agreement[9], agreement[10]), "ASSET CERTIFICATE: root or size is not the agreement's")
     transfer = [statement for statement in shared if statement.kind in (USAGE, OFFER, ACCEPT, ACK, FINAL)]
     check(len({statement.subject for statement in transfer}) <= 1, "the transfer's statements have different subjects")
     if OFFER in found:
         offer = found[OFFER].detail
-        check((offer[1], offer[2], offer[3], offer[6]) == (agreement[4], agreement[9], agreement[10], agreement[11]),
-              "OFFER: product, root, size or window is not the agreement's")
+        check((offer[1], offer[2], offer[3], offer[6]) == (agreement[4], root, size, agreement[11]),
+              "OFFER: product or window is not the agreement's, or root or size is not the certificate's")
         check(offer[15] == sha256(agreement[8]), "OFFER: its policy is not the agreement's")
         usages = [statement.digest for statement in shared if statement.kind == USAGE]
         if len(usages) < len(offer[18]):
@@ -493,15 +496,15 @@ def verify_chain(receipt, space, registrar_keys):
             check(usages == offer[18], "USAGE: not the statements that the offer names")
     if ACK in found:
         acknowledgement = found[ACK].detail
-        check(acknowledgement[2] == agreement[9], "ACK: another root")
+        check(acknowledgement[2] == root, "ACK: another root")
         if acknowledgement[6] != 1:
             missing.append("a complete ACK (it is partial)")
         elif OFFER in found:
             groups = groups_of(found[OFFER].detail)
             check(acknowledgement[3] == ([[0, groups]] if groups else []), "ACK: it does not cover all groups")
-            check(acknowledgement[5] == agreement[10], "ACK: it does not cover all bytes")
+            check(acknowledgement[5] == size, "ACK: it does not cover all bytes")
     if FINAL in found:
-        check(found[FINAL].detail[1] == agreement[9], "FINAL: another root")
+        check(found[FINAL].detail[1] == root, "FINAL: another root")
     return agreement, credentials, shared, found, missing
 
 
@@ -644,8 +647,8 @@ def verify(data, space, registrar_keys):
     bracket = f"; all of it existed {moment(min(map(min, filter(None, enough))))}" if any(enough) else ""
     finality = ("final" if all(enough) else "provisional") + bracket
     return [printable(claim) for claim in claims + [
-        f"product {agreement[4]} ({agreement[5]}): registered for the provider, {agreement[10]} bytes, "
-        f"BLAKE3 {agreement[9].hex()}",
+        f"product {agreement[4]} ({agreement[5]}): registered for the provider, {found[OFFER].detail[3]} bytes, "
+        f"BLAKE3 {found[OFFER].detail[2].hex()}",
         f"agreement {agreement[2]} ({agreement[3]}): signed by both, finalised {moment(found[FINALISATION].time)}",
         f"use of the policy: {usages} counted by the provider",
         f"offer: made by the provider {moment(found[OFFER].time)}, of these bytes under the agreement's policy",

@@ -218,8 +218,17 @@ pub(crate) enum Catalog {
         #[arg(value_name = "PATH")]
         file: PathBuf,
         /// Usage policy, JSON in the national dictionary's names; - for stdin.
-        #[arg(long, value_name = "FILE")]
-        policy: PathBuf,
+        #[arg(long, value_name = "FILE", required_unless_present = "renews")]
+        policy: Option<PathBuf>,
+        /// Publish a new version of this product, which keeps what is not said anew.
+        #[arg(long, value_name = "PRODUCT", value_parser = product_id)]
+        renews: Option<String>,
+        /// Contracts cover later versions of the product too.
+        #[arg(long, conflicts_with = "renews")]
+        series: bool,
+        /// Hashes of the file to record beside its BLAKE3 root.
+        #[arg(long, value_name = "HASH", value_enum, value_delimiter = ',')]
+        digest: Vec<FileHash>,
         /// Product name, at most 128 characters [default: the name of the file or directory].
         #[arg(long, default_value = "", hide_default_value = true)]
         name: String,
@@ -259,6 +268,15 @@ pub(crate) enum Catalog {
         #[arg(long, value_enum, default_value_t)]
         lang: Lang,
     },
+}
+
+/// A hash of a whole file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FileHash {
+    /// SHA-256.
+    Sha256,
+    /// SM3, GB/T 32905-2016.
+    Sm3,
 }
 
 /// `huitong contract ...`

@@ -43,11 +43,25 @@ pub(crate) fn node(node: &api::Node) -> Value {
 }
 
 pub(crate) fn publication(publication: &api::Publication) -> Value {
-    let api::Publication { id, state, name, path, size, blake3, resource, product, reason, files } =
-        publication;
+    let api::Publication {
+        id,
+        state,
+        name,
+        path,
+        size,
+        blake3,
+        resource,
+        product,
+        reason,
+        files,
+        series,
+        sha256,
+        sm3,
+    } = publication;
     json!({
         "id": id_text(id), "state": state, "name": name, "path": path, "size": size, "blake3": blake3,
-        "resource": resource, "product": product, "reason": reason, "files": files,
+        "resource": resource, "product": product, "reason": reason, "files": files, "series": series,
+        "sha256": sha256, "sm3": sm3,
     })
 }
 
@@ -70,10 +84,14 @@ pub(crate) fn product(product: &api::GetProductResponse) -> Value {
         english,
         chinese,
         files,
+        version,
+        series,
+        sha256,
+        sm3,
     } = product;
     json!({
         "hit": found.as_ref().map(hit), "address": address, "blake3": blake3, "file_name": file_name,
-        "files": files,
+        "files": files, "version": version, "series": series, "sha256": sha256, "sm3": sm3,
         "price": price, "policy": String::from_utf8_lossy(policy), "english": english, "chinese": chinese,
     })
 }
@@ -129,6 +147,7 @@ pub(crate) fn transfer(transfer: &api::Transfer) -> Value {
         suspended_by,
         files,
         priority,
+        version,
     } = transfer;
     json!({
         "id": id_text(id), "side": side, "peer": peer, "contract": contract, "product": product,
@@ -136,6 +155,7 @@ pub(crate) fn transfer(transfer: &api::Transfer) -> Value {
         "blake3": blake3, "path": path, "code": code, "reason": reason, "proven": proven,
         "started_milliseconds": started_milliseconds, "finished_milliseconds": finished_milliseconds,
         "finality": finality, "suspended_by": suspended_by, "files": files, "priority": priority,
+        "version": version,
     })
 }
 

@@ -7,7 +7,7 @@ use huitong_policy::{Policy, PolicyError};
 use serde_json::json;
 
 use crate::admin::{Admin, Client};
-use crate::cli::{Catalog, Global, Lang};
+use crate::cli::{Catalog, FileHash, Global, Lang};
 use crate::commands::{list, operation_id, read_input};
 use crate::exit::{Exit, Failure};
 use crate::output::{Output, bytes, content, table};
@@ -19,12 +19,16 @@ pub(crate) const MAX_POLICY_BYTES: u64 = 8 << 10;
 pub(crate) async fn run(command: Catalog, global: &Global, output: Output) -> Result<(), Failure> {
     let admin = Admin::open(global, output).await?;
     match command {
-        Catalog::Publish { file, policy, name, intro, price, window, id } => {
+        Catalog::Publish { file, policy, renews, series, digest, name, intro, price, window, id } => {
             let request = api::PublishRequest {
                 path: operations::absolute(&file)?,
                 name,
                 introduction: intro,
-                policy: read_policy(&policy)?.into(),
+                policy: policy.as_deref().map(read_policy).transpose()?.unwrap_or_default().into(),
+                renews: renews.unwrap_or_default(),
+                series,
+                sha256: digest.contains(&FileHash::Sha256),
+                sm3: digest.contains(&FileHash::Sm3),
                 price,
                 window_bytes: window.unwrap_or_default(),
                 id: operations::id_bytes(operation_id(id, output)).into(),
@@ -135,15 +139,22 @@ async fn publish(admin: &Admin, request: api::PublishRequest, output: Output) ->
     })?;
     output.result(&views::publication(&publication), || {
         format!(
-            "listed {}\n  product  {}\n  size     {}\n  blake3   {}\nkeep {} where it is, unchanged",
+            "listed {}\n  product  {}\n  size     {}\n  blake3   {}\n{}keep {} where it is, unchanged",
             publication.name,
             publication.product,
             content(publication.size, publication.files),
             publication.blake3,
+            hashes(&publication.sha256, &publication.sm3),
             publication.path
         )
     });
     Ok(())
+}
+
+/// A line for each hash that there is.
+fn hashes(sha256: &str, sm3: &str) -> String {
+    let lines = [("sha256 ", sha256), ("sm3    ", sm3)].into_iter().filter(|(_, hash)| !hash.is_empty());
+    lines.map(|(name, hash)| format!("  {name}  {hash}\n")).collect()
 }
 
 /// Bytes in a file or in the files below a directory, for a progress bar; 0 for what cannot be read.
@@ -162,24 +173,31 @@ fn describe(product: &api::GetProductResponse, lang: Lang) -> String {
         Lang::En => (or(&product.price, "free of charge"), &product.english),
         Lang::Zh => (or(&product.price, "免费"), &product.chinese),
     };
-    let [product_label, provider, address, file, blake3, price_label] = match lang {
-        Lang::En => ["product ", "provider", "address ", "file    ", "blake3  ", "price   "],
-        Lang::Zh => ["产品标识", "提供方  ", "节点地址", "文件    ", "BLAKE3  ", "价格    "],
+    let [product_label, provider, address, file, version, blake3, price_label] = match lang {
+        Lang::En => ["product ", "provider", "address ", "file    ", "version ", "blake3  ", "price   "],
+        Lang::Zh => ["产品标识", "提供方  ", "节点地址", "文件    ", "版本    ", "BLAKE3  ", "价格    "],
+    };
+    let coverage = match (product.series, lang) {
+        (false, _) => "",
+        (true, Lang::En) => ", and later ones under the same contract",
+        (true, Lang::Zh) => "，同一合约包括之后的版本",
     };
     let mut text = format!("{}\n", hit.name);
     if !hit.introduction.is_empty() {
         text.push_str(&format!("{}\n", hit.introduction));
     }
     text.push_str(&format!(
-        "  {product_label}  {}\n  {provider}  {} {}\n  {address}  {}\n  {file}  {}, {}\n  {blake3}  {}\n  \
-         {price_label}  {price}\n",
+        "  {product_label}  {}\n  {provider}  {} {}\n  {address}  {}\n  {file}  {}, {}\n  {version}  {}{coverage}\n  \
+         {blake3}  {}\n{}  {price_label}  {price}\n",
         hit.product,
         hit.provider_name,
         hit.provider,
         product.address,
         product.file_name,
         content(hit.size, product.files),
-        product.blake3
+        product.version,
+        product.blake3,
+        hashes(&product.sha256, &product.sm3)
     ));
     for line in policy {
         text.push_str("  - ");

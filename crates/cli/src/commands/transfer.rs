@@ -180,6 +180,9 @@ fn describe(transfer: &api::Transfer) -> String {
             ),
         }
     );
+    if transfer.version > 0 {
+        text.push_str(&format!("version    {}\n", transfer.version));
+    }
     for (name, value) in [
         ("blake3    ", &transfer.blake3),
         ("file      ", &transfer.path),

@@ -29,6 +29,14 @@ fn the_guide_works_as_written() {
             states.push(transfer["state"].as_str().unwrap().to_owned());
         }
     }
-    assert_eq!(states[0][..3], ["COMPLETED", "TERMINATED", "COMPLETED"], "{printed}");
-    assert_eq!(states[1][..3], ["COMPLETED", "TERMINATED", "COMPLETED"], "{printed}");
+    assert_eq!(
+        states[0][..5],
+        ["COMPLETED", "COMPLETED", "COMPLETED", "TERMINATED", "COMPLETED"],
+        "{printed}"
+    );
+    assert_eq!(
+        states[1][..5],
+        ["COMPLETED", "COMPLETED", "COMPLETED", "TERMINATED", "COMPLETED"],
+        "{printed}"
+    );
 }

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use sha2::{Digest as _, Sha256};
 
-/// 32 bytes of SHA-256. Written as 64 lower-case hexadecimal digits, and read in exactly that form.
+/// A hash of 32 bytes, SHA-256 unless its place says otherwise. Written as 64 lower-case hexadecimal digits, and read in exactly that form.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Digest([u8; 32]);
 

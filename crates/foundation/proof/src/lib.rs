@@ -10,6 +10,7 @@ pub mod cbor;
 pub mod content;
 pub mod digest;
 pub mod entropy;
+pub mod file_digests;
 pub mod key;
 pub mod key_file;
 pub mod statement;
@@ -22,6 +23,7 @@ pub use content::{
 };
 pub use digest::{Digest, HexError};
 pub use entropy::{Entropy, SeededEntropy, SystemEntropy, id_text, random, time_ordered_id};
+pub use file_digests::{FileDigests, WantedDigests};
 pub use key::{KeyError, SigningKey, Suite, VerifyingKey};
 pub use key_file::KeyFileError;
 pub use statement::{

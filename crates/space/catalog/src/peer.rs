@@ -104,6 +104,8 @@ pub struct VerifiedProduct {
     pub record: ProductRecord,
     /// The registrar's certificate over it.
     pub certificate: Statement,
+    /// Which version of the product this is, as the certificate says.
+    pub version: u64,
     /// The offer.
     pub listing: ListingRecord,
     /// The provider's LISTING over it.
@@ -191,6 +193,7 @@ impl Resolved {
             product,
             record,
             certificate,
+            version: certified.version,
             listing,
             listing_statement,
             policy,

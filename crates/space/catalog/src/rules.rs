@@ -23,7 +23,7 @@ pub(crate) enum Asset {
 
 impl Asset {
     /// What the certificate will say, under a freshly assigned id.
-    pub(crate) fn certificate(&self, id: DataId, record: Digest) -> AssetCertificate {
+    pub(crate) fn certificate(&self, id: DataId, record: Digest, version: u64) -> AssetCertificate {
         match self {
             Self::Resource(resource) => AssetCertificate {
                 id,
@@ -33,6 +33,7 @@ impl Asset {
                 root: resource.root,
                 size: resource.size,
                 derived_from: Vec::new(),
+                version,
             },
             Self::Product(product) => AssetCertificate {
                 id,
@@ -42,6 +43,7 @@ impl Asset {
                 root: product.root,
                 size: product.size,
                 derived_from: product.derived_from.clone(),
+                version,
             },
         }
     }
@@ -140,6 +142,25 @@ fn ordinary(grade: Grade, level: SecurityLevel) -> Result<(), Refusal> {
     }
 }
 
+/// Which version of its asset a registration makes: the first one of a new asset, or the next one of the applicant's own.
+/// `registered` is what stands under the identifier that it names: owner and version.
+pub(crate) fn version(
+    applicant: &Applicant<'_>,
+    renews: Option<&DataId>,
+    registered: Option<(&NodeId, u64)>,
+) -> Result<u64, Refusal> {
+    let Some(id) = renews else { return Ok(1) };
+    let refuse = |reason: String| {
+        let next_step = "renew what this connector has registered here, or publish a new product";
+        Err(Refusal::new("catalog.renews", reason, next_step))
+    };
+    match registered {
+        None => refuse(format!("{id} is not registered here")),
+        Some((owner, _)) if owner != applicant.node => refuse(format!("{id} belongs to another node")),
+        Some((_, version)) => Ok(version.saturating_add(1)),
+    }
+}
+
 /// What a new listing means for the catalog.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ListingStep {
@@ -196,8 +217,8 @@ pub(crate) fn listing(
     Ok(ListingStep::Replace)
 }
 
-/// Does the registrar's certificate say what it was asked to? `expected` carries the certificate's own id, which is
-/// the registrar's to choose within the holder's entity.
+/// Does the registrar's certificate say what it was asked to? `expected` carries the certificate's own version, and where
+/// nothing is renewed its own id, which is the registrar's to choose within the holder's entity.
 pub(crate) fn certificate(given: &AssetCertificate, expected: &AssetCertificate) -> Result<(), Refusal> {
     let wrong = if given.kind != expected.kind || given.id.data_type() != expected.kind.data_type() {
         "kind of asset"
@@ -209,6 +230,8 @@ pub(crate) fn certificate(given: &AssetCertificate, expected: &AssetCertificate)
         "content"
     } else if given.derived_from != expected.derived_from {
         "set of resources"
+    } else if given.id != expected.id {
+        "identifier"
     } else {
         return Ok(());
     };

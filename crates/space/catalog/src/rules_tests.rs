@@ -1,6 +1,7 @@
 use std::convert::Infallible;
 
 use huitong_ids::{DataType, Segment};
+use huitong_proof::FileDigests;
 use huitong_proof::{Content, ContentRoot};
 use proptest::prelude::*;
 
@@ -46,7 +47,7 @@ fn resource() -> ResourceRecord {
         personal_information: PersonalInformation::Absent,
         size: 7,
         root: content(),
-        sha256: None,
+        digests: FileDigests::default(),
         legacy_code: None,
     }
 }
@@ -67,6 +68,7 @@ fn product() -> ProductRecord {
         personal_information: PersonalInformation::Absent,
         file_name: FileName::parse("name.csv").unwrap(),
         files: None,
+        digests: FileDigests::default(),
     }
 }
 
@@ -80,6 +82,7 @@ fn offer() -> ListingRecord {
         price: String::new(),
         version: 1,
         window_bytes: MIN_WINDOW_BYTES,
+        series: false,
     }
 }
 
@@ -137,6 +140,21 @@ fn what_may_be_registered() {
 }
 
 #[test]
+fn only_the_owner_makes_a_new_version() {
+    let (us, other, entity) = (node(OURS, 1), node(OURS, 2), entity(OURS));
+    let applicant = Applicant { node: &us, entity: &entity };
+    let product = id(DataType::Product, 1);
+    let check = |renews: Option<&DataId>, registered, expected: Result<u64, &str>| {
+        let verdict = version(&applicant, renews, registered).map_err(|refusal| refusal.code);
+        assert_eq!(verdict, expected.map_err(str::to_owned));
+    };
+    check(None, None, Ok(1));
+    check(Some(&product), Some((&us, 1)), Ok(2));
+    check(Some(&product), Some((&other, 1)), Err("catalog.renews"));
+    check(Some(&product), None, Err("catalog.renews"));
+}
+
+#[test]
 fn what_may_be_listed() {
     let check =
         |offer: &ListingRecord, owner: Option<u8>, listed: Option<(&ListingRecord, u64)>, expected| {
@@ -181,6 +199,7 @@ fn which_certificates_hold() {
         root: content(),
         size: 7,
         derived_from: vec![id(DataType::Resource, 1)],
+        version: 1,
     };
     let check = |given: AssetCertificate, wrong: Option<&str>| {
         let verdict = certificate(&given, &expected());
@@ -204,6 +223,7 @@ fn which_certificates_hold() {
     let foreign =
         DataId::mint(DataType::Product, &entity(OTHERS), &Segment::parse("4403").unwrap(), [9; 16], None);
     check(AssetCertificate { id: foreign.unwrap(), ..expected() }, Some("holder"));
+    check(AssetCertificate { id: id(DataType::Product, 8), ..expected() }, Some("identifier"));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use huitong_identity::{Refusal, ServiceError};
 use huitong_ids::{DataId, NodeId};
 use huitong_proof::cbor::{Fields, Limits, Map};
-use huitong_proof::{Digest, Timestamp};
+use huitong_proof::{ContentRoot, Digest, Timestamp};
 use huitong_store::{Read, Row, Table};
 
 use crate::model::{
@@ -25,8 +25,10 @@ pub(crate) const LISTINGS: Table = Table::with_history("catalog.listing");
 pub(crate) const RECENT: Table = Table::new("catalog.recent");
 /// Publications of this connector, by publication id.
 pub(crate) const PUBLICATIONS: Table = Table::with_history("catalog.publication");
-/// Publication id, by product id.
+/// Publication id of a product's newest version, by product id.
 pub(crate) const PRODUCTS: Table = Table::new("catalog.product");
+/// Publication id, by product id and content root: every version that was listed.
+pub(crate) const VERSIONS: Table = Table::new("catalog.version");
 
 const VERSION: u64 = 1;
 const LIMITS: Limits = Limits { bytes: 256 * 1024, depth: 4 };
@@ -38,6 +40,8 @@ pub(crate) struct AssetRow {
     pub(crate) owner: NodeId,
     pub(crate) owner_name: String,
     pub(crate) registered: Timestamp,
+    /// As the certificate has it.
+    pub(crate) version: u64,
 }
 
 impl AssetRow {
@@ -49,6 +53,7 @@ impl AssetRow {
             .text(3, self.owner.as_str())
             .text(4, &self.owner_name)
             .uint(5, self.registered.millis())
+            .uint(6, self.version)
             .encode()
     }
 
@@ -60,6 +65,7 @@ impl AssetRow {
             owner: read(&fields.text(3, "owner")?)?,
             owner_name: fields.text(4, "owner_name")?,
             registered: Timestamp::from_millis(fields.uint(5, "registered")?),
+            version: fields.uint(6, "version")?,
         };
         fields.finish()?;
         Ok(row)
@@ -159,6 +165,12 @@ pub(crate) struct PublicationRow {
     pub(crate) policy: Vec<u8>,
     pub(crate) price: String,
     pub(crate) window_bytes: u64,
+    /// Whether contracts about the product cover its later versions too.
+    pub(crate) series: bool,
+    /// The publication of which this is a new version.
+    pub(crate) renews: Option<[u8; 16]>,
+    /// The publication that is, or is to become, the next version of this one.
+    pub(crate) renewed_by: Option<[u8; 16]>,
     pub(crate) resource_record: Vec<u8>,
     pub(crate) resource: Option<Certified>,
     pub(crate) product_record: Option<Vec<u8>>,
@@ -202,7 +214,10 @@ impl PublicationRow {
             .maybe_digest(14, self.product.as_ref().map(|product| &product.certificate))
             .maybe_bytes(15, self.listing_record.as_deref())
             .uint(17, self.created.millis())
-            .uint(18, self.updated.millis());
+            .uint(18, self.updated.millis())
+            .boolean(19, self.series)
+            .maybe_bytes(20, self.renews.as_ref().map(<[u8; 16]>::as_slice))
+            .maybe_bytes(21, self.renewed_by.as_ref().map(<[u8; 16]>::as_slice));
         if let Some(reason) = &self.reason {
             row = row
                 .map(16, Map::new().text(1, &reason.code).text(2, &reason.reason).text(3, &reason.next_step));
@@ -242,6 +257,9 @@ impl PublicationRow {
             policy: fields.bytes(6, "policy")?,
             price: fields.text(7, "price")?,
             window_bytes: fields.uint(8, "window_bytes")?,
+            series: fields.boolean(19, "series")?,
+            renews: publication_id(fields.maybe_bytes(20, "renews")?)?,
+            renewed_by: publication_id(fields.maybe_bytes(21, "renewed_by")?)?,
             resource_record: fields.bytes(9, "resource_record")?,
             resource: certified(fields.maybe_text(10, "resource")?, fields.maybe_digest(11, "certificate")?)?,
             product_record: fields.maybe_bytes(12, "product_record")?,
@@ -267,6 +285,8 @@ impl PublicationRow {
             size: self.source.size,
             files: self.source.files,
             root: self.source.root,
+            series: self.series,
+            digests: resource.digests,
             resource: self.resource.map(|resource| resource.id),
             product: self.product.map(|product| product.id),
             reason: self.reason,
@@ -296,13 +316,28 @@ pub(crate) fn publication(r: &impl Read, id: &[u8; 16]) -> Result<Option<Publica
     r.get(&PUBLICATIONS, id)?.map(|bytes| PublicationRow::decode(&bytes)).transpose()
 }
 
-/// The publication that made this product.
+/// The publication of a product's newest version.
 pub(crate) fn publication_of(r: &impl Read, product: &DataId) -> Result<Option<[u8; 16]>, ServiceError> {
-    let Some(bytes) = r.get(&PRODUCTS, product.as_str().as_bytes())? else { return Ok(None) };
-    match <[u8; 16]>::try_from(bytes.as_slice()) {
-        Ok(id) => Ok(Some(id)),
-        Err(_) => Err(damaged("a product's publication id is not 16 bytes")),
-    }
+    publication_id(r.get(&PRODUCTS, product.as_str().as_bytes())?)
+}
+
+/// The publication of the version of a product that has this content.
+pub(crate) fn publication_of_version(
+    r: &impl Read,
+    product: &DataId,
+    root: &ContentRoot,
+) -> Result<Option<[u8; 16]>, ServiceError> {
+    publication_id(r.get(&VERSIONS, &version_key(product, root))?)
+}
+
+/// Key of [`VERSIONS`].
+pub(crate) fn version_key(product: &DataId, root: &ContentRoot) -> Vec<u8> {
+    [product.as_str().as_bytes(), root.as_bytes()].concat()
+}
+
+fn publication_id(bytes: Option<Vec<u8>>) -> Result<Option<[u8; 16]>, ServiceError> {
+    let id = bytes.map(|bytes| <[u8; 16]>::try_from(bytes.as_slice())).transpose();
+    id.map_err(|_| damaged("a publication id is not 16 bytes"))
 }
 
 pub(crate) fn damaged(what: impl std::fmt::Display) -> ServiceError {

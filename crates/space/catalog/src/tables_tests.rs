@@ -1,4 +1,4 @@
-use huitong_proof::Content;
+use huitong_proof::{Content, FileDigests};
 
 use super::*;
 use crate::model::{DataFormat, Grade, Origin, Ownership, PersonalInformation, UpdateFrequency};
@@ -14,6 +14,7 @@ fn asset_row() -> AssetRow {
         owner: NODE.parse().unwrap(),
         owner_name: "owner".to_owned(),
         registered: Timestamp::from_millis(1),
+        version: 2,
     }
 }
 
@@ -59,7 +60,7 @@ fn publication_row(state: PublicationState) -> PublicationRow {
         personal_information: PersonalInformation::Absent,
         size: 7,
         root,
-        sha256: None,
+        digests: FileDigests::default(),
         legacy_code: None,
     };
     PublicationRow {
@@ -78,6 +79,9 @@ fn publication_row(state: PublicationState) -> PublicationRow {
         policy: b"{}".to_vec(),
         price: "free".to_owned(),
         window_bytes: 1 << 20,
+        series: true,
+        renews: Some([8; 16]),
+        renewed_by: None,
         resource_record: record.encode().unwrap(),
         resource: certified(RESOURCE),
         product_record: Some(b"product".to_vec()),
@@ -107,10 +111,10 @@ fn rows_read_back_and_their_bytes_never_change() {
     assert_eq!(
         digests,
         [
-            "asset 2647d43c93966c4d96742bd04274cadb2e4195420269b6940079a5c6a85f30e0",
+            "asset 4dc6d2d15ab3731fd0a6c866c114ddc3e7732b66859d5d72c150923294188b4e",
             "listing 1faf55ee4ebb02727b3a980ff75bc0a1f20b3342249e9885adf39d1387db60a4",
             "recent aca122157b8747fd6dd5da7ad5d90abb79e0ba825e916edb0fe70b09aafedccb",
-            "publication d43edbffb51c897bb2f078a4955051ed9c8eb6ad003c8457f0b381dfecf69829",
+            "publication a9e8bf62c1939a0b927e8ef776ea0967053789364137b70ead55c865a1b064e6",
         ]
     );
 }

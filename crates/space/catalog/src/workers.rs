@@ -8,7 +8,8 @@ use huitong_proof::{Digest, Envelope, Kind, Statement, VerifyingKey};
 use huitong_store::{Pending, Tx, TxError, outbox};
 
 use crate::model::{
-    AssetCertificate, AssetKind, ListingNotice, ProductRecord, PublicationState, RecordError, ResourceRecord,
+    AssetCertificate, AssetKind, ListingNotice, ListingRecord, ProductRecord, PublicationState, RecordError,
+    Registration, ResourceRecord,
 };
 use crate::peer::{CatalogPeer, require, trusted_registrar};
 use crate::rules;
@@ -208,6 +209,10 @@ impl Shelf {
         let body = certificate.body();
         let answers = body.reference == asked.digest() && body.subject == message.publication;
         require("certificate.reference", answers, "it answers another registration")?;
+        let id = match Registration::from_statement(&asked)?.renews {
+            Some(id) => id,
+            None => detail.id.clone(),
+        };
         let (holder, root, size, derived_from, kind) = match message.step {
             Step::Register(kind @ AssetKind::Resource) => {
                 let record = ResourceRecord::decode(&message.record)?;
@@ -222,8 +227,8 @@ impl Shelf {
             }
         };
         let record = Digest::sha256(&message.record);
-        let expected =
-            AssetCertificate { id: detail.id.clone(), record, kind, holder, root, size, derived_from };
+        let version = detail.version;
+        let expected = AssetCertificate { id, record, kind, holder, root, size, derived_from, version };
         rules::certificate(&detail, &expected)
             .map_err(|refusal| ServiceError::Refused { refusal, statement: None })?;
         Ok((certificate, detail))
@@ -277,6 +282,9 @@ impl Shelf {
             }
             Answer::Listed => {
                 row.state = PublicationState::Listed;
+                if let Some(product) = &row.product {
+                    tx.put(&tables::VERSIONS, &tables::version_key(&product.id, &row.source.root), id)?;
+                }
                 outbox::settle(tx, pending)?;
             }
             // The row stays: the worker buries it, so that the operator finds it among the dead.
@@ -286,6 +294,10 @@ impl Shelf {
                 }
                 row.state = PublicationState::Failed;
                 row.reason = Some(refusal);
+                // The version before is on offer again.
+                if let (Some(product), Some(renewed)) = (&row.product, &row.renews) {
+                    tx.put(&tables::PRODUCTS, product.id.as_str().as_bytes(), renewed)?;
+                }
             }
         }
         self.save(tx, id, &mut row)
@@ -301,6 +313,7 @@ impl Shelf {
         detail: AssetCertificate,
     ) -> Result<(), Abort> {
         let certified = Certified { id: detail.id.clone(), certificate: certificate.digest() };
+        let renewed = row.renews.as_ref().map(|id| tables::publication(tx, id)).transpose()?.flatten();
         match detail.kind {
             AssetKind::Resource => {
                 let resource = ResourceRecord::decode(&row.resource_record)?;
@@ -308,11 +321,15 @@ impl Shelf {
                 row.resource = Some(certified);
                 row.product_record = Some(record.clone());
                 row.state = PublicationState::RegisteringProduct;
-                self.ask_to_register(tx, id, AssetKind::Product, record)
+                let product = renewed.and_then(|renewed| renewed.product).map(|product| product.id);
+                self.ask_to_register(tx, id, AssetKind::Product, record, product)
             }
             AssetKind::Product => {
                 let product = row.product_record.as_deref().unwrap_or_default();
-                let listing = self.listing_record(row, &ProductRecord::decode(product)?, detail.id);
+                let before = renewed.and_then(|renewed| renewed.listing_record);
+                let before = before.map(|record| ListingRecord::decode(&record)).transpose()?;
+                let version = before.map_or(1, |listing| listing.version.saturating_add(1));
+                let listing = self.listing_record(row, &ProductRecord::decode(product)?, detail.id, version);
                 let record = listing.encode()?;
                 let notice = ListingNotice {
                     product: listing.product.clone(),

@@ -14,8 +14,8 @@ mod tables;
 mod workers;
 
 pub use model::{
-    AcceptCounter, Agreement, Approval, Contract, DocumentError, MAXIMUM_DOCUMENT_BYTES, Mode, Negotiation,
-    Party, Reason, Side, State, Statements, Terms, agreement_hash, explain,
+    AcceptCounter, Agreement, Approval, Contract, Coverage, DocumentError, MAXIMUM_DOCUMENT_BYTES, Mode,
+    Negotiation, Party, Reason, Side, State, Statements, Terms, agreement_hash, explain,
 };
 pub use peer::ContractPeer;
 pub use rules::{Event, MAXIMUM_OPEN, MAXIMUM_ROUNDS, may_send, next};

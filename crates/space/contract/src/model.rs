@@ -9,7 +9,7 @@ pub use agreement::{Agreement, Party, agreement_hash};
 pub use explain::explain;
 pub use negotiation::{AcceptCounter, Approval, Contract, Negotiation, Reason, Side, State, Statements};
 pub(crate) use terms::short_text;
-pub use terms::{DocumentError, MAXIMUM_DOCUMENT_BYTES, Mode, Terms};
+pub use terms::{Coverage, DocumentError, MAXIMUM_DOCUMENT_BYTES, Mode, Terms};
 
 #[cfg(test)]
 mod tests;

@@ -372,6 +372,7 @@ fn first_difference(a: &Terms, b: &Terms) -> Option<&'static str> {
         ("window", a.window_bytes == b.window_bytes),
         ("mode", a.mode == b.mode),
         ("price", a.price == b.price),
+        ("coverage", a.coverage == b.coverage),
     ];
     comparisons.into_iter().find(|(_, same)| !same).map(|(field, _)| field)
 }

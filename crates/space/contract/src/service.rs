@@ -18,7 +18,8 @@ use huitong_store::{Read, Tx};
 use tokio::sync::watch;
 
 use crate::model::{
-    AcceptCounter, Approval, Contract, Mode, Negotiation, Party, Reason, Side, State, Statements, Terms,
+    AcceptCounter, Approval, Contract, Coverage, Mode, Negotiation, Party, Reason, Side, State, Statements,
+    Terms,
 };
 use crate::rules::{self, Event, MAXIMUM_OPEN};
 use crate::tables;
@@ -144,8 +145,14 @@ impl Contracts {
             }
             let terms = &negotiation.terms;
             let standing = contracts.offered_to(tx, &negotiation.peer, &negotiation.product)?;
-            // Price and policy are the operator's to give; root and size are facts about the bytes on the shelf.
-            if !standing.is_some_and(|now| now.root == terms.root && now.size == terms.size) {
+            // Price and policy are the operator's to give; root and size are facts about the bytes on the shelf, which in a
+            // series may have become those of a later version.
+            let is_offered = standing.is_some_and(|now| {
+                now.coverage == terms.coverage
+                    && (now.coverage == Coverage::Series
+                        || (now.root == terms.root && now.size == terms.size))
+            });
+            if !is_offered {
                 let reason =
                     format!("the product {} has changed since these terms; terminate", terms.product);
                 return Err(ServiceError::Conflict { reason });
@@ -262,6 +269,7 @@ impl Contracts {
             window_bytes: found.listing.window_bytes,
             mode: Mode::Window,
             price: found.listing.price,
+            coverage: Coverage::of_listing(found.listing.series),
         }))
     }
 

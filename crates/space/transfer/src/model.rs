@@ -205,6 +205,8 @@ pub struct Transfer {
     pub name: Option<String>,
     /// BLAKE3 root, once offered.
     pub root: Option<ContentRoot>,
+    /// Which version of the product it delivers, as the registrar counts them; once offered.
+    pub version: Option<u64>,
     /// Where the file, or the dataset's directory, lies or will lie, at the consumer, once offered.
     pub path: Option<PathBuf>,
     /// Directory it is delivered into, at the consumer.

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use huitong_contract::{Agreement, Contract, Side};
+use huitong_contract::{Agreement, Contract, Coverage, Side};
 use huitong_identity::{Caller, Refusal};
 use huitong_policy::{Action, ClauseId, Decision, Policy, Request, Verdict, decide};
 use huitong_proof::{Content, Digest, Timestamp};
@@ -112,7 +112,8 @@ pub(crate) fn ask_policy(
     }
 }
 
-/// Whether the consumer may take this offer: exactly what the agreement says.
+/// Whether the consumer may take this offer: exactly what the agreement says, and of a series what the registrar has
+/// certified, which its caller looks at.
 pub(crate) fn check_offer(offer: &OfferDetail, agreement: &Agreement) -> Result<(), Refusal> {
     let differs = |what: &str| {
         Refusal::new(
@@ -124,11 +125,13 @@ pub(crate) fn check_offer(offer: &OfferDetail, agreement: &Agreement) -> Result<
     if offer.product != agreement.product {
         return Err(differs("product"));
     }
-    if offer.root != agreement.root {
-        return Err(differs("root"));
-    }
-    if offer.size != agreement.size {
-        return Err(differs("size"));
+    if agreement.coverage == Coverage::Version {
+        if offer.root != agreement.root {
+            return Err(differs("root"));
+        }
+        if offer.size != agreement.size {
+            return Err(differs("size"));
+        }
     }
     if offer.window != agreement.window_bytes {
         return Err(differs("window"));

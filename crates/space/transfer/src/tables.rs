@@ -29,6 +29,8 @@ const BY_TIME: Table = Table::new("transfer.by_time");
 const COUNTERS: Table = Table::with_history("transfer.counter");
 /// What a consumer was delivered last by a peer under a name: peer, name -> id of the transfer.
 const DELIVERED: Table = Table::new("transfer.delivered");
+/// The newest version of its product that a consumer was offered under a contract: contract id -> number.
+const NEWEST_VERSION: Table = Table::new("transfer.newest_version");
 /// The other ledger's proofs, by transfer id.
 const PROOFS: Table = Table::new("transfer.proofs");
 
@@ -161,9 +163,26 @@ pub(crate) fn newest(read: &impl Read, limit: usize) -> Result<Vec<Transfer>, Se
     Ok(found)
 }
 
+/// The newest version of its product that we were offered under a contract; 0 before the first.
+pub(crate) fn newest_version(read: &impl Read, contract: &ContractId) -> Result<u64, ServiceError> {
+    number(read, &NEWEST_VERSION, contract.as_str().as_bytes())
+}
+
+pub(crate) fn put_newest_version(
+    tx: &mut Tx<'_>,
+    contract: &ContractId,
+    version: u64,
+) -> Result<(), ServiceError> {
+    tx.put(&NEWEST_VERSION, contract.as_str().as_bytes(), &version.to_be_bytes())?;
+    Ok(())
+}
+
 pub(crate) fn counter(read: &impl Read, agreement: &Digest, clause: &str) -> Result<u64, ServiceError> {
-    let value = read.get(&COUNTERS, &counter_key(agreement, clause))?;
-    match value {
+    number(read, &COUNTERS, &counter_key(agreement, clause))
+}
+
+fn number(read: &impl Read, table: &Table, key: &[u8]) -> Result<u64, ServiceError> {
+    match read.get(table, key)? {
         None => Ok(0),
         Some(bytes) => <[u8; 8]>::try_from(bytes.as_slice())
             .map(u64::from_be_bytes)
@@ -270,6 +289,7 @@ fn encode(transfer: &Transfer) -> Vec<u8> {
         .maybe_uint(28, transfer.files)
         .maybe_text(29, transfer.name.as_deref())
         .text(30, transfer.priority.name())
+        .maybe_uint(31, transfer.version)
         .encode()
 }
 
@@ -303,6 +323,7 @@ fn decode(bytes: &[u8]) -> Result<Transfer, ServiceError> {
         name: fields.maybe_text(29, "name")?,
         priority: Priority::from_name(&fields.text(30, "priority")?).ok_or_else(|| damaged("priority"))?,
         root: fields.maybe_bytes(9, "root")?.and_then(|bytes| ContentRoot::from_slice(&bytes)),
+        version: fields.maybe_uint(31, "version")?,
         path: fields.maybe_bytes(10, "path")?.map(path),
         directory: path(fields.bytes(11, "directory")?),
         code: fields.text(12, "code")?,

@@ -11,6 +11,7 @@ mod link;
 mod provider_lies;
 mod receipts;
 mod refusals;
+mod series;
 mod versions;
 mod watching;
 mod witnesses;
@@ -102,8 +103,14 @@ impl Space {
 
     async fn publishing(home: tempfile::TempDir, source: PathBuf, window: usize, policy: &str) -> Self {
         let network = network(home.path()).await;
+        let request = offer([1; 16], source, window, policy);
+        Self::offering(home, network, request).await
+    }
+
+    /// The provider publishes what is asked for, and the consumer agrees to it.
+    pub(crate) async fn offering(home: tempfile::TempDir, network: TestNetwork, request: Publish) -> Self {
         let content = Vec::new();
-        let product = publish(home.path(), &network, [1; 16], source, window as u64, policy).await;
+        let product = publish(home.path(), &network, request).await;
         let provider = transfers(home.path(), &network.provider);
         let consumer = transfers(home.path(), &network.consumer);
         let contract = ContractId::mint(
@@ -125,8 +132,8 @@ impl Space {
     pub(crate) async fn publish_again(&mut self, window: usize) {
         let file = self.source();
         let source = if file.exists() { file } else { self.home.path().join("rain") };
-        let (home, policy) = (self.home.path(), policy(&[ALWAYS]));
-        self.product = publish(home, &self.network, [9; 16], source, window as u64, &policy).await;
+        let request = offer([9; 16], source, window, &policy(&[ALWAYS]));
+        self.product = publish(self.home.path(), &self.network, request).await;
         self.request([8; 16]).await;
         self.settle().await;
         self.contract = self.negotiation(Who::Provider, [8; 16]).contract.unwrap();
@@ -489,22 +496,20 @@ impl CatalogPeer for Catalog {
     }
 }
 
-async fn publish(
-    home: &Path,
-    network: &TestNetwork,
-    id: [u8; 16],
-    source: PathBuf,
-    window: u64,
-    policy: &str,
-) -> DataId {
+pub(crate) fn offer(id: [u8; 16], source: PathBuf, window: usize, policy: &str) -> Publish {
+    let mut request = Publish::new(id, source, "Rainfall", "Rain by day", policy.as_bytes());
+    request.window_bytes = window as u64;
+    request
+}
+
+pub(crate) async fn publish(home: &Path, network: &TestNetwork, request: Publish) -> DataId {
     let registrar = &network.registrar;
     let catalog = Catalog {
         registry: Registry::new(registrar.ledger.clone(), registrar.membership.clone()),
         from: network.provider.caller.clone(),
     };
     let shelf = shelf(home, &network.provider);
-    let mut request = Publish::new(id, source, "Rainfall", "Rain by day", policy.as_bytes());
-    request.window_bytes = window;
+    let id = request.id;
     shelf.publish(request, |_| {}).await.unwrap();
     for _ in 0..3 {
         let store = network.provider.ledger.store();

@@ -10,7 +10,7 @@ use huitong_contract::{ContractPeer, Terms};
 use huitong_identity::{PeerError, ServiceError};
 use huitong_ids::DataId;
 use huitong_policy::Language;
-use huitong_proof::id_text;
+use huitong_proof::{Digest, WantedDigests, id_text};
 use tokio::sync::{mpsc, watch as progress};
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
@@ -120,6 +120,10 @@ impl AdminServices {
             blake3: found.record.root.to_string(),
             file_name: found.record.file_name.as_str().to_owned(),
             files: found.record.files.unwrap_or(0),
+            version: found.version,
+            series: found.listing.series,
+            sha256: text(found.record.digests.sha256.as_ref()),
+            sm3: text(found.record.digests.sm3.as_ref()),
             price: terms.price.clone(),
             english: explained(Language::English),
             chinese: explained(Language::Chinese),
@@ -160,6 +164,10 @@ fn publish_command(request: wire::PublishRequest) -> Result<Publish, ServiceErro
         window_bytes,
         update_frequency,
         security_level,
+        renews,
+        series,
+        sha256,
+        sm3,
     } = request;
     let file = PathBuf::from(path);
     if !file.is_absolute() {
@@ -168,12 +176,16 @@ fn publish_command(request: wire::PublishRequest) -> Result<Publish, ServiceErro
             "expected an absolute path: the node has another directory",
         ));
     }
-    let name = if name.is_empty() { file_name(&file)? } else { name };
+    let renews = if renews.is_empty() { None } else { Some(data_id("renews", &renews)?) };
+    let name = if name.is_empty() && renews.is_none() { file_name(&file)? } else { name };
     let mut publish = Publish::new(fixed("id", &id)?, file, name, introduction, policy);
     publish.price = price;
-    if window_bytes != 0 {
+    if window_bytes != 0 || renews.is_some() {
         publish.window_bytes = window_bytes;
     }
+    publish.renews = renews;
+    publish.series = series;
+    publish.digests = WantedDigests { sha256, sm3 };
     publish.classification.update_frequency = match update_frequency.as_str() {
         "" => UpdateFrequency::Irregular,
         code => UpdateFrequency::from_code(code)
@@ -191,6 +203,11 @@ fn file_name(file: &Path) -> Result<String, ServiceError> {
     let name = file.file_name().and_then(|name| name.to_str());
     let name = name.ok_or_else(|| ServiceError::invalid("path", "names no file with a readable name"))?;
     Ok(name.to_owned())
+}
+
+/// Hex, or nothing.
+fn text(digest: Option<&Digest>) -> String {
+    digest.map(ToString::to_string).unwrap_or_default()
 }
 
 fn unknown_code(field: &str, codes: &str, found: &str) -> ServiceError {
@@ -211,7 +228,23 @@ fn publish_response(publication: Publication) -> wire::PublishResponse {
 }
 
 fn publication_message(publication: Publication) -> wire::Publication {
-    let Publication { id, state, name, file, size, files, root, resource, product, reason, .. } = publication;
+    let Publication {
+        id,
+        state,
+        name,
+        file,
+        size,
+        files,
+        root,
+        resource,
+        product,
+        reason,
+        series,
+        digests,
+        file_name: _,
+        created: _,
+        updated: _,
+    } = publication;
     let state = match state {
         PublicationState::RegisteringResource => "registering_resource",
         PublicationState::RegisteringProduct => "registering_product",
@@ -230,6 +263,9 @@ fn publication_message(publication: Publication) -> wire::Publication {
         resource: resource.map(|id| id.to_string()).unwrap_or_default(),
         product: product.map(|id| id.to_string()).unwrap_or_default(),
         reason: reason.map(|refusal| refusal.to_string()).unwrap_or_default(),
+        series,
+        sha256: text(digests.sha256.as_ref()),
+        sm3: text(digests.sm3.as_ref()),
     }
 }
 

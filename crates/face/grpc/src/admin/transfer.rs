@@ -183,6 +183,7 @@ fn message(transfer: Transfer, moved: u64) -> wire::Transfer {
         size: transfer.size,
         files: transfer.files.unwrap_or(0),
         priority: transfer.priority.name().to_owned(),
+        version: transfer.version.unwrap_or(0),
         bytes_acknowledged: transfer.acknowledged,
         blake3: transfer.root.map(|root| root.to_string()).unwrap_or_default(),
         path: transfer.path.map(|path| path.display().to_string()).unwrap_or_default(),

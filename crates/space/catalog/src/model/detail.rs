@@ -43,19 +43,22 @@ impl AssetKind {
 }
 
 /// REGISTRATION (kind 20), connector to registrar: "register this record for me".
-/// Detail: 1 `resource` or `product`, 2 SHA-256 of the record.
+/// Detail: 1 `resource` or `product`, 2 SHA-256 of the record, 3 the identifier of which this is a new version (optional).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Registration {
     /// What is to be registered.
     pub kind: AssetKind,
     /// SHA-256 of the record's bytes.
     pub record: Digest,
+    /// The asset of which this is a new version (版本); `None` asks for an identifier of its own.
+    pub renews: Option<DataId>,
 }
 
 impl Registration {
     /// The statement's detail.
     pub fn to_detail(&self) -> Map {
-        Map::new().text(1, self.kind.word()).digest(2, &self.record)
+        let renews = self.renews.as_ref().map(DataId::as_str);
+        Map::new().text(1, self.kind.word()).digest(2, &self.record).maybe_text(3, renews)
     }
 
     /// Reads the detail of a verified statement.
@@ -63,14 +66,20 @@ impl Registration {
         let mut fields = detail_of(statement, Kind::Registration, "registration")?;
         let kind = asset_kind(&fields.text(1, "kind")?)?;
         let record = fields.digest(2, "record")?;
+        let renews = fields.maybe_text(3, "renews")?;
         fields.finish()?;
-        Ok(Self { kind, record })
+        let renews = renews.map(|id| parsed::<DataId>("registration.renews", &id)).transpose()?;
+        if renews.as_ref().is_some_and(|id| id.data_type() != kind.data_type()) {
+            let reason = format!("it is not the id of a {}", kind.word());
+            return Err(RecordError::value("registration.renews", reason));
+        }
+        Ok(Self { kind, record, renews })
     }
 }
 
 /// ASSET CERTIFICATE (kind 21, 数据资产凭证), registrar to connector: "this record is registered under this id".
 /// Detail: 1 data id, 2 SHA-256 of the record, 3 `resource` or `product`, 4 holder entity, 5 content root, 6 size,
-/// 7 derived from.
+/// 7 derived from, 8 version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AssetCertificate {
     /// The identifier that the registrar assigned.
@@ -87,6 +96,8 @@ pub struct AssetCertificate {
     pub size: u64,
     /// The resources a product is made of; empty for a resource.
     pub derived_from: Vec<DataId>,
+    /// 1 for the first record registered under this identifier, then one more for each that renews it.
+    pub version: u64,
 }
 
 impl AssetCertificate {
@@ -101,6 +112,7 @@ impl AssetCertificate {
             .bytes(5, self.root.as_bytes())
             .uint(6, self.size)
             .array(7, derived_from)
+            .uint(8, self.version)
     }
 
     /// Reads the detail of a verified statement. The id's type must agree with the kind.
@@ -114,8 +126,12 @@ impl AssetCertificate {
             root: root(&mut fields, 5)?,
             size: fields.uint(6, "size")?,
             derived_from: data_ids("certificate.derived_from", fields.array(7, "derived_from")?)?,
+            version: fields.uint(8, "version")?,
         };
         fields.finish()?;
+        if certificate.version == 0 {
+            return Err(RecordError::value("certificate.version", "expected 1 or more"));
+        }
         if certificate.id.data_type() != certificate.kind.data_type() {
             let reason = format!("{} is not the id of a {}", certificate.id, certificate.kind.word());
             return Err(RecordError::value("certificate.id", reason));

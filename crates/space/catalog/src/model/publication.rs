@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use huitong_identity::Refusal;
 use huitong_ids::DataId;
 use huitong_proof::cbor::{Map, Value};
-use huitong_proof::{ContentRoot, Digest, Statement, Timestamp};
+use huitong_proof::{ContentRoot, Digest, FileDigests, Statement, Timestamp, WantedDigests};
 use unicode_normalization::UnicodeNormalization;
 
 use super::codes::{
@@ -35,6 +35,13 @@ pub struct Publish {
     pub price: String,
     /// Transfer window, 1 MiB to 1 GiB.
     pub window_bytes: u64,
+    /// The product of which this is a new version; `None` makes a product of its own. A new version keeps the series, the
+    /// classification, and whatever of name, introduction, policy, price and window is left empty here.
+    pub renews: Option<DataId>,
+    /// Whether contracts about the product cover its later versions too.
+    pub series: bool,
+    /// Which hashes beside the BLAKE3 root to compute; of a file only, and at the price of reading it once more.
+    pub digests: WantedDigests,
     /// Where the product stands in the national code tables.
     pub classification: Classification,
 }
@@ -56,6 +63,9 @@ impl Publish {
             policy: policy.into(),
             price: String::new(),
             window_bytes: DEFAULT_WINDOW_BYTES,
+            renews: None,
+            series: false,
+            digests: WantedDigests::default(),
             classification: Classification::default(),
         }
     }
@@ -90,7 +100,11 @@ impl Publish {
             .text(5, &self.price)
             .uint(6, self.window_bytes)
             .array(7, codes.iter().map(|code| Value::Text((*code).to_owned())).collect())
-            .maybe_text(8, class.legacy_code.as_deref());
+            .maybe_text(8, class.legacy_code.as_deref())
+            .maybe_text(9, self.renews.as_ref().map(DataId::as_str))
+            .boolean(10, self.series)
+            .boolean(11, self.digests.sha256)
+            .boolean(12, self.digests.sm3);
         Digest::sha256(&request.encode())
     }
 }
@@ -194,6 +208,10 @@ pub struct Publication {
     pub resource: Option<DataId>,
     /// The product's identifier, once registered.
     pub product: Option<DataId>,
+    /// Whether contracts about the product cover its later versions too.
+    pub series: bool,
+    /// Hashes beside the root, as asked for.
+    pub digests: FileDigests,
     /// Why it failed; only in state `Failed`.
     pub reason: Option<Refusal>,
     /// When it was asked for.
@@ -211,6 +229,8 @@ pub struct ShelfProduct {
     pub record: ProductRecord,
     /// The registrar's ASSET CERTIFICATE over it.
     pub certificate: Statement,
+    /// Which version of the product this is, as the certificate says.
+    pub version: u64,
     /// The offer: policy, price, window.
     pub listing: ListingRecord,
     /// Where its bytes lie.

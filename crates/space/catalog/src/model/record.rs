@@ -7,7 +7,7 @@ use std::str::FromStr;
 use huitong_ids::{DataId, DataType, EntityCode, NodeId};
 use huitong_policy::Policy;
 use huitong_proof::cbor::{FieldError, Fields, Limits, Map, Value};
-use huitong_proof::{ContentRoot, Digest, MAX_FILES, check_name};
+use huitong_proof::{ContentRoot, Digest, FileDigests, MAX_FILES, check_name};
 
 use super::codes::{
     DataFormat, DeliveryForm, Grade, Origin, Ownership, PersonalInformation, SecurityLevel, UpdateFrequency,
@@ -71,7 +71,7 @@ impl From<RecordError> for huitong_identity::ServiceError {
 ///
 /// CBOR entries: 1 `huitong/resource/v1`, 2 name, 3 abstract, 4 holder entity, 5 holder name, 6 ownership class,
 /// 7 origin (T2), 8 format, 9 update frequency (T4), 10 security level (T6), 11 grade, 12 personal information,
-/// 13 size, 14 content root, 15 SHA-256 (optional), 16 legacy code (optional).
+/// 13 size, 14 content root, 15 SHA-256 (optional), 16 legacy code (optional), 17 SM3 (optional).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResourceRecord {
     /// 1 to 128 characters on one line.
@@ -100,8 +100,8 @@ pub struct ResourceRecord {
     pub size: u64,
     /// BLAKE3 root of the content: what `b3sum` prints.
     pub root: ContentRoot,
-    /// SHA-256 of the content, where the holder computed it.
-    pub sha256: Option<Digest>,
+    /// Hashes of the file beside its root, where the holder asked for them.
+    pub digests: FileDigests,
     /// The code of an older system (扩展码), 1 to 32 printable ASCII characters; becomes the identifier's extension.
     pub legacy_code: Option<String>,
 }
@@ -125,8 +125,9 @@ impl ResourceRecord {
             .boolean(12, self.personal_information.is_present())
             .uint(13, self.size)
             .bytes(14, self.root.as_bytes())
-            .maybe_digest(15, self.sha256.as_ref())
+            .maybe_digest(15, self.digests.sha256.as_ref())
             .maybe_text(16, self.legacy_code.as_deref())
+            .maybe_digest(17, self.digests.sm3.as_ref())
             .encode())
     }
 
@@ -168,7 +169,10 @@ impl ResourceRecord {
             personal_information: PersonalInformation::from_flag(fields.boolean(12, "personal_information")?),
             size: fields.uint(13, "size")?,
             root: root(&mut fields, 14)?,
-            sha256: fields.maybe_digest(15, "sha256")?,
+            digests: FileDigests {
+                sha256: fields.maybe_digest(15, "sha256")?,
+                sm3: fields.maybe_digest(17, "sm3")?,
+            },
             legacy_code: fields.maybe_text(16, "legacy_code")?,
         };
         fields.finish()?;
@@ -195,7 +199,7 @@ impl ResourceRecord {
 /// CBOR entries: 1 `huitong/product/v1`, 2 name, 3 intro, 4 delivery form (T3), 5 provider entity, 6 provider node,
 /// 7 derived from, 8 size, 9 content root, 10 update frequency (T4), 11 security level (T6), 12 grade,
 /// 13 personal information, 14 file name, 15 number of files (only for a dataset of files: then 14 names its directory, and 9
-/// is the BLAKE3 hash of its manifest).
+/// is the BLAKE3 hash of its manifest), 16 SHA-256 (optional), 17 SM3 (optional).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProductRecord {
     /// 1 to 128 characters on one line.
@@ -226,6 +230,8 @@ pub struct ProductRecord {
     pub file_name: FileName,
     /// How many files the dataset has, 1 to 100,000; `None` for a product that is one file.
     pub files: Option<u64>,
+    /// Hashes of the file beside its root, where the provider asked for them.
+    pub digests: FileDigests,
 }
 
 impl ProductRecord {
@@ -249,6 +255,8 @@ impl ProductRecord {
             .boolean(13, self.personal_information.is_present())
             .text(14, self.file_name.as_str())
             .maybe_uint(15, self.files)
+            .maybe_digest(16, self.digests.sha256.as_ref())
+            .maybe_digest(17, self.digests.sm3.as_ref())
             .encode())
     }
 
@@ -286,6 +294,10 @@ impl ProductRecord {
             personal_information: PersonalInformation::from_flag(fields.boolean(13, "personal_information")?),
             file_name: FileName::parse(&fields.text(14, "file_name")?)?,
             files: fields.maybe_uint(15, "files")?,
+            digests: FileDigests {
+                sha256: fields.maybe_digest(16, "sha256")?,
+                sm3: fields.maybe_digest(17, "sm3")?,
+            },
         };
         fields.finish()?;
         record.check()?;
@@ -317,7 +329,7 @@ impl ProductRecord {
 /// Listing (上架): a product offered with its policy, price and delivery (NDI-TR-2025-06 table A.3).
 ///
 /// CBOR entries: 1 `huitong/listing/v1`, 2 product id, 3 provider node, 4 name, 5 intro, 6 policy document,
-/// 7 price, 8 delivery method (`01`, file), 9 version, 10 window bytes.
+/// 7 price, 8 delivery method (`01`, file), 9 version, 10 window bytes, 11 series.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListingRecord {
     /// The product on offer.
@@ -336,6 +348,8 @@ pub struct ListingRecord {
     pub version: u64,
     /// How many bytes a consumer may hold without having acknowledged them; 1 MiB to 1 GiB.
     pub window_bytes: u64,
+    /// Whether a contract covers later versions of the product too (数据集系列), or only the one that is agreed on.
+    pub series: bool,
 }
 
 impl ListingRecord {
@@ -353,6 +367,7 @@ impl ListingRecord {
             .text(8, DELIVERY_METHOD_FILE)
             .uint(9, self.version)
             .uint(10, self.window_bytes)
+            .boolean(11, self.series)
             .encode())
     }
 
@@ -373,8 +388,9 @@ impl ListingRecord {
         }
         let version = fields.uint(9, "version")?;
         let window_bytes = fields.uint(10, "window_bytes")?;
+        let series = fields.boolean(11, "series")?;
         fields.finish()?;
-        let record = Self { product, provider, name, intro, policy, price, version, window_bytes };
+        let record = Self { product, provider, name, intro, policy, price, version, window_bytes, series };
         record.check()?;
         Ok(record)
     }

@@ -25,7 +25,10 @@ fn resource() -> ResourceRecord {
         personal_information: PersonalInformation::Present,
         size: 5,
         root: Content::of_bytes(b"hello").root(),
-        sha256: Some(Digest::sha256(b"hello")),
+        digests: FileDigests {
+            sha256: Some(Digest::sha256(b"hello")),
+            sm3: Some(Digest::from_bytes([7; 32])),
+        },
         legacy_code: Some("1215202502281BH95JZY".to_owned()),
     }
 }
@@ -46,6 +49,7 @@ fn product() -> ProductRecord {
         personal_information: PersonalInformation::Absent,
         file_name: FileName::parse("天气.csv").unwrap(),
         files: None,
+        digests: FileDigests::default(),
     }
 }
 
@@ -59,6 +63,7 @@ fn listing() -> ListingRecord {
         price: "free".to_owned(),
         version: 3,
         window_bytes: MIN_WINDOW_BYTES,
+        series: false,
     }
 }
 
@@ -77,9 +82,9 @@ fn records_read_back_and_their_bytes_never_change() {
     assert_eq!(
         digests,
         [
-            "resource 1e904d74b6a3f8312adcd8dd1679c9c2b7f03c89c8c5629ca2a7d9a17bb773de",
+            "resource 3a1c1a03301b8504b63858a4d0e334ddfbe9c1f49b93c2ca5bbd7b715adfadad",
             "product 5e45471b0dacac9e78170da697ff8acef90a598399d49ad9e1ac07024db96e5d",
-            "listing 2109826b981b6f524e7dd7aa7ff953982a1f3496aef1961975fd78412b3abab8",
+            "listing b605221f5fb1acfafde8e3963a5a2db2cbae9e9e20ff619b1cdee2b4f81e4b3d",
         ]
     );
 }

@@ -48,7 +48,7 @@ impl Registry {
     ///
     /// `statement` is the caller's REGISTRATION, `record` the exact bytes it names. The same statement again gives
     /// the same certificate, or the same refusal. Refusals are on record: `catalog.holder`, `catalog.provider`,
-    /// `catalog.grade`, `catalog.derived`, `catalog.registered`.
+    /// `catalog.grade`, `catalog.derived`, `catalog.registered`, `catalog.renews`.
     pub async fn register(
         &self,
         caller: &Caller,
@@ -63,7 +63,8 @@ impl Registry {
             AssetKind::Resource => Asset::Resource(ResourceRecord::decode(&record)?),
             AssetKind::Product => Asset::Product(ProductRecord::decode(&record)?),
         };
-        let command = Register { statement, kind: registration.kind, asset, record, digest };
+        let Registration { kind, renews, .. } = registration;
+        let command = Register { statement, kind, renews, asset, record, digest };
         let (this, caller) = (self.clone(), caller.clone());
         let outcome = self
             .ledger
@@ -171,22 +172,26 @@ impl Registry {
         }
         let publication = statement.body().subject;
         let registered = tables::registered_key(caller.node(), command.kind, &publication);
+        let renewed = command.renews.as_ref().map(|id| tables::asset(tx, id)).transpose()?.flatten();
+        let before = renewed.as_ref().map(|asset| (&asset.owner, asset.version));
         let verdict = match tx.get(&tables::REGISTERED, &registered)? {
             Some(id) => Err(already_registered(command.kind, &String::from_utf8_lossy(&id))),
             None => rules::registration(&applicant(caller), &command.asset, |id| {
                 Ok::<_, ServiceError>(tables::asset(tx, id)?.map(|asset| asset.owner))
-            })?,
+            })?
+            .and_then(|()| rules::version(&applicant(caller), command.renews.as_ref(), before)),
         };
-        if let Err(refusal) = verdict {
-            return self.refused(
-                tx,
-                caller,
-                statement,
-                refusal,
-                &format!("register a {}", command.kind.word()),
-            );
-        }
-        let id = self.mint(tx, command)?;
+        let version = match verdict {
+            Ok(version) => version,
+            Err(refusal) => {
+                let asked = format!("register a {}", command.kind.word());
+                return self.refused(tx, caller, statement, refusal, &asked);
+            }
+        };
+        let id = match &command.renews {
+            Some(id) => id.clone(),
+            None => self.mint(tx, command)?,
+        };
         let certificate = self.ledger.issue(
             tx,
             Draft {
@@ -195,7 +200,7 @@ impl Registry {
                 subject: publication,
                 agreement: Digest::ZERO,
                 reference: statement.digest(),
-                detail: command.asset.certificate(id.clone(), command.digest).to_detail(),
+                detail: command.asset.certificate(id.clone(), command.digest, version).to_detail(),
             },
         )?;
         let row = AssetRow {
@@ -204,6 +209,7 @@ impl Registry {
             owner: caller.node().clone(),
             owner_name: caller.name().to_owned(),
             registered: Timestamp::from_millis(tx.time()),
+            version,
         };
         tx.put(&tables::ASSETS, id.as_str().as_bytes(), &row.encode())?;
         tx.put(&tables::REGISTERED, &registered, id.as_str().as_bytes())?;
@@ -347,6 +353,7 @@ impl Registry {
 struct Register {
     statement: Statement,
     kind: AssetKind,
+    renews: Option<DataId>,
     asset: Asset,
     record: Bytes,
     digest: Digest,

@@ -9,13 +9,16 @@ use huitong_identity::{Directory, Membership, Role, ServiceError};
 use huitong_ids::{DataId, DataType};
 use huitong_ledger::Ledger;
 use huitong_policy::Policy;
-use huitong_proof::{Content, ContentRoot, Digest, Draft, Kind, Manifest, Statement, Timestamp};
+use huitong_proof::{
+    Content, ContentRoot, Digest, Draft, FileDigests, Kind, Manifest, Statement, Timestamp, WantedDigests,
+};
 use huitong_store::{Outgoing, Read, Tx};
 
 use super::{Abort, aborted};
 use crate::model::{
-    AssetKind, FileName, ListingRecord, ProductRecord, Publication, PublicationState, Publish, Registration,
-    ResourceRecord, ShelfProduct, Source, SourceFile, file_name_of, stamp, walk,
+    AssetCertificate, AssetKind, Classification, FileName, ListingRecord, ProductRecord, Publication,
+    PublicationState, Publish, Registration, ResourceRecord, ShelfProduct, Source, SourceFile, file_name_of,
+    stamp, walk,
 };
 use crate::tables::{self, PublicationRow};
 use crate::workers::{Message, Step, TOPIC};
@@ -59,7 +62,7 @@ impl Shelf {
         publish: Publish,
         progress: impl FnMut(u64) + Send + 'static,
     ) -> Result<Publication, ServiceError> {
-        let publish = publish.normalised();
+        let mut publish = publish.normalised();
         let request = publish.fingerprint();
         if let Some(row) = tables::publication(&self.ledger.store().view(), &publish.id)? {
             return same_request(&publish.id, row, &request);
@@ -71,12 +74,21 @@ impl Shelf {
         }
         let id = publish.id;
         let file_name = file_name_of(&publish.file)?;
+        let renews = publish.renews.clone();
+        let renewed = renewed(&self.ledger.store().view(), renews.as_ref())?;
+        if let Some((_, renewed)) = &renewed {
+            keep(&mut publish, renewed)?;
+        }
         self.check_offer(&publish, &file_name)?;
-        let source = self.read_source(&publish, progress).await?;
-        let row = self.first_row(publish, request, file_name, source)?;
+        let (source, digests) = self.read_source(&publish, progress).await?;
+        if renewed.is_some_and(|(_, renewed)| renewed.source.root == source.root) {
+            let reason = "the newest version of the product has this very content".to_owned();
+            return Err(ServiceError::Conflict { reason });
+        }
+        let row = self.first_row(publish, request, file_name, source, digests)?;
         let this = self.clone();
         let committed =
-            self.ledger.store().transact("catalog.publish", move |tx| this.begin(tx, &id, row)).await;
+            self.ledger.store().transact("catalog.publish", move |tx| this.begin(tx, &id, row, renews)).await;
         match committed {
             Ok(row) => same_request(&id, row, &request),
             Err(error) => Err(aborted(&self.ledger, error).await),
@@ -107,7 +119,7 @@ impl Shelf {
             .collect()
     }
 
-    /// A product that this connector offers; `None` when it does not, or not yet.
+    /// The newest version of a product that this connector offers; `None` when it does not, or not yet.
     pub fn product(&self, id: &DataId) -> Result<Option<ShelfProduct>, ServiceError> {
         self.product_in(&self.ledger.store().view(), id)
     }
@@ -117,7 +129,24 @@ impl Shelf {
     /// A product counts from the moment its LISTING is signed: the registrar may show it to others before its answer
     /// has come back.
     pub fn product_in(&self, r: &impl Read, id: &DataId) -> Result<Option<ShelfProduct>, ServiceError> {
-        let Some(publication) = tables::publication_of(r, id)? else { return Ok(None) };
+        self.offered(r, tables::publication_of(r, id)?)
+    }
+
+    /// The version of a product that has this content; `None` when there is none.
+    pub fn version(&self, id: &DataId, root: &ContentRoot) -> Result<Option<ShelfProduct>, ServiceError> {
+        let view = self.ledger.store().view();
+        match self.product_in(&view, id)? {
+            Some(newest) if newest.source.root == *root => Ok(Some(newest)),
+            _ => self.offered(&view, tables::publication_of_version(&view, id, root)?),
+        }
+    }
+
+    fn offered(
+        &self,
+        r: &impl Read,
+        publication: Option<[u8; 16]>,
+    ) -> Result<Option<ShelfProduct>, ServiceError> {
+        let Some(publication) = publication else { return Ok(None) };
         let row = tables::publication(r, &publication)?;
         let row = row.ok_or_else(|| tables::damaged("a product is without its publication"))?;
         match row.state {
@@ -132,10 +161,12 @@ impl Shelf {
             return Err(tables::damaged("a listed publication lacks its product or listing"));
         };
         let certificate = self.ledger.statement(r, &product.certificate)?;
+        let certificate = certificate.ok_or_else(|| tables::damaged("a certificate is not in the ledger"))?;
         Ok(Some(ShelfProduct {
             product: product.id,
             record: ProductRecord::decode(&record)?,
-            certificate: certificate.ok_or_else(|| tables::damaged("a certificate is not in the ledger"))?,
+            version: AssetCertificate::from_statement(&certificate)?.version,
+            certificate,
             listing: ListingRecord::decode(&listing)?,
             source: row.source,
         }))
@@ -161,7 +192,7 @@ impl Shelf {
             files: None,
             stamp: stamp(&[]),
         };
-        let resource = self.resource_record(publish, &nothing);
+        let resource = self.resource_record(publish, &nothing, FileDigests::default());
         resource.encode()?;
         let credential = self.membership.credential();
         let segment = self.membership.node().segment();
@@ -172,23 +203,27 @@ impl Shelf {
         let row = self.row(publish, Digest::ZERO, file_name.clone(), nothing, Vec::new());
         let product = self.product_record(&row, &resource, stand_in(DataType::Resource)?);
         product.encode()?;
-        self.listing_record(&row, &product, stand_in(DataType::Product)?).encode()?;
+        self.listing_record(&row, &product, stand_in(DataType::Product)?, 1).encode()?;
+        if publish.digests.any() && publish.file.is_dir() {
+            let reason = "are of one file; publish a file, or leave them out";
+            return Err(ServiceError::invalid("digests", reason));
+        }
         Ok(())
     }
 
-    /// Reads everything once and keeps the tree.
+    /// Reads everything and keeps the tree.
     async fn read_source(
         &self,
         publish: &Publish,
         progress: impl FnMut(u64) + Send + 'static,
-    ) -> Result<Source, ServiceError> {
-        let (file, trees) = (publish.file.clone(), Arc::clone(&self.trees));
+    ) -> Result<(Source, FileDigests), ServiceError> {
+        let (file, wanted, trees) = (publish.file.clone(), publish.digests, Arc::clone(&self.trees));
         let work = move || {
-            let (source, content) = read_source(&file, progress)?;
+            let (source, content, digests) = read_source(&file, wanted, progress)?;
             trees
                 .keep(&content)
                 .map_err(|error| ServiceError::Internal(format!("{}: {error}", trees.dir.display())))?;
-            Ok(source)
+            Ok((source, digests))
         };
         match tokio::task::spawn_blocking(work).await {
             Ok(source) => source,
@@ -202,8 +237,9 @@ impl Shelf {
         request: Digest,
         file_name: FileName,
         source: Source,
+        digests: FileDigests,
     ) -> Result<PublicationRow, ServiceError> {
-        let resource = self.resource_record(&publish, &source).encode()?;
+        let resource = self.resource_record(&publish, &source, digests).encode()?;
         Ok(self.row(&publish, request, file_name, source, resource))
     }
 
@@ -213,26 +249,35 @@ impl Shelf {
         tx: &mut Tx<'_>,
         id: &[u8; 16],
         mut row: PublicationRow,
+        renews: Option<DataId>,
     ) -> Result<PublicationRow, Abort> {
         if let Some(earlier) = tables::publication(tx, id)? {
             return Ok(earlier);
         }
+        let mut resource = None;
+        if let Some((before, mut renewed)) = renewed(tx, renews.as_ref())? {
+            resource = renewed.resource.as_ref().map(|resource| resource.id.clone());
+            renewed.renewed_by = Some(*id);
+            self.save(tx, &before, &mut renewed)?;
+            row.renews = Some(before);
+        }
         row.created = Timestamp::from_millis(tx.time());
         let record = row.resource_record.clone();
-        self.ask_to_register(tx, id, AssetKind::Resource, record)?;
+        self.ask_to_register(tx, id, AssetKind::Resource, record, resource)?;
         self.save(tx, id, &mut row)?;
         Ok(row)
     }
 
-    /// Signs a REGISTRATION for the record and sends both to the registrar.
+    /// Signs a REGISTRATION for the record, as a new version of `renews`, and sends both to the registrar.
     pub(crate) fn ask_to_register(
         &self,
         tx: &mut Tx<'_>,
         id: &[u8; 16],
         kind: AssetKind,
         record: Vec<u8>,
+        renews: Option<DataId>,
     ) -> Result<(), Abort> {
-        let registration = Registration { kind, record: Digest::sha256(&record) };
+        let registration = Registration { kind, record: Digest::sha256(&record), renews };
         let statement = self.say(tx, id, Kind::Registration, Digest::ZERO, registration.to_detail())?;
         self.send(tx, id, Step::Register(kind), &statement, record)
     }
@@ -293,6 +338,9 @@ impl Shelf {
             policy: publish.policy.clone(),
             price: publish.price.clone(),
             window_bytes: publish.window_bytes,
+            series: publish.series,
+            renews: None,
+            renewed_by: None,
             resource_record,
             resource: None,
             product_record: None,
@@ -304,7 +352,7 @@ impl Shelf {
         }
     }
 
-    fn resource_record(&self, publish: &Publish, source: &Source) -> ResourceRecord {
+    fn resource_record(&self, publish: &Publish, source: &Source, digests: FileDigests) -> ResourceRecord {
         let credential = self.membership.credential();
         let class = &publish.classification;
         ResourceRecord {
@@ -321,7 +369,7 @@ impl Shelf {
             personal_information: class.personal_information,
             size: source.size,
             root: source.root,
-            sha256: None,
+            digests,
             legacy_code: class.legacy_code.clone(),
         }
     }
@@ -348,15 +396,17 @@ impl Shelf {
             personal_information: resource.personal_information,
             file_name: row.file_name.clone(),
             files: row.source.files,
+            digests: resource.digests.clone(),
         }
     }
 
-    /// The first listing of a product.
+    /// The listing of a product.
     pub(crate) fn listing_record(
         &self,
         row: &PublicationRow,
         product: &ProductRecord,
         product_id: DataId,
+        version: u64,
     ) -> ListingRecord {
         ListingRecord {
             product: product_id,
@@ -365,8 +415,9 @@ impl Shelf {
             intro: product.intro.clone(),
             policy: row.policy.clone(),
             price: row.price.clone(),
-            version: 1,
+            version,
             window_bytes: row.window_bytes,
+            series: row.series,
         }
     }
 }
@@ -380,8 +431,68 @@ fn same_request(id: &[u8; 16], row: PublicationRow, request: &Digest) -> Result<
     })
 }
 
+/// The publication that makes the newest version of the product that is to be renewed.
+fn renewed(
+    r: &impl Read,
+    renews: Option<&DataId>,
+) -> Result<Option<([u8; 16], PublicationRow)>, ServiceError> {
+    let Some(product) = renews else { return Ok(None) };
+    let unknown =
+        || ServiceError::NotFound { what: format!("product {product} among what this node publishes") };
+    let id = tables::publication_of(r, product)?.ok_or_else(unknown)?;
+    let row = tables::publication(r, &id)?.ok_or_else(unknown)?;
+    let under_way = match &row.renewed_by {
+        None => row.state != PublicationState::Listed,
+        Some(next) => {
+            tables::publication(r, next)?.is_some_and(|next| next.state != PublicationState::Failed)
+        }
+    };
+    if under_way {
+        let reason =
+            format!("a version of product {product} is under way; publish the next one when it is listed");
+        return Err(ServiceError::Conflict { reason });
+    }
+    Ok(Some((id, row)))
+}
+
+/// Fills what a new version leaves open with what the version before says.
+fn keep(publish: &mut Publish, renewed: &PublicationRow) -> Result<(), ServiceError> {
+    let before = ResourceRecord::decode(&renewed.resource_record)?;
+    let fill = |text: &mut String, before: String| {
+        if text.is_empty() {
+            *text = before;
+        }
+    };
+    fill(&mut publish.name, before.name);
+    fill(&mut publish.intro, before.summary);
+    fill(&mut publish.price, renewed.price.clone());
+    if publish.policy.is_empty() {
+        publish.policy.clone_from(&renewed.policy);
+    }
+    if publish.window_bytes == 0 {
+        publish.window_bytes = renewed.window_bytes;
+    }
+    publish.series = renewed.series;
+    publish.classification = Classification {
+        ownership: before.ownership,
+        origin: before.origin,
+        format: before.format,
+        delivery_form: renewed.delivery_form,
+        update_frequency: before.update_frequency,
+        security_level: before.security_level,
+        grade: before.grade,
+        personal_information: before.personal_information,
+        legacy_code: before.legacy_code,
+    };
+    Ok(())
+}
+
 /// Hashes a file or the files of a directory, which must be at rest meanwhile.
-fn read_source(file: &Path, mut progress: impl FnMut(u64)) -> Result<(Source, Content), ServiceError> {
+fn read_source(
+    file: &Path,
+    wanted: WantedDigests,
+    mut progress: impl FnMut(u64) + Send,
+) -> Result<(Source, Content, FileDigests), ServiceError> {
     let unreadable = |path: &Path, error: &dyn std::fmt::Display| {
         ServiceError::invalid("file", format!("{} cannot be read: {error}", path.display()))
     };
@@ -394,11 +505,16 @@ fn read_source(file: &Path, mut progress: impl FnMut(u64)) -> Result<(Source, Co
         }
     };
     let before = look()?;
-    let content = match &listed {
-        None => Content::of_file(&path, &mut progress),
-        Some(files) => Content::of_dataset(files, &mut progress),
-    }
-    .map_err(|error| unreadable(&path, &error))?;
+    let (content, digests) = std::thread::scope(|scope| {
+        let digests = scope.spawn(|| wanted.of_file(&path));
+        let content = match &listed {
+            None => Content::of_file(&path, &mut progress),
+            Some(files) => Content::of_dataset(files, &mut progress),
+        };
+        (content, digests.join().unwrap_or_else(|_| Err(std::io::Error::other("hashing died"))))
+    });
+    let content = content.map_err(|error| unreadable(&path, &error))?;
+    let digests = digests.map_err(|error| unreadable(&path, &error))?;
     // The manifest has the files in the order in which they were found.
     let after = match &listed {
         Some(files) if walk(&path)? != *files => None,
@@ -410,7 +526,7 @@ fn read_source(file: &Path, mut progress: impl FnMut(u64)) -> Result<(Source, Co
     }
     let files = listed.map(|files| files.len() as u64);
     let source = Source { size: content.size(), root: content.root(), files, stamp: stamp(&before), path };
-    Ok((source, content))
+    Ok((source, content, digests))
 }
 
 /// Manifests and leaves of content trees, one file for each root.

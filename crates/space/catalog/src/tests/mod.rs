@@ -3,3 +3,4 @@
 mod publish;
 mod registry;
 mod support;
+mod versions;

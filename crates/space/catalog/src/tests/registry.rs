@@ -10,7 +10,9 @@ use huitong_identity::testing::TestNode;
 use huitong_identity::{NodeKeys, ServiceError};
 use huitong_ids::{DataId, NodeId};
 use huitong_proof::cbor::Map;
-use huitong_proof::{Anchor, ChannelHead, Content, Digest, Draft, Kind, SeededEntropy, Signing, Statement};
+use huitong_proof::{
+    Anchor, ChannelHead, Content, Digest, Draft, FileDigests, Kind, SeededEntropy, Signing, Statement,
+};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
@@ -30,7 +32,7 @@ fn resource(node: &TestNode) -> ResourceRecord {
         personal_information: class.personal_information,
         size: 7,
         root: Content::of_bytes(b"content").root(),
-        sha256: None,
+        digests: FileDigests::default(),
         legacy_code: None,
     }
 }
@@ -52,6 +54,7 @@ fn product(node: &TestNode, resource: &DataId) -> ProductRecord {
         personal_information: class.personal_information,
         file_name: FileName::parse("name.csv").unwrap(),
         files: None,
+        digests: FileDigests::default(),
     }
 }
 
@@ -65,6 +68,7 @@ fn listing(node: &TestNode, product: &DataId) -> ListingRecord {
         price: String::new(),
         version: 1,
         window_bytes: MIN_WINDOW_BYTES,
+        series: false,
     }
 }
 
@@ -76,7 +80,7 @@ async fn sign(node: &TestNode, audience: &NodeId, kind: Kind, subject: [u8; 16],
 }
 
 async fn registration(world: &World, node: &TestNode, n: u8, kind: AssetKind, record: &[u8]) -> Bytes {
-    let detail = Registration { kind, record: Digest::sha256(record) }.to_detail();
+    let detail = Registration { kind, record: Digest::sha256(record), renews: None }.to_detail();
     let registrar = world.net.registrar.membership.node();
     sign(node, registrar, Kind::Registration, [n; 16], detail).await.bytes().clone()
 }
@@ -91,6 +95,44 @@ async fn register(
     let statement = registration(world, node, n, kind, &record).await;
     let certificate = world.registry.register(&node.caller, statement, record.into()).await?;
     Ok(crate::AssetCertificate::from_statement(&certificate).unwrap().id)
+}
+
+/// Hands in a record as a new version of what stands under that id.
+async fn renew(
+    world: &World,
+    node: &TestNode,
+    n: u8,
+    renews: &DataId,
+    record: Vec<u8>,
+) -> Result<crate::AssetCertificate, ServiceError> {
+    let (kind, record_digest) = (AssetKind::Resource, Digest::sha256(&record));
+    let detail = Registration { kind, record: record_digest, renews: Some(renews.clone()) }.to_detail();
+    let registrar = world.net.registrar.membership.node();
+    let statement = sign(node, registrar, Kind::Registration, [n; 16], detail).await.bytes().clone();
+    let certificate = world.registry.register(&node.caller, statement, record.into()).await?;
+    Ok(crate::AssetCertificate::from_statement(&certificate).unwrap())
+}
+
+#[tokio::test]
+async fn a_version_is_its_owners_to_make() {
+    let world = World::new().await;
+    let node = &world.net.provider;
+    let record = resource(node).encode().unwrap();
+    let id = register(&world, node, 1, AssetKind::Resource, record.clone()).await.unwrap();
+    let second = renew(&world, node, 2, &id, record.clone()).await.unwrap();
+    assert_eq!((&second.id, second.version), (&id, 2));
+    assert_eq!(renew(&world, node, 3, &id, record.clone()).await.unwrap().version, 3);
+
+    let stranger = &world.net.consumer;
+    let theirs = resource(stranger).encode().unwrap();
+    let refused = renew(&world, stranger, 4, &id, theirs.clone()).await;
+    assert_eq!(code(refused), "catalog.renews");
+    let unknown: DataId = "791440300708461136T44031BH95JZY9".parse().unwrap();
+    assert_eq!(code(renew(&world, stranger, 5, &unknown, theirs).await), "catalog.renews");
+    // A product is no resource.
+    let product = registered_product(&world, node, 6).await;
+    let outcome = renew(&world, node, 7, &product, record).await;
+    assert!(matches!(outcome, Err(ServiceError::Invalid { field, .. }) if field == "registration.renews"));
 }
 
 async fn registered_product(world: &World, node: &TestNode, n: u8) -> DataId {
@@ -217,11 +259,13 @@ async fn statements_and_records_must_fit_together() {
     assert_eq!(field(call(statement.clone(), &vec![0; 40_000]).await), "record");
     let as_product = registration(&world, node, 1, AssetKind::Product, &record).await;
     assert!(call(as_product, &record).await.is_err());
-    let detail = Registration { kind: AssetKind::Resource, record: Digest::sha256(&record) }.to_detail();
+    let detail =
+        Registration { kind: AssetKind::Resource, record: Digest::sha256(&record), renews: None }.to_detail();
     let elsewhere =
         sign(node, world.net.consumer.membership.node(), Kind::Registration, [1; 16], detail).await;
     assert_eq!(field(call(elsewhere.bytes().clone(), &record).await), "statement.audience");
-    let detail = Registration { kind: AssetKind::Resource, record: Digest::sha256(&record) }.to_detail();
+    let detail =
+        Registration { kind: AssetKind::Resource, record: Digest::sha256(&record), renews: None }.to_detail();
     let another_kind = sign(node, registrar, Kind::Address, [1; 16], detail).await;
     assert_eq!(field(call(another_kind.bytes().clone(), &record).await), "statement.kind");
     let detail = Map::new().text(1, "service").digest(2, &Digest::sha256(&record));
@@ -255,7 +299,8 @@ async fn two_statements_under_one_number_are_kept_as_evidence() {
         subject: [2; 16],
         agreement: Digest::ZERO,
         reference: Digest::ZERO,
-        detail: Registration { kind: AssetKind::Resource, record: Digest::sha256(&record) }.to_detail(),
+        detail: Registration { kind: AssetKind::Resource, record: Digest::sha256(&record), renews: None }
+            .to_detail(),
     };
     let signing = Signing {
         key: keys.statement(),

@@ -6,8 +6,8 @@ use huitong_proof::cbor::{self, Fields, Map, Value};
 use huitong_proof::{ContentRoot, Digest, SpaceId, Statement, Timestamp};
 
 use super::terms::{
-    DOCUMENT_LIMITS, DocumentError, Mode, Terms, bounded_policy, bounded_text, content_root, identifier,
-    label, mode, window,
+    Coverage, DOCUMENT_LIMITS, DocumentError, Mode, Terms, bounded_policy, bounded_text, content_root,
+    coverage, identifier, label, mode, window,
 };
 
 const LABEL: &str = "huitong/agreement/v1";
@@ -21,7 +21,7 @@ const MAXIMUM_NAME_CHARACTERS: usize = 128;
 /// Encoded as a strict CBOR map: 1 `"huitong/agreement/v1"`, 2 contract id, 3 contract name, 4 product id,
 /// 5 product name, 6 provider `{1 node, 2 entity, 3 name}`, 7 consumer (the same shape), 8 policy document,
 /// 9 content root, 10 size, 11 window bytes, 12 mode, 13 price, 14 signing time (milliseconds since 1970 UTC),
-/// 15 negotiation id, 16 space id, 17 signing mode (`"01"`, point to point).
+/// 15 negotiation id, 16 space id, 17 signing mode (`"01"`, point to point), 18 coverage.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Agreement {
     /// The contract's identifier, minted by the provider.
@@ -54,6 +54,8 @@ pub struct Agreement {
     pub negotiation: [u8; 16],
     /// The data space in which it holds.
     pub space: SpaceId,
+    /// Which versions of the product it covers; root and size are those of the one that was current when it was signed.
+    pub coverage: Coverage,
 }
 
 /// One side of a contract, as its registrar knows it.
@@ -89,6 +91,7 @@ impl Agreement {
             .bytes(15, &self.negotiation)
             .bytes(16, self.space.as_bytes())
             .text(17, POINT_TO_POINT)
+            .uint(18, self.coverage.number())
             .encode()
     }
 
@@ -115,6 +118,7 @@ impl Agreement {
             signed: Timestamp::from_millis(fields.uint(14, "signing time")?),
             negotiation: fields.fixed::<16>(15, "negotiation")?,
             space: SpaceId::from_bytes(fields.fixed::<32>(16, "space")?),
+            coverage: coverage(fields.uint(18, "coverage")?, "agreement.coverage")?,
         };
         label(&fields.text(17, "signing mode")?, POINT_TO_POINT, "agreement.signing mode")?;
         fields.finish()?;
@@ -128,6 +132,15 @@ impl Agreement {
     /// Every problem of the policy document.
     pub fn policy(&self) -> Result<Policy, PolicyError> {
         Policy::parse(&self.policy)
+    }
+
+    /// The content that is to be delivered; `None` where that depends on when.
+    #[must_use]
+    pub fn root(&self) -> Option<ContentRoot> {
+        match self.coverage {
+            Coverage::Version => Some(self.root),
+            Coverage::Series => None,
+        }
     }
 
     /// The terms this agreement fixes.
@@ -144,6 +157,7 @@ impl Agreement {
             window_bytes: self.window_bytes,
             mode: self.mode,
             price: self.price.clone(),
+            coverage: self.coverage,
         }
     }
 

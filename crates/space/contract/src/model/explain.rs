@@ -3,6 +3,7 @@
 use huitong_policy::Language;
 
 use super::agreement::{Agreement, Party};
+use super::terms::Coverage;
 
 /// The contract in plain words: who, what, how many bytes, which content, and each clause of the policy.
 ///
@@ -47,6 +48,13 @@ fn english(agreement: &Agreement) -> Vec<String> {
              signature.",
             grouped(agreement.window_bytes)
         ),
+        match agreement.coverage {
+            Coverage::Version => "Versions: this content only.".to_owned(),
+            Coverage::Series => {
+                "Versions: this content and every later version of the product; each delivery is of the newest one."
+                    .to_owned()
+            }
+        },
         format!("Price: {price}."),
     ]
 }
@@ -69,6 +77,10 @@ fn chinese(agreement: &Agreement) -> Vec<String> {
             "交付：以文件方式；使用方尚未签名确认的数据最多发送 {} 字节。",
             grouped(agreement.window_bytes)
         ),
+        match agreement.coverage {
+            Coverage::Version => "版本：仅限上述内容。".to_owned(),
+            Coverage::Series => "版本：上述内容及该产品之后的每个版本；每次交付当时的最新版本。".to_owned(),
+        },
         format!("价格：{price}。"),
     ]
 }

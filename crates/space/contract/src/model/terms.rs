@@ -24,7 +24,7 @@ const LABEL: &str = "huitong/terms/v1";
 /// name by their SHA-256.
 ///
 /// Encoded as a strict CBOR map: 1 `"huitong/terms/v1"`, 2 product id, 3 product name, 4 provider node,
-/// 5 consumer node, 6 policy document, 7 content root, 8 size, 9 window bytes, 10 mode, 11 price.
+/// 5 consumer node, 6 policy document, 7 content root, 8 size, 9 window bytes, 10 mode, 11 price, 12 coverage.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Terms {
     /// The product that is offered.
@@ -47,6 +47,35 @@ pub struct Terms {
     pub mode: Mode,
     /// The price in plain words, at most 128 characters; empty when none is asked.
     pub price: String,
+    /// Which versions of the product are meant.
+    pub coverage: Coverage,
+}
+
+/// Which versions of a product a contract covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Coverage {
+    /// Number 0: the one whose root and size the contract names.
+    Version,
+    /// Number 1: that one and every later one that a registrar certifies (数据集系列). Each delivery is of the version that is
+    /// current when it begins.
+    Series,
+}
+
+impl Coverage {
+    /// The number on the wire.
+    #[must_use]
+    pub const fn number(self) -> u64 {
+        match self {
+            Self::Version => 0,
+            Self::Series => 1,
+        }
+    }
+
+    /// As the provider's listing has it.
+    #[must_use]
+    pub const fn of_listing(is_series: bool) -> Self {
+        if is_series { Self::Series } else { Self::Version }
+    }
 }
 
 /// How delivery and acknowledgement alternate.
@@ -122,6 +151,7 @@ impl Terms {
             .uint(9, self.window_bytes)
             .uint(10, self.mode.number())
             .text(11, &self.price)
+            .uint(12, self.coverage.number())
             .encode()
     }
 
@@ -146,6 +176,7 @@ impl Terms {
             window_bytes: fields.uint(9, "window bytes")?,
             mode: mode(fields.uint(10, "mode")?, "terms.mode")?,
             price: fields.text(11, "price")?,
+            coverage: coverage(fields.uint(12, "coverage")?, "terms.coverage")?,
         };
         fields.finish()?;
         terms.check()?;
@@ -194,6 +225,17 @@ pub(super) fn mode(number: u64, field: &'static str) -> Result<Mode, DocumentErr
         field,
         reason: format!("mode {number} is unknown; expected 0 (window)"),
     })
+}
+
+pub(super) fn coverage(number: u64, field: &'static str) -> Result<Coverage, DocumentError> {
+    match number {
+        0 => Ok(Coverage::Version),
+        1 => Ok(Coverage::Series),
+        _ => Err(DocumentError::Value {
+            field,
+            reason: format!("coverage {number} is unknown; expected 0 (version) or 1 (series)"),
+        }),
+    }
 }
 
 pub(super) fn bounded_text(

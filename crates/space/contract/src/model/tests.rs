@@ -36,6 +36,7 @@ fn terms() -> Terms {
         window_bytes: 1 << 20,
         mode: Mode::Window,
         price: "100 CNY".to_owned(),
+        coverage: Coverage::Series,
     }
 }
 
@@ -67,6 +68,7 @@ fn agreement() -> Agreement {
         signed: Timestamp::from_millis(1_790_000_000_000),
         negotiation: [9; 16],
         space: SpaceId::from_name("example space"),
+        coverage: terms.coverage,
     }
 }
 
@@ -85,8 +87,8 @@ fn the_encoding_is_frozen() {
     assert_eq!(
         found,
         [
-            "508a93a9d5eee12c83df1f12dd0d5090b60fef3254b109735a8da3b14690497f",
-            "1d1dfa7291be65e4c6a0a0c9f18964cf826413444453b087ded2a56fdc3589cf"
+            "43115bd5a1991acaeeeab727dd8d9733905604b31b1d4f7b6cfeff9d91cf81f8",
+            "f65bf2e92ab054fee72ccf64df6da0f11e6e6a32960888d5ac03ef6f3e81b66b"
         ]
     );
 }
@@ -130,7 +132,9 @@ fn each_wrong_field_is_refused_by_name() {
         (9, Some(Value::Uint(0)), "terms.window bytes"),
         (10, Some(Value::Uint(1)), "terms.mode"),
         (11, text(&long), "terms.price"),
-        (12, Some(Value::Uint(0)), "12"),
+        (12, Some(Value::Uint(2)), "terms.coverage"),
+        (12, None, "coverage"),
+        (13, Some(Value::Uint(0)), "13"),
     ] {
         check(&document, key, value, expected);
     }
@@ -144,6 +148,8 @@ fn each_wrong_field_is_refused_by_name() {
         (17, text("02"), "agreement.signing mode"),
         (17, None, "agreement"),
         (18, text(""), "agreement"),
+        (18, Some(Value::Uint(2)), "agreement.coverage"),
+        (19, text(""), "agreement"),
     ] {
         check(&document, key, value, expected);
     }
@@ -185,12 +191,13 @@ fn a_contract_is_explained_in_two_languages() {
         "{english:?}"
     );
     assert!(english[3].contains("4 bytes") && english[3].contains(&agreement().root.to_string()));
-    assert_eq!(english[5], "Price: 100 CNY.");
+    assert!(english[5].contains("every later version"), "{english:?}");
+    assert_eq!(english[6], "Price: 100 CNY.");
     let policy = agreement().policy().unwrap();
-    assert_eq!(english[6..], policy.explain(Language::English), "each clause follows");
-    assert!(english.len() > 6);
+    assert_eq!(english[7..], policy.explain(Language::English), "each clause follows");
+    assert!(english.len() > 7);
     let chinese = explain(&agreement(), Language::Chinese);
-    assert_eq!(chinese[5], "价格：100 CNY。");
+    assert_eq!(chinese[6], "价格：100 CNY。");
     for line in &chinese {
         let characters: Vec<char> = line.chars().collect();
         let half_width = |pair: &[char]| {
@@ -199,7 +206,7 @@ fn a_contract_is_explained_in_two_languages() {
         };
         assert!(!characters.windows(2).any(half_width), "half-width punctuation beside Chinese: {line}");
     }
-    assert_eq!(chinese[6..], policy.explain(Language::Chinese));
+    assert_eq!(chinese[7..], policy.explain(Language::Chinese));
 }
 
 #[test]
@@ -208,9 +215,9 @@ fn a_policy_that_cannot_be_enforced_permits_nothing() {
     agreement.policy = b"{}".to_vec();
     agreement.price = String::new();
     let lines = explain(&agreement, Language::English);
-    assert_eq!(lines[5], "Price: free of charge.");
-    assert!(lines[6].starts_with("Nothing is permitted"), "{lines:?}");
-    assert_eq!(lines.len(), 7);
+    assert_eq!(lines[6], "Price: free of charge.");
+    assert!(lines[7].starts_with("Nothing is permitted"), "{lines:?}");
+    assert_eq!(lines.len(), 8);
 }
 
 #[test]

@@ -103,6 +103,7 @@ impl Contracts {
             signed,
             negotiation: negotiation.id,
             space: *self.ledger.space(),
+            coverage: terms.coverage,
         };
         let document = agreement.encode();
         let detail = signing_detail(&document, &contract);

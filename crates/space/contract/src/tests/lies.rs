@@ -44,6 +44,7 @@ fn honest(space: &Space, id: [u8; 16]) -> Agreement {
         signed,
         negotiation: id,
         space: *space.node(Who::Provider).ledger.space(),
+        coverage: terms.coverage,
     }
 }
 

@@ -71,7 +71,7 @@ impl Verification<'_> {
         let chain = Chain::sort(&shared).map_err(|(kind, what, reason)| self.stop(kind, what, reason))?;
         let hash = self.agreement(&parts.agreement, &agreement, &chain)?;
         self.asset(&certificate, &agreement)?;
-        let facts = self.delivery(&chain, &agreement, &provider, &consumer, &hash)?;
+        let facts = self.delivery(&chain, &agreement, &certificate.0, [&provider, &consumer], &hash)?;
 
         let witnesses = self.witnesses(&parts.witnesses, [&provider, &consumer])?;
         self.ledgers(&parts.logs, [&provider, &consumer], &witnesses, &shared)?;
@@ -284,8 +284,9 @@ impl Verification<'_> {
     fn asset(&mut self, certificate: &(AssetCertificate, String), agreement: &Agreement) -> Result<(), Stop> {
         let (certificate, registrar) = certificate;
         if certificate.id != agreement.product
-            || certificate.root != agreement.root
-            || certificate.size != agreement.size
+            || agreement
+                .root()
+                .is_some_and(|root| root != certificate.root || agreement.size != certificate.size)
             || certificate.holder != agreement.provider.entity
         {
             return Err(self.stop(
@@ -297,8 +298,8 @@ impl Verification<'_> {
         self.report.claim(
             "asset",
             format!(
-                "registrar {registrar} registered product {} of {} bytes with BLAKE3 root {} for {}",
-                certificate.id, certificate.size, certificate.root, certificate.holder
+                "registrar {registrar} registered version {} of product {} of {} bytes with BLAKE3 root {} for {}",
+                certificate.version, certificate.id, certificate.size, certificate.root, certificate.holder
             ),
         );
         Ok(())
@@ -308,8 +309,8 @@ impl Verification<'_> {
         &mut self,
         chain: &Chain<'_>,
         agreement: &Agreement,
-        provider: &Credential,
-        consumer: &Credential,
+        certificate: &AssetCertificate,
+        [provider, consumer]: [&Credential; 2],
         hash: &Digest,
     ) -> Result<Facts, Stop> {
         let transfer = chain.offer.body().subject;
@@ -335,8 +336,8 @@ impl Verification<'_> {
         }
         let offer = OfferDetail::read(chain.offer).map_err(|error| self.stop(Invalid, "the offer", error))?;
         if offer.product != agreement.product
-            || offer.root != agreement.root
-            || offer.size != agreement.size
+            || offer.root != certificate.root
+            || offer.size != certificate.size
             || offer.window != agreement.window_bytes
             || offer.policy != Digest::sha256(&agreement.policy)
             || chain.offer.body().reference != chain.finalisation.digest()

@@ -85,6 +85,7 @@ impl Transfers {
                     files: None,
                     name: None,
                     root: None,
+                    version: None,
                     path: None,
                     directory,
                     suspended_by: None,
@@ -153,12 +154,14 @@ impl Transfers {
         };
         // The channel is empty and open: this cannot wait.
         let _ = out.send(FromConsumer::Want(want)).await;
+        // Of a series it may be another version: this only chooses the connections.
+        let size = if transfer.root.is_some() { transfer.size } else { contract.agreement.size };
         let began = Instant::now();
-        let frames = match peer.exchange(&transfer.peer, contract.agreement.size, outgoing).await {
+        let frames = match peer.exchange(&transfer.peer, size, outgoing).await {
             Ok(frames) => Confluence::new(frames),
             Err(error) => return Err(self.peer_failed(&transfer, error).await),
         };
-        let lanes = rules::lanes(self.settings.connections, contract.agreement.size, began.elapsed());
+        let lanes = rules::lanes(self.settings.connections, size, began.elapsed());
         Fetch {
             transfers: self,
             transfer,

@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use huitong_catalog::{AssetCertificate, AssetKind};
-use huitong_contract::Contract;
+use huitong_contract::{Contract, Coverage};
 use huitong_identity::{Credential, PeerError, Refusal, ServiceError, read_refusal, statement_of};
 use huitong_ledger::{Ledger, LedgerError};
 use huitong_proof::{Content, Digest, Envelope, GROUP_BYTES, Kind, Manifest, Statement};
@@ -178,6 +178,15 @@ impl Fetch<'_> {
             );
             return Err(self.abort(&refusal, &offer).await?);
         }
+        let newest =
+            tables::newest_version(&self.transfers.ledger().store().view(), &self.transfer.contract)?;
+        let is_new = self.transfer.statements.offer.is_none();
+        if is_new && registered.version < newest {
+            let reason =
+                format!("version {} is offered, version {newest} was offered before", registered.version);
+            let refusal = Refusal::new("offer.version", reason, "keep the statements as evidence");
+            return Err(self.abort(&refusal, &offer).await?);
+        }
         if self.transfer.statements.offer == Some(offer.digest()) {
             return Ok(detail);
         }
@@ -191,7 +200,7 @@ impl Fetch<'_> {
         }
         let path = free_path(&self.transfer.directory, detail.file_name.as_str(), &self.transfer.id);
         let offered = detail.clone();
-        self.change("transfer.offered", move |tx, ledger, transfer, _| {
+        self.change("transfer.offered", move |tx, ledger, transfer, contract| {
             for statement in std::iter::once(&certificate).chain(&usage).chain(std::iter::once(&offer)) {
                 ledger.admit(tx, statement)?;
             }
@@ -201,6 +210,11 @@ impl Fetch<'_> {
             transfer.files = detail.dataset.map(|dataset| dataset.files);
             transfer.name = Some(detail.file_name.as_str().to_owned());
             transfer.root = Some(detail.root);
+            transfer.version = Some(registered.version);
+            if contract.agreement.coverage == Coverage::Series {
+                let newest = tables::newest_version(tx, &transfer.contract)?;
+                tables::put_newest_version(tx, &transfer.contract, newest.max(registered.version))?;
+            }
             transfer.path = Some(path);
             transfer.statements.certificate = Some(certificate.digest());
             transfer.statements.usage = usage.iter().map(Statement::digest).collect();
@@ -423,7 +437,7 @@ impl Fetch<'_> {
         if groups <= self.transfer.acknowledged_groups && !complete {
             return Ok(None);
         }
-        let root = self.contract.agreement.root;
+        let root = content.root();
         let status = if complete { AckStatus::Complete } else { AckStatus::Partial };
         let ack = self
             .change("transfer.acknowledge", move |tx, ledger, transfer, contract| {
@@ -459,7 +473,7 @@ impl Fetch<'_> {
             return Err(self.unexpected(bytes).await?);
         }
         let root = read_final(&statement)?;
-        if root != self.contract.agreement.root
+        if Some(root) != self.transfer.root
             || Some(statement.body().reference) != self.transfer.statements.ack
         {
             return Err(broken("the final does not answer our acknowledgement"));

@@ -139,7 +139,14 @@ impl Transfers {
         if is_over || rules::may_open(want, caller, contract.as_ref(), existing.as_ref()).is_err() {
             return Ok(Looked::Not);
         }
-        let Some(product) = self.shelf.product(&want.product)? else { return Ok(Looked::Nothing) };
+        // A transfer goes on with the version that it began with.
+        let root = existing.and_then(|existing| existing.root);
+        let root = root.or(contract.and_then(|contract| contract.agreement.root()));
+        let product = match root {
+            Some(root) => self.shelf.version(&want.product, &root)?,
+            None => self.shelf.product(&want.product)?,
+        };
+        let Some(product) = product else { return Ok(Looked::Nothing) };
         let shelf = self.shelf.clone();
         let looked = tokio::task::spawn_blocking(move || {
             let content = shelf.content(&product)?;
@@ -283,7 +290,7 @@ fn decide(
         Ok(decision) => decision,
         Err(refusal) => return refused(refusal),
     };
-    let mut transfer = new_transfer(want, caller, &contract, &goods, now);
+    let mut transfer = new_transfer(want, caller, &goods, now);
     // The counter is consumed before the first byte can leave: a crash over-counts, never under-counts.
     for clause in &decision.counts {
         let after = tables::counter(tx, &contract.hash, clause.as_str())?.saturating_add(1);
@@ -301,8 +308,8 @@ fn decide(
     }
     let offer = OfferDetail {
         product: want.product.clone(),
-        root: contract.agreement.root,
-        size: contract.agreement.size,
+        root: goods.content.root(),
+        size: goods.content.size(),
         window: contract.agreement.window_bytes,
         policy: Digest::sha256(&contract.agreement.policy),
         file_name: goods.product.record.file_name.clone(),
@@ -325,13 +332,7 @@ fn consumed_clauses(statements: &[Statement]) -> Result<Vec<String>, ServiceErro
     usage.map(|statement| Ok(UsageDetail::read(statement)?.counter)).collect()
 }
 
-fn new_transfer(
-    want: &Want,
-    caller: &Caller,
-    contract: &Contract,
-    goods: &Goods,
-    now: Timestamp,
-) -> Transfer {
+fn new_transfer(want: &Want, caller: &Caller, goods: &Goods, now: Timestamp) -> Transfer {
     Transfer {
         id: want.transfer,
         side: Side::Provider,
@@ -340,13 +341,14 @@ fn new_transfer(
         product: want.product.clone(),
         state: TransferState::Started,
         priority: Priority::default(),
-        size: contract.agreement.size,
+        size: goods.content.size(),
         acknowledged: 0,
         acknowledged_groups: 0,
         groups: goods.content.groups(),
         files: goods.product.record.files,
         name: Some(goods.product.record.file_name.as_str().to_owned()),
-        root: Some(contract.agreement.root),
+        root: Some(goods.content.root()),
+        version: Some(goods.product.version),
         path: None,
         directory: std::path::PathBuf::new(),
         suspended_by: None,

@@ -160,7 +160,7 @@ const CLAIMS: &str = "\
 credential: registrar Example Regional Function Node (REGISTRAR) certified node PROVIDER of Example Weather Bureau (91110000802100433B), valid from 2026-09-21T14:08:20.000Z to 2027-09-21T14:13:20.000Z
 credential: registrar Example Regional Function Node (REGISTRAR) certified node CONSUMER of Example Farm Insurance (91330100799655058B), valid from 2026-09-21T14:08:20.000Z to 2027-09-21T14:13:20.000Z
 agreement: Example Weather Bureau (PROVIDER) and Example Farm Insurance (CONSUMER) both signed contract CONTRACT on product Rainfall (PRODUCT), the provider at 2026-09-21T14:13:20.000Z and the consumer at 2026-09-21T14:13:20.000Z by their own clocks
-asset: registrar Example Regional Function Node (REGISTRAR) registered product PRODUCT of 1048577 bytes with BLAKE3 root ROOT for 91110000802100433B
+asset: registrar Example Regional Function Node (REGISTRAR) registered version 1 of product PRODUCT of 1048577 bytes with BLAKE3 root ROOT for 91110000802100433B
 offer: provider Example Weather Bureau (PROVIDER) offered 1048577 bytes of product PRODUCT with BLAKE3 root ROOT at 2026-09-21T14:13:20.000Z by its clock, under contract CONTRACT
 acknowledgement: consumer Example Farm Insurance (CONSUMER) acknowledged 1048577 bytes of product PRODUCT with BLAKE3 root ROOT, between 2026-09-21T14:13:20.000Z (provider's clock) and 2026-09-21T14:13:20.000Z (its own clock), under contract CONTRACT
 final: provider Example Weather Bureau (PROVIDER) closed the transfer of 1048577 bytes of product PRODUCT with BLAKE3 root ROOT as delivered at 2026-09-21T14:13:20.000Z by its clock, under contract CONTRACT

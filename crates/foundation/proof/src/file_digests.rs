@@ -1,0 +1,95 @@
+//! Hashes of a whole file that others may ask for, beside the content root.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::Path;
+
+use sm3::Sm3;
+
+use crate::Digest;
+
+/// Bytes that are read at a time.
+const CHUNK: usize = 1 << 20;
+
+/// Hashes of a file that others may ask for; content is verified by its BLAKE3 root and not by these.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FileDigests {
+    /// SHA-256.
+    pub sha256: Option<Digest>,
+    /// SM3 (GB/T 32905-2016).
+    pub sm3: Option<Digest>,
+}
+
+/// Which of them to compute.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct WantedDigests {
+    /// SHA-256.
+    pub sha256: bool,
+    /// SM3 (GB/T 32905-2016).
+    pub sm3: bool,
+}
+
+impl WantedDigests {
+    /// Whether any is wanted.
+    pub fn any(self) -> bool {
+        self.sha256 || self.sm3
+    }
+
+    /// Reads the file once for each hash that is wanted, all at the same time; blocks.
+    ///
+    /// # Errors
+    /// Whatever reading the file gives.
+    pub fn of_file(self, path: &Path) -> io::Result<FileDigests> {
+        let sha256 = || self.sha256.then(|| hash::<sha2::Sha256>(path)).transpose();
+        let sm3 = || self.sm3.then(|| hash::<Sm3>(path)).transpose();
+        std::thread::scope(|scope| {
+            let sm3 = scope.spawn(sm3);
+            let sha256 = sha256();
+            let sm3 = sm3.join().map_err(|_| io::Error::other("the thread that hashes has died"))?;
+            Ok(FileDigests { sha256: sha256?, sm3: sm3? })
+        })
+    }
+}
+
+fn hash<H: sha2::Digest>(path: &Path) -> io::Result<Digest>
+where
+    [u8; 32]: From<sha2::digest::Output<H>>,
+{
+    let (mut file, mut hasher, mut buffer) = (File::open(path)?, H::new(), vec![0; CHUNK]);
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => return Ok(Digest::from_bytes(hasher.finalize().into())),
+            Ok(read) => hasher.update(buffer.get(..read).unwrap_or_default()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_has_the_published_digests() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("abc");
+        std::fs::write(&path, b"abc").unwrap();
+        let both = WantedDigests { sha256: true, sm3: true }.of_file(&path).unwrap();
+        assert_eq!(both.sha256, Some(Digest::sha256(b"abc")));
+        // GB/T 32905-2016, annex A.1.
+        let sm3 = "66c7f0f462eeedd9d1f2d46bdc10e4e24167c4875cf2f7a2297da02b8f4ba8e0";
+        assert_eq!(both.sm3.unwrap().to_string(), sm3);
+        assert_eq!(WantedDigests::default().of_file(&path).unwrap(), FileDigests::default());
+    }
+
+    #[test]
+    fn a_long_file_is_read_to_its_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("long");
+        let bytes = vec![7; 3 * CHUNK + 5];
+        std::fs::write(&path, &bytes).unwrap();
+        let found = WantedDigests { sha256: true, sm3: false }.of_file(&path).unwrap();
+        assert_eq!(found, FileDigests { sha256: Some(Digest::sha256(&bytes)), sm3: None });
+    }
+}
