@@ -226,6 +226,9 @@ pub(crate) enum Catalog {
         /// Contracts cover later versions of the product too.
         #[arg(long, conflicts_with = "renews")]
         series: bool,
+        /// Tell the consumers of all contracts about the product that there is something to fetch.
+        #[arg(long, requires = "renews")]
+        push: bool,
         /// Hashes of the file to record beside its BLAKE3 root.
         #[arg(long, value_name = "HASH", value_enum, value_delimiter = ',')]
         digest: Vec<FileHash>,
@@ -417,6 +420,46 @@ pub(crate) enum Transfer {
         /// For one transfer.
         #[arg(long, requires = "rate", value_name = "ID", value_parser = transfer_id)]
         transfer: Option<Uuid>,
+    },
+    /// Order deliveries under a contract by schedule, when the provider pushes, or both.
+    #[command(
+        after_help = "Examples:\n  huitong transfer subscribe CONTRACT --cron \"30 2 * * *\" --to daily\n  huitong \
+                            transfer subscribe CONTRACT --push\n\nOf a series only a version that is not here yet is \
+                            delivered. Every delivery has its own receipt."
+    )]
+    Subscribe {
+        /// Contract id, 47 characters, as in `huitong contract list`.
+        #[arg(value_parser = contract_id)]
+        contract: String,
+        /// When deliveries are due: minute, hour, day of the month, month, day of the week.
+        #[arg(long, value_name = "EXPRESSION", required_unless_present = "push")]
+        cron: Option<String>,
+        /// Time zone of the schedule, such as Asia/Shanghai [default: the node's own].
+        #[arg(long, value_name = "ZONE", requires = "cron")]
+        time_zone: Option<String>,
+        /// Let the provider say that there is something to fetch.
+        #[arg(long)]
+        push: bool,
+        /// Directory to deliver into; the node makes and writes it [default: `received` in its data directory].
+        #[arg(long, value_name = "DIR")]
+        to: Option<PathBuf>,
+        /// Which transfers run first where not all can.
+        #[arg(long, value_name = "PRIORITY", value_parser = ["low", "normal", "high"], default_value = "normal")]
+        priority: String,
+    },
+    /// End such an order; transfers that it has started go on.
+    Unsubscribe {
+        /// Contract id.
+        #[arg(value_parser = contract_id)]
+        contract: String,
+    },
+    /// The orders of this node.
+    Subscriptions,
+    /// Provider: tell the consumer of a contract that there is something to fetch.
+    Push {
+        /// Contract id.
+        #[arg(value_parser = contract_id)]
+        contract: String,
     },
     /// The transfers of this node, newest first.
     List,

@@ -95,6 +95,14 @@ pub(crate) async fn publish(
     Ok(publication)
 }
 
+/// Tells the consumer of a contract that there is something to fetch.
+pub(crate) async fn push(admin: &Admin, contract: &str) -> Result<(), Failure> {
+    let id = id_bytes(new_id()).into();
+    let request = api::PushTransferRequest { contract: contract.to_owned(), id };
+    admin.call(async |mut client: Client| client.push_transfer(request.clone()).await).await?;
+    Ok(())
+}
+
 /// Starts a negotiation, or finds the one with this id.
 pub(crate) async fn negotiate(
     admin: &Admin,

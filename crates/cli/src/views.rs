@@ -159,6 +159,26 @@ pub(crate) fn transfer(transfer: &api::Transfer) -> Value {
     })
 }
 
+pub(crate) fn subscription(subscription: &api::Subscription) -> Value {
+    let api::Subscription {
+        contract,
+        directory,
+        priority,
+        cron,
+        time_zone,
+        push,
+        due_milliseconds,
+        last_transfer,
+        note,
+    } = subscription;
+    let last = if last_transfer.is_empty() { String::new() } else { id_text(last_transfer) };
+    json!({
+        "contract": contract, "directory": directory, "priority": priority, "cron": cron,
+        "time_zone": time_zone, "push": push, "due_milliseconds": due_milliseconds,
+        "last_transfer": last, "note": note,
+    })
+}
+
 pub(crate) fn statement(statement: &api::LoggedStatement) -> Value {
     let api::LoggedStatement { index, kind, issuer, audience, time_milliseconds, digest, note } = statement;
     json!({

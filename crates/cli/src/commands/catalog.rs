@@ -19,7 +19,7 @@ pub(crate) const MAX_POLICY_BYTES: u64 = 8 << 10;
 pub(crate) async fn run(command: Catalog, global: &Global, output: Output) -> Result<(), Failure> {
     let admin = Admin::open(global, output).await?;
     match command {
-        Catalog::Publish { file, policy, renews, series, digest, name, intro, price, window, id } => {
+        Catalog::Publish { file, policy, renews, series, push, digest, name, intro, price, window, id } => {
             let request = api::PublishRequest {
                 path: operations::absolute(&file)?,
                 name,
@@ -34,7 +34,10 @@ pub(crate) async fn run(command: Catalog, global: &Global, output: Output) -> Re
                 id: operations::id_bytes(operation_id(id, output)).into(),
                 ..Default::default()
             };
-            publish(&admin, request, output).await?;
+            let publication = publish(&admin, request, output).await?;
+            if push {
+                push_to_all(&admin, &publication.product, output).await?;
+            }
         }
         Catalog::List => {
             let publications = admin
@@ -128,7 +131,27 @@ fn publish_advice(message: &str) -> &'static str {
     }
 }
 
-async fn publish(admin: &Admin, request: api::PublishRequest, output: Output) -> Result<(), Failure> {
+/// Tells each consumer with a contract about the product that there is something to fetch.
+async fn push_to_all(admin: &Admin, product: &str, output: Output) -> Result<(), Failure> {
+    let request = api::ListNegotiationsRequest {};
+    let known = admin.call(async |mut client: Client| client.list_negotiations(request).await).await?;
+    let contracts = known.negotiations.iter().filter(|negotiation| {
+        negotiation.side == "provider" && negotiation.product == product && negotiation.state == "FINALIZED"
+    });
+    let mut told: usize = 0;
+    for negotiation in contracts {
+        operations::push(admin, &negotiation.contract).await?;
+        told = told.saturating_add(1);
+    }
+    output.note(&format!("told the consumers of {told} contracts"));
+    Ok(())
+}
+
+async fn publish(
+    admin: &Admin,
+    request: api::PublishRequest,
+    output: Output,
+) -> Result<api::Publication, Failure> {
     let bar = output.progress("hashing");
     bar.set_length(bytes_below(Path::new(&request.path)));
     let publication = operations::publish(admin, request, |hashed| bar.set_position(hashed)).await;
@@ -148,7 +171,7 @@ async fn publish(admin: &Admin, request: api::PublishRequest, output: Output) ->
             publication.path
         )
     });
-    Ok(())
+    Ok(publication)
 }
 
 /// A line for each hash that there is.

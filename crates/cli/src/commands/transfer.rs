@@ -1,8 +1,10 @@
 //! `huitong transfer`: fetching data under a contract, controlling what moves, and looking at what has moved.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use huitong_grpc::proto::admin as api;
+use serde_json::json;
 use uuid::Uuid;
 
 use crate::admin::{Admin, Client};
@@ -64,6 +66,36 @@ pub(crate) async fn run(command: Transfer, global: &Global, output: Output) -> R
                 )
             });
         }
+        Transfer::Subscribe { contract, cron, time_zone, push, to, priority } => {
+            let directory = directory(to)?;
+            let (cron, time_zone) = (cron.unwrap_or_default(), time_zone.unwrap_or_default());
+            let request = api::SubscribeRequest { contract, directory, priority, cron, time_zone, push };
+            let answer = admin.call(async |mut client: Client| client.subscribe(request.clone()).await).await;
+            show(answer.map_err(name_a_directory)?.subscription, output);
+        }
+        Transfer::Unsubscribe { contract } => {
+            let request = api::UnsubscribeRequest { contract };
+            let answer =
+                admin.call(async |mut client: Client| client.unsubscribe(request.clone()).await).await?;
+            show(answer.subscription, output);
+        }
+        Transfer::Subscriptions => {
+            let request = api::ListSubscriptionsRequest {};
+            let answer =
+                admin.call(async |mut client: Client| client.list_subscriptions(request).await).await?;
+            let listed = answer.subscriptions;
+            output.result(&list("subscriptions", listed.iter().map(views::subscription)), || {
+                let rows: Vec<_> = listed.iter().map(subscription_row).collect();
+                table(&["contract", "when", "next", "last transfer", "note"], &rows, "no subscription yet")
+            });
+        }
+        Transfer::Push { contract } => {
+            operations::push(&admin, &contract).await?;
+            output.result(&json!({ "contract": contract }), || {
+                "the consumer is told; `huitong outbox list` shows what it has not heard or has refused"
+                    .to_owned()
+            });
+        }
         Transfer::List => {
             let request = api::ListTransfersRequest {};
             let transfers =
@@ -83,12 +115,43 @@ pub(crate) async fn run(command: Transfer, global: &Global, output: Output) -> R
 
 fn request(wanted: Wanted, output: Output) -> Result<api::StartTransferRequest, Failure> {
     let Wanted { contract, product, to, priority, id } = wanted;
-    let directory = match to {
-        Some(directory) => operations::absolute(&directory)?,
-        None => String::new(),
-    };
+    let directory = directory(to)?;
     let id = operations::id_bytes(operation_id(id, output)).into();
     Ok(api::StartTransferRequest { id, contract, product: product.unwrap_or_default(), directory, priority })
+}
+
+fn directory(to: Option<PathBuf>) -> Result<String, Failure> {
+    to.map_or_else(|| Ok(String::new()), |directory| operations::absolute(&directory))
+}
+
+fn show(subscription: Option<api::Subscription>, output: Output) {
+    let subscription = subscription.unwrap_or_default();
+    output.result(&views::subscription(&subscription), || {
+        let row = subscription_row(&subscription);
+        let names = ["contract", "when    ", "next    ", "last    ", "note    "];
+        let lines = names.into_iter().zip(row).filter(|(_, value)| !value.is_empty());
+        let lines = lines.map(|(name, value)| format!("{name}  {value}\n"));
+        lines.chain([format!("to        {}\n", subscription.directory)]).collect()
+    });
+}
+
+fn subscription_row(subscription: &api::Subscription) -> Vec<String> {
+    let when = match (subscription.cron.as_str(), subscription.push) {
+        ("", _) => "when the provider pushes".to_owned(),
+        (cron, false) => format!("{cron} {}", subscription.time_zone),
+        (cron, true) => format!("{cron} {}, and when the provider pushes", subscription.time_zone),
+    };
+    let last = match subscription.last_transfer.is_empty() {
+        true => String::new(),
+        false => operations::id_text(&subscription.last_transfer),
+    };
+    vec![
+        subscription.contract.clone(),
+        when,
+        moment(subscription.due_milliseconds),
+        last,
+        subscription.note.clone(),
+    ]
 }
 
 async fn control(

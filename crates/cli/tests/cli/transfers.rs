@@ -19,6 +19,7 @@ fn the_guide_works_as_written() {
         "after office hours",
         "transfer.cancelled",
         "1,021,417 bytes in 4 files",
+        "30 2 * * * UTC, and when the provider pushes",
     ] {
         assert!(printed.contains(sign), "{sign:?} is missing:\n{printed}");
     }
@@ -29,14 +30,10 @@ fn the_guide_works_as_written() {
             states.push(transfer["state"].as_str().unwrap().to_owned());
         }
     }
-    assert_eq!(
-        states[0][..5],
-        ["COMPLETED", "COMPLETED", "COMPLETED", "TERMINATED", "COMPLETED"],
-        "{printed}"
-    );
-    assert_eq!(
-        states[1][..5],
-        ["COMPLETED", "COMPLETED", "COMPLETED", "TERMINATED", "COMPLETED"],
-        "{printed}"
-    );
+    for states in states {
+        let ended = states.iter().filter(|state| *state == "TERMINATED").count();
+        let completed = states.iter().filter(|state| *state == "COMPLETED").count();
+        // Three of them are those of the quickstart.
+        assert_eq!((completed, ended, states.len()), (6, 2, 8), "{states:?}\n{printed}");
+    }
 }

@@ -7,6 +7,7 @@ mod identity;
 mod ledger;
 mod redaction;
 mod store;
+mod subscription;
 mod transfer;
 mod watch;
 mod work;
@@ -155,6 +156,10 @@ serve! {
         decide_negotiation: DecideNegotiationRequest => DecideNegotiationResponse;
         start_transfer: StartTransferRequest => StartTransferResponse;
         list_transfers: ListTransfersRequest => ListTransfersResponse;
+        subscribe: SubscribeRequest => SubscribeResponse;
+        unsubscribe: UnsubscribeRequest => UnsubscribeResponse;
+        list_subscriptions: ListSubscriptionsRequest => ListSubscriptionsResponse;
+        push_transfer: PushTransferRequest => PushTransferResponse;
         export_receipt: ExportReceiptRequest => ExportReceiptResponse;
         get_checkpoint: GetCheckpointRequest => GetCheckpointResponse;
         list_statements: ListStatementsRequest => ListStatementsResponse;

@@ -33,6 +33,7 @@ use crate::proto::contract::contract_service_server::ContractServiceServer;
 use crate::proto::identity::enrolment_service_server::EnrolmentServiceServer;
 use crate::proto::identity::identity_service_server::IdentityServiceServer;
 use crate::proto::ledger::ledger_service_server::LedgerServiceServer;
+use crate::proto::transfer::push_service_server::PushServiceServer;
 use crate::status::{not_authenticated, to_peer_status, unauthenticated};
 
 /// Who is at the other end of a connection. The listener makes it from the certificate of a finished handshake and
@@ -99,6 +100,12 @@ pub fn peer_routes(services: PeerServices) -> Routes {
         served.add(ContractServiceServer::new(service).max_decoding_message_size(MAX_REQUEST_BYTES));
     }
     if let Some(transfers) = transfers {
+        let pushes = transfer::Pushes {
+            standing: standing.clone(),
+            transfers: transfers.clone(),
+            allowances: allowances.clone(),
+        };
+        served.add(PushServiceServer::new(pushes).max_decoding_message_size(MAX_REQUEST_BYTES));
         served.add(transfer::Service { standing, transfers, allowances });
     }
     served.routes(proto::PEER_DESCRIPTORS)

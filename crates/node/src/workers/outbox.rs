@@ -8,6 +8,7 @@ use huitong_contract as contract;
 use huitong_identity::{Delivery, workers as identity};
 use huitong_ids::NodeId;
 use huitong_store::{Pending, Store, StoreError, TxError, outbox};
+use huitong_transfer as transfer;
 use tokio::sync::broadcast;
 use tokio::task::JoinSet;
 
@@ -119,11 +120,13 @@ async fn deliver_all(work: &Work, store: &Store, destination: &str) -> Result<()
 }
 
 async fn deliver(work: &Work, message: &Pending) -> Result<(), Delivery> {
-    match (message.topic.as_str(), &work.shelf, &work.contracts) {
-        (identity::TOPIC, _, _) => identity::deliver(work.standing(), message, &work.peers).await,
-        (catalog::TOPIC, Some(shelf), _) => shelf.deliver(message, &work.peers).await,
-        (contract::TOPIC, _, Some(contracts)) => contracts.deliver(message, &work.peers).await,
-        (topic, _, _) => Err(Delivery::Dead(format!("this node has nothing that delivers {topic:?}"))),
+    let Work { shelf, contracts, transfers, peers, .. } = work;
+    match (message.topic.as_str(), shelf, contracts, transfers) {
+        (identity::TOPIC, ..) => identity::deliver(work.standing(), message, peers).await,
+        (catalog::TOPIC, Some(shelf), ..) => shelf.deliver(message, peers).await,
+        (contract::TOPIC, _, Some(contracts), _) => contracts.deliver(message, peers).await,
+        (transfer::TOPIC, .., Some(transfers)) => transfers.deliver(message, peers).await,
+        (topic, ..) => Err(Delivery::Dead(format!("this node has nothing that delivers {topic:?}"))),
     }
 }
 

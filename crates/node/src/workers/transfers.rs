@@ -1,10 +1,12 @@
 //! Runs the consumer's transfers and collects the other ledger's proofs of those that are complete.
 
 use std::collections::{HashMap, HashSet};
+use std::hash::Hash;
 use std::time::Duration;
 
 use huitong_grpc::Peers;
 use huitong_identity::{Delivery, Standing};
+use huitong_ids::ContractId;
 use huitong_transfer::Transfers;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -17,6 +19,11 @@ const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_RUN_PAUSE: Duration = Duration::from_secs(10);
 /// Collections that run at the same time; each is one small call.
 const MOST_COLLECTIONS: usize = 8;
+
+/// How long a subscription that has become due may not be noticed.
+const LOOK: Duration = Duration::from_secs(1);
+/// Subscriptions that are looked at at the same time.
+const MOST_LOOKS: usize = 8;
 
 type Id = [u8; 16];
 
@@ -40,6 +47,7 @@ pub(super) fn spawn_runner(supervisor: &Supervisor, work: &Work, transfers: Tran
             },
             most,
             longest_pause: LONGEST_RUN_PAUSE,
+            longest_wait: LONGEST_PAUSE,
         };
         attempts.run(standing.clone(), drain.clone())
     });
@@ -64,6 +72,32 @@ pub(super) fn spawn_collector(supervisor: &Supervisor, work: &Work, transfers: T
             },
             most: MOST_COLLECTIONS,
             longest_pause: LONGEST_PAUSE,
+            longest_wait: LONGEST_PAUSE,
+        };
+        attempts.run(standing.clone(), drain.clone())
+    });
+}
+
+/// Starts the deliveries of subscriptions when they are due.
+pub(super) fn spawn_subscriptions(supervisor: &Supervisor, work: &Work, transfers: Transfers) {
+    let (standing, peers) = (work.standing().clone(), work.peers.clone());
+    let drain = supervisor.draining().clone();
+    supervisor.spawn("subscriptions", Stopping::AtOnce, LONGEST_PAUSE, move || {
+        let attempts = Attempts {
+            list: {
+                let transfers = transfers.clone();
+                move || transfers.due_subscriptions().map_err(|error| error.to_string())
+            },
+            one: {
+                let (transfers, peers) = (transfers.clone(), peers.clone());
+                move |contract: ContractId| {
+                    let (transfers, peers): (Transfers, Peers) = (transfers.clone(), peers.clone());
+                    async move { transfers.serve_subscription(&contract, &peers).await }
+                }
+            },
+            most: MOST_LOOKS,
+            longest_pause: LONGEST_RUN_PAUSE,
+            longest_wait: LOOK,
         };
         attempts.run(standing.clone(), drain.clone())
     });
@@ -76,24 +110,28 @@ struct Attempts<L, O> {
     /// One try.
     one: O,
     most: usize,
+    /// Between two tries of one thing.
     longest_pause: Duration,
+    /// Between two looks at what wants to be tried.
+    longest_wait: Duration,
 }
 
-impl<L, O, F> Attempts<L, O>
-where
-    L: Fn() -> Result<Vec<Id>, String>,
-    O: Fn(Id) -> F,
-    F: Future<Output = Result<(), Delivery>> + Send + 'static,
-{
-    async fn run(self, standing: Standing, drain: CancellationToken) -> Result<(), String> {
+impl<L, O> Attempts<L, O> {
+    async fn run<K, F>(self, standing: Standing, drain: CancellationToken) -> Result<(), String>
+    where
+        K: Clone + Eq + Hash + Send + 'static,
+        L: Fn() -> Result<Vec<K>, String>,
+        O: Fn(K) -> F,
+        F: Future<Output = Result<(), Delivery>> + Send + 'static,
+    {
         let mut commits = standing.ledger.store().commits();
         // Dropping the set ends its tasks: nothing outlives the round.
-        let mut running: JoinSet<(Id, Result<(), Delivery>)> = JoinSet::new();
-        let mut busy: HashSet<Id> = HashSet::new();
-        let mut waiting: HashMap<Id, Pause> = HashMap::new();
+        let mut running: JoinSet<(K, Result<(), Delivery>)> = JoinSet::new();
+        let mut busy: HashSet<K> = HashSet::new();
+        let mut waiting: HashMap<K, Pause> = HashMap::new();
         while !(drain.is_cancelled() && running.is_empty()) {
             commits.borrow_and_update();
-            let mut wait = LONGEST_PAUSE;
+            let mut wait = self.longest_wait;
             // Where nothing more can be tried, nobody looks: each commit would be a reason to.
             if !drain.is_cancelled() && busy.len() < self.most {
                 let wanted = (self.list)()?;
@@ -112,8 +150,8 @@ where
                     if busy.len() >= self.most {
                         break;
                     }
-                    busy.insert(id);
-                    let attempt = (self.one)(id);
+                    busy.insert(id.clone());
+                    let attempt = (self.one)(id.clone());
                     running.spawn(async move { (id, attempt.await) });
                 }
             }
@@ -131,7 +169,7 @@ where
         Ok(())
     }
 
-    fn note(&self, waiting: &mut HashMap<Id, Pause>, id: Id, result: Result<(), Delivery>) {
+    fn note<K: Eq + Hash>(&self, waiting: &mut HashMap<K, Pause>, id: K, result: Result<(), Delivery>) {
         match result {
             Ok(()) => {
                 waiting.remove(&id);

@@ -27,6 +27,13 @@ pub struct TestNode {
     pub caller: Caller,
 }
 
+impl TestNode {
+    /// As if the registrar had just said that nothing has changed.
+    pub fn hear_registrar(&self) {
+        self.standing.directory.confirm(self.ledger.clock().now());
+    }
+}
+
 /// Three nodes of one space. `clock` drives all of them.
 pub struct TestNetwork {
     /// The function node.

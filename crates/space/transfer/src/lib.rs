@@ -16,6 +16,7 @@ mod places;
 mod ranges;
 pub mod receipt;
 mod rules;
+mod schedule;
 mod service;
 mod share;
 mod tables;
@@ -26,10 +27,11 @@ mod witnesses;
 pub use details::{AckDetail, AckStatus, DatasetShape, OfferDetail};
 pub use lanes::MOST_LANES;
 pub use model::{
-    Finality, FromConsumer, FromProvider, Priority, StartTransfer, Suspender, Transfer, TransferSettings,
-    TransferState, Want,
+    Cause, Due, Finality, FromConsumer, FromProvider, Priority, StartTransfer, Subscribe, Subscription,
+    Suspender, Transfer, TransferSettings, TransferState, Want,
 };
 pub use pace::{LOWEST_RATE, Limited, Rates};
-pub use peer::{EvidencePeer, Frames, TransferPeer};
+pub use peer::{EvidencePeer, Frames, SubscriptionPeer, TransferPeer};
 pub use pieces::Pieces;
-pub use service::Transfers;
+pub use schedule::Schedule;
+pub use service::{TOPIC, Transfers};

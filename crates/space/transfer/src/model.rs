@@ -10,6 +10,7 @@ use huitong_proof::{ContentRoot, Digest, Timestamp};
 
 use crate::pace::Rates;
 use crate::pieces::Pieces;
+use crate::schedule::Schedule;
 
 /// What a consumer wants: the first frame of an exchange.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +63,62 @@ pub struct StartTransfer {
     pub directory: Option<PathBuf>,
     /// Which transfers run first where not all can.
     pub priority: Priority,
+}
+
+/// A consumer's standing order for deliveries under a contract (订阅), as an operator gives it.
+#[derive(Debug, Clone)]
+pub struct Subscribe {
+    /// The contract to fetch under.
+    pub contract: ContractId,
+    /// Directory to deliver into; `None` means the node's own.
+    pub directory: Option<PathBuf>,
+    /// Which transfers run first where not all can.
+    pub priority: Priority,
+    /// When deliveries are due, if not only when the provider says so.
+    pub schedule: Option<Schedule>,
+    /// Whether the provider may say that there is something to fetch (推送).
+    pub push: bool,
+}
+
+/// A standing order as it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subscription {
+    /// The contract to fetch under.
+    pub contract: ContractId,
+    /// Directory to deliver into.
+    pub directory: PathBuf,
+    /// Which transfers run first where not all can.
+    pub priority: Priority,
+    /// When deliveries are due.
+    pub schedule: Option<Schedule>,
+    /// Whether the provider may say that there is something to fetch.
+    pub push: bool,
+    /// When it was given.
+    pub created: Timestamp,
+    /// What is due next; `None` until the provider says something.
+    pub due: Option<Due>,
+    /// The transfer that it started last.
+    pub last: Option<[u8; 16]>,
+    /// Why nothing was delivered when something was due last; empty if something was.
+    pub note: String,
+}
+
+/// When a standing order is looked at, and why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Due {
+    /// Not before this.
+    pub at: Timestamp,
+    /// What set it off.
+    pub cause: Cause,
+}
+
+/// What sets off a delivery of a standing order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// Its schedule.
+    Schedule,
+    /// The provider.
+    Push,
 }
 
 /// Which transfers a consumer runs first where not all can run at the same time; among equals, the older one.

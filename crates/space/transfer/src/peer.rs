@@ -5,9 +5,9 @@ use std::pin::Pin;
 use async_trait::async_trait;
 use bytes::Bytes;
 use huitong_identity::PeerError;
-use huitong_ids::NodeId;
+use huitong_ids::{ContractId, DataId, NodeId};
 use huitong_ledger::Proofs;
-use huitong_proof::Digest;
+use huitong_proof::{ContentRoot, Digest};
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
 
@@ -29,6 +29,16 @@ pub trait TransferPeer: Send + Sync {
 
     /// Opens one more connection for the chunks of a transfer whose exchange is open.
     async fn lane(&self, provider: &NodeId, transfer: [u8; 16]) -> Result<Frames, PeerError>;
+}
+
+/// The other party's node, as far as standing orders for deliveries go.
+#[async_trait]
+pub trait SubscriptionPeer: Send + Sync {
+    /// Tells a consumer that there is something to fetch under a contract; the id stands for this notice.
+    async fn push(&self, consumer: &NodeId, contract: &ContractId, id: [u8; 16]) -> Result<(), PeerError>;
+
+    /// Asks a provider for the content root of a product's newest version, as it offers it to this node now.
+    async fn current_root(&self, provider: &NodeId, product: &DataId) -> Result<ContentRoot, PeerError>;
 }
 
 /// The other party's node, as keeper of its ledger, and what is needed to understand its answers.

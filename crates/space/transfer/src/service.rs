@@ -9,6 +9,7 @@ mod recount;
 mod sink;
 mod source;
 mod stock;
+mod subscribe;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,6 +24,7 @@ use huitong_proof::{Digest, Draft, Kind, Statement};
 use huitong_store::{Read, StoreError, Tx, TxError};
 use tokio::sync::watch;
 
+pub use self::subscribe::TOPIC;
 use crate::lanes::LaneEnds;
 use crate::model::{Transfer, TransferSettings};
 use crate::pace::{Limited, Pace, Rates};

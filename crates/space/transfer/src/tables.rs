@@ -1,5 +1,7 @@
 //! What transfers keep, and how it is found. Every row begins with its record version under key 0.
 
+pub(crate) mod subscriptions;
+
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::PathBuf;
 

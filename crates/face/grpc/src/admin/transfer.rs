@@ -105,23 +105,30 @@ impl AdminServices {
 fn command(request: wire::StartTransferRequest) -> Result<StartTransfer, ServiceError> {
     let wire::StartTransferRequest { id, contract, product, directory, priority } = request;
     let product = if product.is_empty() { None } else { Some(data_id("product", &product)?) };
-    let directory = if directory.is_empty() { None } else { Some(PathBuf::from(directory)) };
-    if directory.as_ref().is_some_and(|directory| !directory.is_absolute()) {
-        let reason = "expected an absolute path: the node has another directory";
-        return Err(ServiceError::invalid("directory", reason));
-    }
-    let priority = match priority.as_str() {
-        "" => Priority::default(),
-        name => Priority::from_name(name)
-            .ok_or_else(|| ServiceError::invalid("priority", "expected low, normal or high"))?,
-    };
     Ok(StartTransfer {
         id: fixed("id", &id)?,
         contract: contract_id("contract", &contract)?,
         product,
-        directory,
-        priority,
+        directory: self::directory(directory)?,
+        priority: self::priority(&priority)?,
     })
+}
+
+pub(super) fn directory(path: String) -> Result<Option<PathBuf>, ServiceError> {
+    let directory = if path.is_empty() { None } else { Some(PathBuf::from(path)) };
+    if directory.as_ref().is_some_and(|directory| !directory.is_absolute()) {
+        let reason = "expected an absolute path: the node has another directory";
+        return Err(ServiceError::invalid("directory", reason));
+    }
+    Ok(directory)
+}
+
+pub(super) fn priority(name: &str) -> Result<Priority, ServiceError> {
+    match name {
+        "" => Ok(Priority::default()),
+        name => Priority::from_name(name)
+            .ok_or_else(|| ServiceError::invalid("priority", "expected low, normal or high")),
+    }
 }
 
 async fn control(

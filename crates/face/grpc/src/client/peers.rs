@@ -3,14 +3,14 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 use huitong_catalog::{CatalogPeer, Hit, Resolved, SearchPage, SecurityLevel};
-use huitong_contract::ContractPeer;
+use huitong_contract::{ContractPeer, Terms};
 use huitong_evidence::LogPeer;
 use huitong_identity::peer::{RegistrarPeer, TrustUpdate};
 use huitong_identity::{PeerError, ServiceError};
-use huitong_ids::{DataId, NodeId};
+use huitong_ids::{ContractId, DataId, NodeId};
 use huitong_ledger::{Inclusion, Proofs};
-use huitong_proof::Digest;
-use huitong_transfer::{EvidencePeer, Frames, FromConsumer, TransferPeer};
+use huitong_proof::{ContentRoot, Digest};
+use huitong_transfer::{EvidencePeer, Frames, FromConsumer, SubscriptionPeer, TransferPeer};
 use tokio::sync::mpsc;
 use tonic::Streaming;
 
@@ -23,7 +23,8 @@ use crate::proto::catalog::catalog_service_client::CatalogServiceClient;
 use crate::proto::contract::contract_service_client::ContractServiceClient;
 use crate::proto::identity::identity_service_client::IdentityServiceClient;
 use crate::proto::ledger::ledger_service_client::LedgerServiceClient;
-use crate::proto::{catalog, contract, identity, ledger};
+use crate::proto::transfer::push_service_client::PushServiceClient;
+use crate::proto::{catalog, contract, identity, ledger, transfer};
 use crate::status::to_peer_error;
 
 /// Messages that wait between the connection and who reads them.
@@ -154,6 +155,24 @@ impl TransferPeer for Peers {
         let (channel, window) = self.exchange_channel(provider, u64::MAX).await?;
         let answer = exchange::lane(channel, window, transfer).await;
         Ok(Box::pin(answer.map_err(|status| to_peer_error(&status))?))
+    }
+}
+
+#[async_trait]
+impl SubscriptionPeer for Peers {
+    async fn push(&self, consumer: &NodeId, contract: &ContractId, id: [u8; 16]) -> Result<(), PeerError> {
+        let request = transfer::PushRequest { contract: contract.to_string(), id: id.to_vec().into() };
+        let transfer::PushResponse {} = call!(self, consumer, PushServiceClient::push(request));
+        Ok(())
+    }
+
+    async fn current_root(&self, provider: &NodeId, product: &DataId) -> Result<ContentRoot, PeerError> {
+        let terms = ContractPeer::standing_terms(self, provider, product).await?;
+        let terms = Terms::decode(&terms).map_err(|error| broken(error.into()))?;
+        if terms.product == *product {
+            return Ok(terms.root);
+        }
+        Err(PeerError::Broken(format!("{provider} answers with terms for something else than {product}")))
     }
 }
 

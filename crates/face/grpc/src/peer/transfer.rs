@@ -23,12 +23,13 @@ use tonic::{Status, Streaming};
 use tonic_prost::ProstCodec;
 
 use super::allowance::{Allowances, is_recorded};
-use super::{PeerConnection, connection, failed};
+use super::{PeerConnection, authenticated, connection, failed};
 use crate::bulk;
 use crate::client::exchange::{EXCHANGE, LANE};
 use crate::convert::{broken, contract_id, data_id, fixed};
 use crate::proto::transfer as wire;
 use crate::proto::transfer::exchange_request::Frame as RequestFrame;
+use crate::proto::transfer::push_service_server::PushService;
 use crate::status::{not_authenticated, to_peer_error};
 use crate::{MAX_REQUEST_BYTES, proto};
 
@@ -71,6 +72,29 @@ impl tower::Service<Request<Body>> for Service {
             };
             Ok(response.unwrap_or_else(Status::into_http))
         })
+    }
+}
+
+/// Pushes of providers.
+pub(super) struct Pushes {
+    pub(super) standing: Standing,
+    pub(super) transfers: Transfers,
+    pub(super) allowances: Allowances,
+}
+
+#[tonic::async_trait]
+impl PushService for Pushes {
+    async fn push(
+        &self,
+        request: tonic::Request<wire::PushRequest>,
+    ) -> Result<tonic::Response<wire::PushResponse>, Status> {
+        let caller = authenticated(&request, &self.standing)?;
+        let wire::PushRequest { contract, id } = request.into_inner();
+        let contract = contract_id("contract", &contract).map_err(failed(&self.standing))?;
+        let id = fixed("id", &id).map_err(failed(&self.standing))?;
+        let heard = self.transfers.pushed(&caller, &contract, id);
+        self.allowances.spend(caller.node().as_str(), heard).await.map_err(failed(&self.standing))?;
+        Ok(tonic::Response::new(wire::PushResponse {}))
     }
 }
 

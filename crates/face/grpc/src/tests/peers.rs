@@ -253,7 +253,7 @@ async fn health_and_reflection_are_served_and_do_not_speak_of_the_operator() {
     let Some(MessageResponse::ListServicesResponse(services)) = answer else { panic!("{answer:?}") };
     let mut names: Vec<String> = services.service.into_iter().map(|it| it.name).collect();
     names.sort();
-    let served = ["contract.v1.Contract", "ledger.v1.Ledger", "transfer.v1.Transfer"];
+    let served = ["contract.v1.Contract", "ledger.v1.Ledger", "transfer.v1.Push", "transfer.v1.Transfer"];
     assert_eq!(names, served.map(|name| format!("huitong.{name}Service")));
     let operator = b"AdminService";
     assert!(!proto::PEER_DESCRIPTORS.windows(operator.len()).any(|window| window == operator));

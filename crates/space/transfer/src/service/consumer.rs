@@ -1,9 +1,11 @@
 //! The consumer's side of an exchange.
 
 use std::fs;
+use std::path::PathBuf;
 
 use huitong_contract::Side;
 use huitong_identity::{Delivery, PeerError, ServiceError};
+use huitong_store::Tx;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
@@ -37,7 +39,18 @@ impl From<ServiceError> for Stop {
 impl Transfers {
     /// Starts a transfer, or gives the one with this id as it stands.
     pub async fn start(&self, request: StartTransfer) -> Result<Transfer, ServiceError> {
-        let directory = match request.directory {
+        let directory = self.destination(request.directory.clone()).await?;
+        let this = self.clone();
+        self.ledger()
+            .store()
+            .transact("transfer.start", move |tx| this.begin(tx, request, directory))
+            .await
+            .map_err(Into::into)
+    }
+
+    /// The directory to deliver into, which is made if it is not there.
+    pub(super) async fn destination(&self, directory: Option<PathBuf>) -> Result<PathBuf, ServiceError> {
+        let directory = match directory {
             Some(directory) if directory.is_absolute() => directory,
             Some(_) => return Err(ServiceError::invalid("directory", "must be an absolute path")),
             None => self.settings.received.clone(),
@@ -49,59 +62,62 @@ impl Transfers {
             .map_err(|error| {
                 ServiceError::invalid("directory", format!("{}: {error}", directory.display()))
             })?;
-        let (ledger, contracts) = (self.ledger().clone(), self.contracts.clone());
-        self.ledger()
-            .store()
-            .transact("transfer.start", move |tx| -> Result<Transfer, ServiceError> {
-                if let Some(existing) = tables::transfer(tx, &request.id)? {
-                    let same = existing.side == Side::Consumer && existing.contract == request.contract;
-                    return if same {
-                        Ok(existing)
-                    } else {
-                        Err(ServiceError::Conflict {
-                            reason: "this transfer id belongs to another transfer; choose a new one"
-                                .to_owned(),
-                        })
-                    };
-                }
-                let contract = contracts
-                    .contract(tx, &request.contract)?
-                    .filter(|contract| contract.side == Side::Consumer)
-                    .ok_or_else(|| ServiceError::NotFound {
-                        what: format!("contract {} with this node as consumer", request.contract),
-                    })?;
-                let transfer = Transfer {
-                    id: request.id,
-                    side: Side::Consumer,
-                    peer: contract.agreement.provider.node.clone(),
-                    contract: request.contract,
-                    product: request.product.unwrap_or_else(|| contract.agreement.product.clone()),
-                    state: TransferState::Requested,
-                    priority: request.priority,
-                    size: 0,
-                    acknowledged: 0,
-                    acknowledged_groups: 0,
-                    groups: 0,
-                    files: None,
-                    name: None,
-                    root: None,
-                    version: None,
-                    path: None,
-                    directory,
-                    suspended_by: None,
-                    code: String::new(),
-                    reason: String::new(),
-                    proven: false,
-                    finality: Finality::Provisional,
-                    started: ledger.clock().now(),
-                    finished: None,
-                    statements: Statements::default(),
-                };
-                tables::save(tx, &transfer)?;
-                Ok(transfer)
-            })
-            .await
-            .map_err(Into::into)
+        Ok(directory)
+    }
+
+    /// Stores a transfer that wants to run, unless it is known already.
+    pub(super) fn begin(
+        &self,
+        tx: &mut Tx<'_>,
+        request: StartTransfer,
+        directory: PathBuf,
+    ) -> Result<Transfer, ServiceError> {
+        if let Some(existing) = tables::transfer(tx, &request.id)? {
+            let same = existing.side == Side::Consumer && existing.contract == request.contract;
+            return if same {
+                Ok(existing)
+            } else {
+                Err(ServiceError::Conflict {
+                    reason: "this transfer id belongs to another transfer; choose a new one".to_owned(),
+                })
+            };
+        }
+        let contract = self
+            .contracts
+            .contract(tx, &request.contract)?
+            .filter(|contract| contract.side == Side::Consumer)
+            .ok_or_else(|| ServiceError::NotFound {
+                what: format!("contract {} with this node as consumer", request.contract),
+            })?;
+        let transfer = Transfer {
+            id: request.id,
+            side: Side::Consumer,
+            peer: contract.agreement.provider.node.clone(),
+            contract: request.contract,
+            product: request.product.unwrap_or_else(|| contract.agreement.product.clone()),
+            state: TransferState::Requested,
+            priority: request.priority,
+            size: 0,
+            acknowledged: 0,
+            acknowledged_groups: 0,
+            groups: 0,
+            files: None,
+            name: None,
+            root: None,
+            version: None,
+            path: None,
+            directory,
+            suspended_by: None,
+            code: String::new(),
+            reason: String::new(),
+            proven: false,
+            finality: Finality::Provisional,
+            started: self.ledger().clock().now(),
+            finished: None,
+            statements: Statements::default(),
+        };
+        tables::save(tx, &transfer)?;
+        Ok(transfer)
     }
 
     /// One attempt to bring a consumer transfer to its end.

@@ -18,7 +18,7 @@ const SECOND: [u8; 16] = [3; 16];
 const THIRD: [u8; 16] = [4; 16];
 
 /// A product of 3 MiB and a bit, agreed on as a series or as one version.
-async fn space(coverage: Coverage) -> Space {
+pub(super) async fn space(coverage: Coverage) -> Space {
     let home = tempfile::tempdir().unwrap();
     let network = network(home.path()).await;
     let (file, bytes) = (home.path().join("rain.csv"), content(3 * MIB + 5));
@@ -29,7 +29,7 @@ async fn space(coverage: Coverage) -> Space {
 }
 
 /// The provider publishes these bytes, in a file of the same name, as the next version of the product.
-async fn renew(space: &mut Space, n: u8, bytes: Vec<u8>, coverage: Coverage) {
+pub(super) async fn renew(space: &mut Space, n: u8, bytes: Vec<u8>, coverage: Coverage) {
     let directory = space.home.path().join(format!("version-{n}"));
     fs::create_dir(&directory).unwrap();
     let file: PathBuf = directory.join("rain.csv");

@@ -1,0 +1,239 @@
+//! Standing orders: by schedule, and when the provider pushes.
+
+use std::fs;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use huitong_catalog::Publish;
+use huitong_contract::Coverage;
+use huitong_identity::{Delivery, PeerError, ServiceError};
+use huitong_ids::{ContractId, DataId, NodeId};
+use huitong_proof::{Clock as _, ContentRoot, Kind};
+use huitong_store::outbox;
+
+use super::series::{renew, space};
+use super::{MIB, Space, Who, as_peer_error, content};
+use crate::model::{Priority, Subscribe, TransferState};
+use crate::{Schedule, SubscriptionPeer, TOPIC};
+
+/// The other node, one call away, unless it is not reached.
+struct Other<'a> {
+    space: &'a Space,
+    is_away: bool,
+}
+
+#[async_trait]
+impl SubscriptionPeer for Other<'_> {
+    async fn push(&self, _: &NodeId, contract: &ContractId, id: [u8; 16]) -> Result<(), PeerError> {
+        if self.is_away {
+            return Err(PeerError::Unavailable("away".to_owned()));
+        }
+        let caller = &self.space.network.provider.caller;
+        self.space.consumer.pushed(caller, contract, id).await.map_err(|error| as_peer_error(&error))
+    }
+
+    async fn current_root(&self, _: &NodeId, product: &DataId) -> Result<ContentRoot, PeerError> {
+        if self.is_away {
+            return Err(PeerError::Unavailable("away".to_owned()));
+        }
+        let terms =
+            self.space.contracts(Who::Provider).standing_terms(&self.space.network.consumer.caller, product);
+        terms.map(|terms| terms.root).map_err(|error| as_peer_error(&error))
+    }
+}
+
+/// Every day at three, by the clock of the tests.
+fn at_three() -> Schedule {
+    Schedule::parse("0 3 * * *", Some("UTC")).unwrap()
+}
+
+fn order(space: &Space, schedule: Option<Schedule>, push: bool) -> Subscribe {
+    let (contract, directory) = (space.contract.clone(), Some(space.received()));
+    Subscribe { contract, directory, priority: Priority::High, schedule, push }
+}
+
+fn hours(space: &Space, hours: u64) {
+    space.network.clock.advance(Duration::from_secs(3_600 * hours));
+    space.network.provider.hear_registrar();
+    space.network.consumer.hear_registrar();
+}
+
+/// Looks at what is due, and runs what that has started; gives the transfers that were completed.
+async fn serve(space: &Space) -> Vec<[u8; 16]> {
+    let mut completed = Vec::new();
+    for contract in space.consumer.due_subscriptions().unwrap() {
+        let other = Other { space, is_away: false };
+        assert_eq!(space.consumer.serve_subscription(&contract, &other).await, Ok(()));
+    }
+    for id in space.consumer.runnable().unwrap() {
+        assert_eq!(space.run(id).await.consumer, Ok(()));
+        completed.push(id);
+    }
+    completed
+}
+
+/// What the provider has pushed reaches the consumer.
+async fn pass(space: &Space) -> Vec<Result<(), Delivery>> {
+    let store = space.network.provider.ledger.store();
+    let mut outcomes = Vec::new();
+    for pending in outbox::pending(&store.view(), None, 100).unwrap() {
+        if pending.topic == TOPIC {
+            outcomes.push(space.provider.deliver(&pending, &Other { space, is_away: false }).await);
+            let id = pending.id;
+            let settled = store.transact("test", move |tx| {
+                outbox::settle(tx, id)?;
+                Ok::<_, ServiceError>(())
+            });
+            settled.await.unwrap();
+        }
+    }
+    outcomes
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schedule_delivers_each_time_under_one_agreement() {
+    let space = space(Coverage::Version).await;
+    let subscribed = space.consumer.subscribe(order(&space, Some(at_three()), false)).await.unwrap();
+    assert_eq!(subscribed.due.map(|due| due.at.to_string()).as_deref(), Some("2026-09-22T03:00:00.000Z"));
+    assert!(serve(&space).await.is_empty(), "nothing before its time");
+    let mut seen = Vec::new();
+    for day in 1..=3 {
+        hours(&space, 24);
+        let delivered = serve(&space).await;
+        assert_eq!(delivered.len(), 1, "day {day}");
+        let transfer = space.seen_by(Who::Consumer, delivered[0]);
+        assert_eq!((transfer.state, transfer.priority), (TransferState::Completed, Priority::High));
+        assert_eq!(fs::read(transfer.path.unwrap()).unwrap(), space.content);
+        // Each delivery has its own statements, and so its own receipt.
+        assert_eq!(space.counted(Who::Provider, delivered[0], Kind::Final), 1);
+        assert!(serve(&space).await.is_empty(), "once a day");
+        seen.push(delivered[0]);
+    }
+    // A node that was away for a week delivers once when it is back.
+    let space = space.restart().await;
+    hours(&space, 24 * 7);
+    assert_eq!(serve(&space).await.len(), 1);
+    assert!(serve(&space).await.is_empty());
+    let known = space.consumer.subscriptions().unwrap();
+    assert_eq!((known.len(), known[0].note.as_str()), (1, ""));
+    assert!(known[0].due.unwrap().at > space.network.clock.now());
+
+    space.consumer.unsubscribe(&space.contract).await.unwrap();
+    hours(&space, 48);
+    assert!(serve(&space).await.is_empty());
+    let gone = space.consumer.unsubscribe(&space.contract).await;
+    assert!(matches!(gone, Err(ServiceError::NotFound { .. })));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scheduled_series_delivers_only_what_is_new() {
+    let mut space = space(Coverage::Series).await;
+    space.consumer.subscribe(order(&space, Some(at_three()), false)).await.unwrap();
+    hours(&space, 24);
+    assert_eq!(serve(&space).await.len(), 1);
+    hours(&space, 24);
+    assert!(serve(&space).await.is_empty());
+    assert_eq!(space.consumer.subscriptions().unwrap()[0].note, "nothing new");
+    renew(&mut space, 20, content(2 * MIB), Coverage::Series).await;
+    hours(&space, 24);
+    let delivered = serve(&space).await;
+    assert_eq!(space.seen_by(Who::Consumer, delivered[0]).version, Some(2));
+    // What somebody has taken away is delivered again.
+    fs::remove_file(space.seen_by(Who::Consumer, delivered[0]).path.unwrap()).unwrap();
+    hours(&space, 24);
+    assert_eq!(serve(&space).await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_provider_that_is_away_is_asked_again() {
+    let space = space(Coverage::Series).await;
+    space.consumer.subscribe(order(&space, Some(at_three()), false)).await.unwrap();
+    hours(&space, 24);
+    let away = Other { space: &space, is_away: true };
+    let outcome = space.consumer.serve_subscription(&space.contract, &away).await;
+    assert!(matches!(&outcome, Err(Delivery::Retry(reason)) if reason.contains("away")), "{outcome:?}");
+    assert_eq!(space.consumer.due_subscriptions().unwrap(), std::slice::from_ref(&space.contract));
+    assert_eq!(serve(&space).await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_delivers_to_who_has_agreed_to_it() {
+    let mut space = space(Coverage::Series).await;
+    space.provider.push(&space.contract, [11; 16]).await.unwrap();
+    let outcomes = pass(&space).await;
+    assert!(
+        matches!(&outcomes[..], [Err(Delivery::Dead(reason))] if reason.starts_with("push.unwanted: ")),
+        "{outcomes:?}"
+    );
+    // The refusal is on record on both sides.
+    for who in [Who::Consumer, Who::Provider] {
+        assert_eq!(space.kinds(who, [11; 16]), [Kind::Refusal], "{who:?}");
+    }
+    assert!(serve(&space).await.is_empty());
+
+    space.consumer.subscribe(order(&space, None, true)).await.unwrap();
+    assert!(serve(&space).await.is_empty(), "nothing before the provider says something");
+    // Many notices are one delivery.
+    for n in 2..5 {
+        space.provider.push(&space.contract, [n; 16]).await.unwrap();
+    }
+    assert_eq!(pass(&space).await, [Ok(()), Ok(()), Ok(())]);
+    let delivered = serve(&space).await;
+    assert_eq!(delivered.len(), 1);
+    space.assert_delivered(delivered[0]);
+    // Nothing new, nothing moved.
+    space.provider.push(&space.contract, [6; 16]).await.unwrap();
+    assert_eq!(pass(&space).await, [Ok(())]);
+    assert!(serve(&space).await.is_empty());
+    renew(&mut space, 20, content(MIB + 3), Coverage::Series).await;
+    space.provider.push(&space.contract, [7; 16]).await.unwrap();
+    assert_eq!(pass(&space).await, [Ok(())]);
+    space.assert_delivered(serve(&space).await[0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_while_a_delivery_is_under_way_is_not_lost() {
+    let mut space = space(Coverage::Series).await;
+    space.consumer.subscribe(order(&space, None, true)).await.unwrap();
+    space.provider.push(&space.contract, [1; 16]).await.unwrap();
+    pass(&space).await;
+    let other = Other { space: &space, is_away: false };
+    assert_eq!(space.consumer.serve_subscription(&space.contract, &other).await, Ok(()));
+    renew(&mut space, 20, content(MIB + 3), Coverage::Series).await;
+    space.provider.push(&space.contract, [2; 16]).await.unwrap();
+    pass(&space).await;
+    let other = Other { space: &space, is_away: false };
+    let outcome = space.consumer.serve_subscription(&space.contract, &other).await;
+    assert!(matches!(outcome, Err(Delivery::Retry(_))), "{outcome:?}");
+    // The first one, begun by now, brings the newest version; the notice then finds nothing new.
+    let first = space.consumer.runnable().unwrap();
+    assert_eq!(space.run(first[0]).await.consumer, Ok(()));
+    assert!(serve(&space).await.is_empty());
+    space.assert_delivered(first[0]);
+    assert!(space.consumer.due_subscriptions().unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn orders_and_pushes_that_cannot_be_are_refused() {
+    let space = space(Coverage::Version).await;
+    let without = space.consumer.subscribe(order(&space, None, false)).await;
+    assert!(matches!(without, Err(ServiceError::Invalid { .. })), "{without:?}");
+    let other_side = space.provider.subscribe(order(&space, None, true)).await;
+    assert!(matches!(other_side, Err(ServiceError::NotFound { .. })), "{other_side:?}");
+    let other_side = space.consumer.push(&space.contract, [1; 16]).await;
+    assert!(matches!(other_side, Err(ServiceError::NotFound { .. })), "{other_side:?}");
+    // Somebody else does not push under our contract, and hears nothing of it.
+    space.consumer.subscribe(order(&space, None, true)).await.unwrap();
+    let stranger = &space.network.consumer.caller;
+    let refused = space.consumer.pushed(stranger, &space.contract, [1; 16]).await;
+    assert!(
+        matches!(&refused, Err(ServiceError::Refused { refusal, .. }) if refusal.code == "contract.unknown"),
+        "{refused:?}"
+    );
+    assert!(space.consumer.due_subscriptions().unwrap().is_empty());
+    // An unchanged publication of the same product is no news.
+    let again = Publish::new([30; 16], space.source(), "Rainfall", "", b"");
+    let again = Publish { renews: Some(space.product.clone()), window_bytes: 0, ..again };
+    let shelf = super::shelf(space.home.path(), &space.network.provider);
+    assert!(matches!(shelf.publish(again, |_| {}).await, Err(ServiceError::Conflict { .. })));
+}
