@@ -26,8 +26,8 @@ mod witnesses;
 pub use details::{AckDetail, AckStatus, DatasetShape, OfferDetail};
 pub use lanes::MOST_LANES;
 pub use model::{
-    Finality, FromConsumer, FromProvider, Priority, StartTransfer, Suspender, Transfer, TransferSettings,
-    TransferState, Want,
+    Finality, FromConsumer, FromProvider, Metering, Priority, StartTransfer, Suspender, Transfer,
+    TransferSettings, TransferState, Want,
 };
 pub use pace::{LOWEST_RATE, Limited, Rates};
 pub use peer::{EvidencePeer, Frames, TransferPeer};

@@ -11,6 +11,7 @@ mod link;
 mod provider_lies;
 mod receipts;
 mod refusals;
+mod standing;
 mod versions;
 mod watching;
 mod witnesses;

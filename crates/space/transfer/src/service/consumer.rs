@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use huitong_contract::Side;
+use huitong_contract::{Side, Standing};
 use huitong_identity::{Delivery, PeerError, ServiceError};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -10,12 +10,14 @@ use tokio::time::Instant;
 use super::Transfers;
 use super::destination::{has_room, part_path, remove_part};
 use super::fetch::Fetch;
+use super::standing::follow;
 use crate::lanes::Confluence;
 use crate::model::{
     Finality, FromConsumer, StartTransfer, Statements, Suspender, Transfer, TransferState, Want,
 };
 use crate::peer::TransferPeer;
-use crate::{rules, tables};
+use crate::rules::{self, Demand};
+use crate::tables;
 
 /// Frames to the provider that wait for the network.
 const OUTGOING: usize = 16;
@@ -70,7 +72,10 @@ impl Transfers {
                     .ok_or_else(|| ServiceError::NotFound {
                         what: format!("contract {} with this node as consumer", request.contract),
                     })?;
-                let transfer = Transfer {
+                if let Standing::Ended(hold) = &contract.standing {
+                    return Err(ServiceError::Conflict { reason: rules::ended_by(hold) });
+                }
+                let mut transfer = Transfer {
                     id: request.id,
                     side: Side::Consumer,
                     peer: contract.agreement.provider.node.clone(),
@@ -96,6 +101,7 @@ impl Transfers {
                     finished: None,
                     statements: Statements::default(),
                 };
+                follow(tx, &ledger, &mut transfer, &contract)?;
                 tables::save(tx, &transfer)?;
                 Ok(transfer)
             })
@@ -144,6 +150,12 @@ impl Transfers {
             .contracts
             .contract(&view, &transfer.contract)?
             .ok_or_else(|| ServiceError::NotFound { what: format!("contract {}", transfer.contract) })?;
+        // Its own standing was changed already, or is about to be.
+        if let Demand::Wait { reason } | Demand::End { reason } =
+            rules::demanded(&contract.standing, &transfer)
+        {
+            return Err(Stop::Retry(reason));
+        }
         let (credential, _) = self.credential(&view, &transfer.peer)?;
         let (out, outgoing) = mpsc::channel(OUTGOING);
         let want = Want {
