@@ -37,11 +37,11 @@ pub enum Event {
     Verification,
     /// FINALISATION (29): the protocol's event `FINALIZED`.
     Finalisation,
-    /// TERMINATION (30): of a negotiation, or of a finalised contract.
+    /// TERMINATION (30): of a negotiation {1 code, 2 reason}, or of a finalised contract {1 code, 2 reason, 3 step}.
     Termination,
-    /// SUSPENSION (34) of a finalised contract.
+    /// SUSPENSION (34) of a finalised contract {1 code, 2 reason, 3 step}.
     Suspension,
-    /// RESUMPTION (35): its sender's suspension is over.
+    /// RESUMPTION (35): its sender's suspension is over {3 step}.
     Resumption,
 }
 

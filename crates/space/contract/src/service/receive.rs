@@ -155,7 +155,8 @@ impl Contracts {
             return Ok(Ok(None));
         }
         if before.state == State::Finalized {
-            return Ok(self.on_change(tx, statement, message, before).map(Some).map_err(Objection::from));
+            let after = self.after_change(tx, statement, message, before, sender);
+            return Ok(after.map(Some).map_err(Objection::from));
         }
         let state = match rules::next(Some(before.state), sender, message.event) {
             Ok(state) => state,
@@ -355,14 +356,15 @@ impl Contracts {
     }
 
     /// The negotiation is over; what comes now is about the contract.
-    fn on_change(
+    fn after_change(
         &self,
         tx: &Tx<'_>,
         statement: &Statement,
         message: Message,
         before: &Negotiation,
+        sender: Side,
     ) -> Result<Negotiation, Refusal> {
-        let (sender, body) = (before.side.other(), statement.body());
+        let body = statement.body();
         let Some((step, standing)) = message.content?.standing(sender, body.time) else {
             return Err(rules::out_of_turn(Some(before.state), sender, message.event));
         };
@@ -378,6 +380,31 @@ impl Contracts {
         after.standings.set(sender, Stated { standing, step, statement: Some(statement.digest()) });
         after.updated = self.now(tx);
         Ok(after)
+    }
+
+    /// Takes up what a recovered statement, of either side, says about a contract. An older word than the one that is known
+    /// changes nothing, and neither does a statement about anything else.
+    ///
+    /// To be called for each statement that came back after the contracts were restored from a backup: without it, a
+    /// contract that was suspended or ended since would be in force again.
+    ///
+    /// # Errors
+    /// Storage errors.
+    pub fn restate(&self, tx: &mut Tx<'_>, statement: &Statement) -> Result<(), ServiceError> {
+        let body = statement.body();
+        let before = tables::negotiation(tx, &body.subject)?;
+        let Some(before) = before.filter(|before| before.state == State::Finalized) else { return Ok(()) };
+        let issuer = [before.side, before.side.other()]
+            .into_iter()
+            .zip([self.ledger.node(), before.peer.as_str()])
+            .find(|(_, node)| *node == body.issuer);
+        let (Some((by, _)), Ok(message)) = (issuer, Message::read(statement, Bytes::new())) else {
+            return Ok(());
+        };
+        match self.after_change(tx, statement, message, &before, by) {
+            Ok(after) => tables::save(tx, Some(&before), &after),
+            Err(_) => Ok(()),
+        }
     }
 
     /// The consumer's answer to an offer or agreement it cannot accept: a signed termination that says why.

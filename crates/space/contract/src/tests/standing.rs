@@ -3,6 +3,7 @@
 use huitong_identity::{Delivery, ServiceError};
 use huitong_proof::cbor::Map;
 use huitong_proof::{Digest, Draft, Kind, Statement};
+use huitong_store::Tx;
 
 use super::refusals::code_of;
 use super::{Fate, Space, Who};
@@ -351,6 +352,30 @@ async fn who_was_away_hears_later_and_restarts_lose_nothing() {
     space = space.restart(106).await;
     space.settle().await;
     assert_eq!(held(&space.standing()), ("ended", Side::Provider, "bankrupt"));
+}
+
+/// A node that was restored from a backup of before gets its statements back one by one.
+#[tokio::test]
+async fn what_comes_back_from_others_counts_again() {
+    let space = agreed().await;
+    let seen = space.seen_by(Who::Provider, ID);
+    let finalisation = seen.statements.finalisation.unwrap();
+    let own = space.change(Who::Provider, Kind::Suspension, 1, finalisation).await;
+    let theirs = space.change(Who::Consumer, Kind::Suspension, 1, finalisation).await;
+    let later = space.change(Who::Consumer, Kind::Resumption, 2, theirs.digest()).await;
+    let about_another =
+        space.change_of(Who::Provider, ID, Digest::sha256(b"another"), Kind::Termination, 2, own.digest());
+    let about_another = about_another.await;
+    let contracts = space.contracts(Who::Provider);
+    for statement in [&later, &theirs, &about_another, &own, &own] {
+        let (contracts, statement) = (contracts.clone(), statement.clone());
+        let restate = move |tx: &mut Tx<'_>| contracts.restate(tx, &statement);
+        space.node(Who::Provider).ledger.store().transact("test", restate).await.unwrap();
+    }
+    let standings = space.seen_by(Who::Provider, ID).standings;
+    assert_eq!((standings.provider.step, standings.consumer.step), (1, 2));
+    assert_eq!(held(standings.together()), ("suspended", Side::Provider, "says a test"));
+    assert_eq!(standings.consumer.standing, Standing::InForce, "the older one comes too late");
 }
 
 /// The transfers hear of every change, and of the last one even when another comes while they follow.

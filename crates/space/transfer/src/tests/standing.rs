@@ -48,7 +48,8 @@ impl Space {
         let [mut provider, mut consumer] = BOTH.map(|who| self.node(who).ledger.store().commits());
         let come = async {
             loop {
-                (provider.borrow_and_update(), consumer.borrow_and_update());
+                provider.borrow_and_update();
+                consumer.borrow_and_update();
                 if what(self) {
                     return;
                 }
