@@ -203,15 +203,7 @@ fn describe(negotiation: &api::Negotiation, lang: Lang) -> String {
 
 /// What has become of a contract: who suspended or ended it, since when and why.
 fn standing(negotiation: &api::Negotiation, lang: Lang) -> String {
-    let chinese = |word: &str| match word {
-        "in force" => "有效".to_owned(),
-        "suspended" => "中止".to_owned(),
-        "ended" => "提前终止".to_owned(),
-        "provider" => "提供方".to_owned(),
-        "consumer" => "使用方".to_owned(),
-        other => other.to_owned(),
-    };
-    let holds = negotiation.holds.iter().map(|hold| {
+    let words = |hold: &api::ContractHold| {
         let since = moment(hold.since_milliseconds);
         match lang {
             Lang::En => format!("{} by the {} since {since}: {}", hold.standing, hold.by, hold.reason),
@@ -219,13 +211,25 @@ fn standing(negotiation: &api::Negotiation, lang: Lang) -> String {
                 format!("{}自 {since} 起{}：{}", chinese(&hold.by), chinese(&hold.standing), hold.reason)
             }
         }
-    });
-    let holds: Vec<_> = holds.collect();
+    };
+    let holds: Vec<_> = negotiation.holds.iter().map(words).collect();
     match (holds.is_empty(), lang) {
         (true, Lang::En) => negotiation.standing.clone(),
-        (true, Lang::Zh) => chinese(&negotiation.standing),
+        (true, Lang::Zh) => chinese(&negotiation.standing).to_owned(),
         (false, Lang::En) => holds.join("; "),
         (false, Lang::Zh) => holds.join("；"),
+    }
+}
+
+/// A word of the interface about a contract's standing in Chinese.
+fn chinese(word: &str) -> &str {
+    match word {
+        "in force" => "有效",
+        "suspended" => "中止",
+        "ended" => "提前终止",
+        "provider" => "提供方",
+        "consumer" => "使用方",
+        other => other,
     }
 }
 

@@ -1,4 +1,5 @@
-//! Runs the consumer's transfers, has all of them follow their contracts, and collects the other ledger's proofs of those that are complete.
+//! Runs the consumer's transfers, has all transfers follow their contracts, and collects the other ledger's proofs of those
+//! that are complete.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;

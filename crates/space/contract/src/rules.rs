@@ -4,9 +4,7 @@ use huitong_identity::Refusal;
 use huitong_ids::NodeId;
 use huitong_proof::{Digest, Kind, SpaceId, Timestamp};
 
-use crate::model::{
-    AcceptCounter, Agreement, Approval, Hold, Negotiation, Party, Side, Standing, State, Terms,
-};
+use crate::model::{AcceptCounter, Agreement, Approval, Negotiation, Party, Side, Standing, State, Terms};
 
 /// How many negotiations one node may have open with us on one side, before it is told to come back later.
 pub const MAXIMUM_OPEN: u64 = 1000;
@@ -433,13 +431,10 @@ pub(crate) fn may_change(negotiation: &Negotiation, event: Event) -> Result<bool
     let own = negotiation.standings.of(negotiation.side);
     match (negotiation.standings.together(), &own.standing, event) {
         (Standing::Ended(_), _, Event::Termination) => return Ok(false),
-        (Standing::Ended(hold), ..) => return Err(ended(hold)),
-        (Standing::Suspended(hold), Standing::InForce, Event::Resumption) => {
-            return Err(Refusal::new(
-                "contract.suspended",
-                format!("the {} has suspended the contract, and only it can resume it", hold.by),
-                "ask the other side",
-            ));
+        (standing @ Standing::Ended(_), ..) => return Err(ended(standing)),
+        (standing @ Standing::Suspended(_), Standing::InForce, Event::Resumption) => {
+            let reason = format!("only the other side can resume it: {standing}");
+            return Err(Refusal::new("contract.suspended", reason, "ask the other side"));
         }
         (_, Standing::InForce, Event::Resumption) | (_, Standing::Suspended(_), Event::Suspension) => {
             return Ok(false);
@@ -470,8 +465,8 @@ pub(crate) fn check_change(change: &Change, negotiation: &Negotiation) -> Result
         ));
     }
     let before = negotiation.standings.of(change.sender);
-    if let Standing::Ended(hold) = &before.standing {
-        return Err(ended(hold));
+    if let Standing::Ended(_) = &before.standing {
+        return Err(ended(&before.standing));
     }
     within_bounds(change.step, change.event)?;
     if change.step <= before.step {
@@ -505,12 +500,8 @@ fn within_bounds(step: u64, event: Event) -> Result<(), Refusal> {
     ))
 }
 
-fn ended(hold: &Hold) -> Refusal {
-    Refusal::new(
-        "contract.ended",
-        format!("the {} has ended the contract: {}", hold.by, hold.reason.text),
-        "negotiate a new contract",
-    )
+fn ended(standing: &Standing) -> Refusal {
+    Refusal::new("contract.ended", standing.to_string(), "negotiate a new contract")
 }
 
 /// Does the message answer the one it must answer?

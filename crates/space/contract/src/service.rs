@@ -214,12 +214,17 @@ impl Contracts {
         .await
     }
 
-    /// A contract whose standing has changed and whose transfers have not followed yet, with the number of the change.
+    /// The next contract behind `after` whose standing has changed and whose transfers have not followed yet, with the
+    /// number of the change.
     ///
     /// # Errors
     /// Storage errors.
-    pub fn restated(&self, r: &impl Read) -> Result<Option<(ContractId, u64)>, ServiceError> {
-        tables::restated(r)
+    pub fn restated(
+        &self,
+        r: &impl Read,
+        after: Option<&ContractId>,
+    ) -> Result<Option<(ContractId, u64)>, ServiceError> {
+        tables::restated(r, after)
     }
 
     /// The transfers under a contract have followed that change of its standing.

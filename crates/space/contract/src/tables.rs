@@ -120,9 +120,13 @@ pub(crate) fn save(
     Ok(())
 }
 
-/// A contract whose transfers have yet to follow its standing, with the number of the change.
-pub(crate) fn restated(r: &impl Read) -> Result<Option<(ContractId, u64)>, ServiceError> {
-    let Some(row) = r.scan(&RESTATED, &[], None, 1)?.pop() else { return Ok(None) };
+/// The next contract whose transfers have yet to follow its standing, with the number of the change.
+pub(crate) fn restated(
+    r: &impl Read,
+    after: Option<&ContractId>,
+) -> Result<Option<(ContractId, u64)>, ServiceError> {
+    let after = after.map(|contract| contract.as_str().as_bytes());
+    let Some(row) = r.scan(&RESTATED, &[], after, 1)?.pop() else { return Ok(None) };
     let contract = std::str::from_utf8(&row.key).ok().and_then(|text| ContractId::parse(text).ok());
     let Some(contract) = contract else {
         return Err(ServiceError::Internal("a key of table contract.restated is no contract id".to_owned()));

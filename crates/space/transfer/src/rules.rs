@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use huitong_contract::{Agreement, Contract, Hold, Side, Standing, State};
+use huitong_contract::{Agreement, Contract, Side, Standing, State};
 use huitong_identity::{Caller, Refusal};
 use huitong_policy::{Action, ClauseId, Decision, Policy, Request, Verdict, decide};
 use huitong_proof::{Content, Digest, Timestamp};
@@ -70,16 +70,16 @@ pub(crate) const SUSPENDED: &str = "contract.suspended";
 pub(crate) const ENDED: &str = "contract.ended";
 
 /// What the standing of its contract asks of a transfer.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Demand {
     /// It is as it should be.
     Nothing,
-    /// To wait, for this reason.
-    Wait { reason: String },
+    /// To wait.
+    Wait,
     /// Not to wait any longer.
     GoOn,
-    /// To end for good, for this reason.
-    End { reason: String },
+    /// To end for good.
+    End,
 }
 
 pub(crate) fn demanded(standing: &Standing, transfer: &Transfer) -> Demand {
@@ -88,29 +88,16 @@ pub(crate) fn demanded(standing: &Standing, transfer: &Transfer) -> Demand {
         return Demand::Nothing;
     }
     match (standing, transfer.suspended_by) {
-        (Standing::Ended(hold), _) => Demand::End { reason: ended_by(hold) },
+        (Standing::Ended(_), _) => Demand::End,
         // Whoever has paused it lets it go on, and it waits for the contract then.
         (Standing::Suspended(_), Some(Suspender::Operator | Suspender::Peer)) => Demand::Nothing,
-        (Standing::Suspended(hold), by) => {
-            let reason = suspended_by(hold);
-            match by {
-                Some(Suspender::Contract) if transfer.reason == reason => Demand::Nothing,
-                _ => Demand::Wait { reason },
-            }
+        (Standing::Suspended(_), Some(Suspender::Contract)) if transfer.reason == standing.to_string() => {
+            Demand::Nothing
         }
+        (Standing::Suspended(_), _) => Demand::Wait,
         (Standing::InForce, Some(Suspender::Contract)) => Demand::GoOn,
         (Standing::InForce, _) => Demand::Nothing,
     }
-}
-
-/// Why nothing moves under a suspended contract.
-pub(crate) fn suspended_by(hold: &Hold) -> String {
-    format!("the {} has suspended the contract: {}", hold.by, hold.reason.text)
-}
-
-/// Why nothing moves any more under an ended contract.
-pub(crate) fn ended_by(hold: &Hold) -> String {
-    format!("the {} has ended the contract: {}", hold.by, hold.reason.text)
 }
 
 /// Whether this want goes on with that transfer, and is no stranger's or another contract's use of the same id.

@@ -1,5 +1,7 @@
 //! What the parties have made of a contract since it was finalised.
 
+use std::fmt;
+
 use huitong_proof::{Digest, Timestamp};
 
 use super::negotiation::{Reason, Side};
@@ -64,6 +66,18 @@ impl Standing {
         match self {
             Self::InForce => None,
             Self::Suspended(hold) | Self::Ended(hold) => Some(hold),
+        }
+    }
+}
+
+impl fmt::Display for Standing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::InForce => f.write_str("the contract is in force"),
+            Self::Suspended(hold) => {
+                write!(f, "the {} has suspended the contract: {}", hold.by, hold.reason.text)
+            }
+            Self::Ended(hold) => write!(f, "the {} has ended the contract: {}", hold.by, hold.reason.text),
         }
     }
 }

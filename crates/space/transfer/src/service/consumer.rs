@@ -72,8 +72,8 @@ impl Transfers {
                     .ok_or_else(|| ServiceError::NotFound {
                         what: format!("contract {} with this node as consumer", request.contract),
                     })?;
-                if let Standing::Ended(hold) = &contract.standing {
-                    return Err(ServiceError::Conflict { reason: rules::ended_by(hold) });
+                if let Standing::Ended(_) = contract.standing {
+                    return Err(ServiceError::Conflict { reason: contract.standing.to_string() });
                 }
                 let mut transfer = Transfer {
                     id: request.id,
@@ -150,11 +150,9 @@ impl Transfers {
             .contracts
             .contract(&view, &transfer.contract)?
             .ok_or_else(|| ServiceError::NotFound { what: format!("contract {}", transfer.contract) })?;
-        // Its own standing was changed already, or is about to be.
-        if let Demand::Wait { reason } | Demand::End { reason } =
-            rules::demanded(&contract.standing, &transfer)
-        {
-            return Err(Stop::Retry(reason));
+        // It is about to wait, or to end.
+        if let Demand::Wait | Demand::End = rules::demanded(&contract.standing, &transfer) {
+            return Err(Stop::Retry(contract.standing.to_string()));
         }
         let (credential, _) = self.credential(&view, &transfer.peer)?;
         let (out, outgoing) = mpsc::channel(OUTGOING);

@@ -249,9 +249,10 @@ fn decide(
     match &contract.standing {
         Standing::InForce => {}
         // No refusal, with which the consumer would give up: it waits, as its side of the contract does.
-        Standing::Suspended(hold) => return Err(ServiceError::Busy { reason: rules::suspended_by(hold) }),
-        Standing::Ended(hold) => {
-            return refused(Refusal::new(rules::ENDED, rules::ended_by(hold), "negotiate a new contract"));
+        Standing::Suspended(_) => return Err(ServiceError::Busy { reason: contract.standing.to_string() }),
+        Standing::Ended(_) => {
+            let reason = contract.standing.to_string();
+            return refused(Refusal::new(rules::ENDED, reason, "negotiate a new contract"));
         }
     }
     let goods = match goods {
@@ -706,7 +707,12 @@ impl Exchange<'_> {
             let stored = self.transfers.contracts.contract(&ledger.store().view(), &contract.contract)?;
             if !stored.is_some_and(|contract| contract.in_force()) {
                 self.transfers.follow_now(self.offered.transfer.id).await?;
-                return self.obey(&Order::LookAgain).await;
+                return match self.obey(&Order::LookAgain).await? {
+                    Heard::Over => Ok(Heard::Over),
+                    Heard::GoOn => {
+                        Err(ServiceError::Busy { reason: "the contract is not in force".to_owned() })
+                    }
+                };
             }
             let used = |clause: &ClauseId| rules::used_while_running(&self.offered.consumed, clause);
             rules::ask_policy(&contract.agreement, &self.caller, self.address, now, &used).err()

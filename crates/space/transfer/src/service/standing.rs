@@ -1,11 +1,14 @@
 //! What the standing of a contract means for its transfers: suspended, they wait; ended, so do they.
 
+use std::time::Duration;
+
 use huitong_contract::Contract;
 use huitong_identity::ServiceError;
 use huitong_ids::ContractId;
 use huitong_ledger::Ledger;
 use huitong_proof::Kind;
 use huitong_store::Tx;
+use tokio::time::sleep;
 
 use super::destination::{part_path, remove_part};
 use super::{Transfers, issue};
@@ -16,6 +19,8 @@ use crate::tables;
 
 /// Transfers that follow in one commit.
 const BATCH: usize = 64;
+/// When those that could not follow try again.
+const AGAIN: Duration = Duration::from_millis(500);
 
 impl Transfers {
     /// Has transfers follow the standing of their contracts: what has changed already, and each change from now on, until
@@ -24,16 +29,26 @@ impl Transfers {
         let mut commits = self.contracts.changes();
         loop {
             commits.borrow_and_update();
-            while let Some((contract, change)) = self.contracts.restated(&self.ledger().store().view())? {
-                self.follow_contract(contract, change).await?;
+            let (mut after, mut failed) = (None, false);
+            while let Some((contract, change)) =
+                self.contracts.restated(&self.ledger().store().view(), after.as_ref())?
+            {
+                // One whose ABORTs cannot be signed now, say in safe mode, does not hold up the others.
+                if let Err(error) = self.follow_contract(&contract, change).await {
+                    tracing::warn!(%contract, %error, "transfers cannot follow their contract yet");
+                    failed = true;
+                }
+                after = Some(contract);
             }
-            if commits.changed().await.is_err() {
+            if failed {
+                sleep(AGAIN).await;
+            } else if commits.changed().await.is_err() {
                 return Ok(());
             }
         }
     }
 
-    async fn follow_contract(&self, contract: ContractId, change: u64) -> Result<(), ServiceError> {
+    async fn follow_contract(&self, contract: &ContractId, change: u64) -> Result<(), ServiceError> {
         let mut after = None;
         loop {
             let (this, contract) = (self.clone(), contract.clone());
@@ -97,11 +112,12 @@ pub(super) fn follow(
     transfer: &mut Transfer,
     contract: &Contract,
 ) -> Result<bool, ServiceError> {
+    let reason = contract.standing.to_string();
     match rules::demanded(&contract.standing, transfer) {
         Demand::Nothing => return Ok(false),
         Demand::GoOn => transfer.release(),
-        Demand::Wait { reason } => transfer.suspend(Suspender::Contract, rules::SUSPENDED, &reason),
-        Demand::End { reason } => end(tx, ledger, transfer, contract, rules::ENDED, &reason)?,
+        Demand::Wait => transfer.suspend(Suspender::Contract, rules::SUSPENDED, &reason),
+        Demand::End => end(tx, ledger, transfer, contract, rules::ENDED, &reason)?,
     }
     Ok(true)
 }
