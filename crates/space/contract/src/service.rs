@@ -193,7 +193,7 @@ impl Contracts {
     ///
     /// # Errors
     /// `NotFound`; `Conflict` when there is no contract yet, when it has ended, or when this side has suspended and resumed
-    /// it [`rules::MAXIMUM_CHANGES`] times.
+    /// it [`crate::MAXIMUM_CHANGES`] times.
     pub async fn suspend(&self, id: [u8; 16], reason: &str) -> Result<Negotiation, ServiceError> {
         let reason = Reason::new(OPERATOR, reason);
         self.change_either("contract.suspend", id, move |contracts, tx, negotiation| {

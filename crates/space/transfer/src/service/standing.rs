@@ -1,4 +1,4 @@
-//! What the standing of a contract means for its transfers: suspended, they wait; ended, so do they.
+//! What the standing of a contract means for its transfers: while it is suspended they wait, when it is ended they end.
 
 use std::time::Duration;
 
