@@ -64,7 +64,7 @@ pub(crate) enum Command {
     /// Data products: publish, list, search, show.
     #[command(subcommand)]
     Catalog(Catalog),
-    /// Digital contracts: negotiate, read, decide.
+    /// Digital contracts: negotiate, read, decide, suspend, end.
     #[command(subcommand)]
     Contract(Contract),
     /// Transfers: fetch data under a contract, watch, pause, resume, cancel, list, show.
@@ -330,7 +330,22 @@ pub(crate) enum Contract {
         #[arg(value_parser = negotiation_id)]
         id: String,
     },
-    /// End a negotiation or a contract.
+    /// Suspend a contract: nothing moves under it before this side resumes it.
+    Suspend {
+        /// Contract id or negotiation id.
+        #[arg(value_parser = negotiation_id)]
+        id: String,
+        /// Why; the other side reads it.
+        #[arg(long, default_value = "suspended by the operator", value_name = "TEXT")]
+        reason: String,
+    },
+    /// Take back this side's suspension of a contract.
+    Resume {
+        /// Contract id or negotiation id.
+        #[arg(value_parser = negotiation_id)]
+        id: String,
+    },
+    /// End a negotiation, or a contract for good.
     Terminate {
         /// Negotiation id or contract id.
         #[arg(value_parser = negotiation_id)]

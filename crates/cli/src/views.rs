@@ -111,12 +111,23 @@ pub(crate) fn negotiation(negotiation: &api::Negotiation) -> Value {
         english,
         chinese,
         updated_milliseconds,
+        standing,
+        holds,
     } = negotiation;
     json!({
         "id": id_text(id), "side": side, "peer": peer, "product": product, "product_name": product_name,
         "state": state, "national_state": national_state, "contract": contract,
         "agreement_hash": agreement_hash, "reason": reason, "english": english, "chinese": chinese,
-        "updated_milliseconds": updated_milliseconds,
+        "updated_milliseconds": updated_milliseconds, "standing": standing,
+        "holds": holds.iter().map(hold).collect::<Vec<_>>(),
+    })
+}
+
+fn hold(hold: &api::ContractHold) -> Value {
+    let api::ContractHold { by, standing, code, reason, since_milliseconds } = hold;
+    json!({
+        "by": by, "standing": standing, "code": code, "reason": reason,
+        "since_milliseconds": since_milliseconds,
     })
 }
 
@@ -148,6 +159,8 @@ pub(crate) fn transfer(transfer: &api::Transfer) -> Value {
         files,
         priority,
         version,
+        groups,
+        metering: metered,
     } = transfer;
     json!({
         "id": id_text(id), "side": side, "peer": peer, "contract": contract, "product": product,
@@ -155,7 +168,7 @@ pub(crate) fn transfer(transfer: &api::Transfer) -> Value {
         "blake3": blake3, "path": path, "code": code, "reason": reason, "proven": proven,
         "started_milliseconds": started_milliseconds, "finished_milliseconds": finished_milliseconds,
         "finality": finality, "suspended_by": suspended_by, "files": files, "priority": priority,
-        "version": version,
+        "version": version, "groups": groups, "metering": metered.as_ref().map(metering),
     })
 }
 
@@ -176,6 +189,13 @@ pub(crate) fn subscription(subscription: &api::Subscription) -> Value {
         "contract": contract, "directory": directory, "priority": priority, "cron": cron,
         "time_zone": time_zone, "push": push, "due_milliseconds": due_milliseconds,
         "last_transfer": last, "note": note,
+    })
+}
+
+fn metering(metering: &api::Metering) -> Value {
+    let api::Metering { bytes, groups, milliseconds, bytes_per_second } = metering;
+    json!({
+        "bytes": bytes, "groups": groups, "milliseconds": milliseconds, "bytes_per_second": bytes_per_second,
     })
 }
 

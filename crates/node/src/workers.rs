@@ -74,6 +74,7 @@ pub(crate) fn spawn(
     outbox::spawn(supervisor, work.clone(), arrivals.clone());
     if let Some(transfers) = &work.transfers {
         transfers::spawn_runner(supervisor, work, transfers.clone());
+        transfers::spawn_follower(supervisor, transfers.clone());
         transfers::spawn_collector(supervisor, work, transfers.clone());
         transfers::spawn_subscriptions(supervisor, work, transfers.clone());
     }

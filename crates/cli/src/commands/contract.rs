@@ -1,4 +1,4 @@
-//! `huitong contract`: negotiating, reading and deciding.
+//! `huitong contract`: negotiating, reading and deciding, and what becomes of a contract.
 
 use huitong_grpc::proto::admin as api;
 use uuid::Uuid;
@@ -44,7 +44,8 @@ pub(crate) async fn run(command: Contract, global: &Global, output: Output) -> R
             let negotiations = negotiations(&admin).await?;
             output.result(&list("negotiations", negotiations.iter().map(views::negotiation)), || {
                 let rows: Vec<_> = negotiations.iter().map(row).collect();
-                table(&["negotiation", "side", "product", "state", "contract"], &rows, "no negotiation yet")
+                let columns = ["negotiation", "side", "product", "state", "standing", "contract"];
+                table(&columns, &rows, "no negotiation yet")
             });
             Ok(())
         }
@@ -54,6 +55,10 @@ pub(crate) async fn run(command: Contract, global: &Global, output: Output) -> R
             conclude(&operations::settle(&admin, &id, Until::End, timeout).await?, output)
         }
         Contract::Approve { id } => decide(&admin, &id, api::NegotiationDecision::Approve, "", output).await,
+        Contract::Suspend { id, reason } => {
+            decide(&admin, &id, api::NegotiationDecision::Suspend, &reason, output).await
+        }
+        Contract::Resume { id } => decide(&admin, &id, api::NegotiationDecision::Resume, "", output).await,
         Contract::Terminate { id, reason } => {
             decide(&admin, &id, api::NegotiationDecision::Terminate, &reason, output).await
         }
@@ -70,7 +75,11 @@ async fn decide(
     let id = negotiation_id(admin, id).await?;
     let negotiation = operations::decide(admin, &id, decision, reason).await?;
     output.result(&views::negotiation(&negotiation), || {
-        format!("{} is {}", operations::id_text(&negotiation.id), negotiation.state)
+        let shown = |what: &str| format!("{} is {what}", operations::id_text(&negotiation.id));
+        match negotiation.standing.as_str() {
+            "" => shown(&negotiation.state),
+            standing => shown(&format!("{}, {standing}", negotiation.state)),
+        }
     });
     Ok(())
 }
@@ -133,6 +142,7 @@ fn describe(negotiation: &api::Negotiation, lang: Lang) -> String {
             [
                 "negotiation",
                 "state",
+                "standing",
                 "contract",
                 "agreement",
                 "product",
@@ -144,7 +154,17 @@ fn describe(negotiation: &api::Negotiation, lang: Lang) -> String {
             &negotiation.english,
         ),
         Lang::Zh => (
-            ["协商标识", "状态", "合约标识", "合约摘要", "产品标识", "对方节点", "原因", "最近变更"],
+            [
+                "协商标识",
+                "状态",
+                "履约状态",
+                "合约标识",
+                "合约摘要",
+                "产品标识",
+                "对方节点",
+                "原因",
+                "最近变更",
+            ],
             "国家标准状态码",
             &negotiation.chinese,
         ),
@@ -161,6 +181,7 @@ fn describe(negotiation: &api::Negotiation, lang: Lang) -> String {
     let values = [
         operations::id_text(&negotiation.id),
         state,
+        standing(negotiation, lang),
         negotiation.contract.clone(),
         negotiation.agreement_hash.clone(),
         negotiation.product.clone(),
@@ -178,6 +199,38 @@ fn describe(negotiation: &api::Negotiation, lang: Lang) -> String {
         text.push_str(&format!("  - {line}\n"));
     }
     text
+}
+
+/// What has become of a contract: who suspended or ended it, since when and why.
+fn standing(negotiation: &api::Negotiation, lang: Lang) -> String {
+    let words = |hold: &api::ContractHold| {
+        let since = moment(hold.since_milliseconds);
+        match lang {
+            Lang::En => format!("{} by the {} since {since}: {}", hold.standing, hold.by, hold.reason),
+            Lang::Zh => {
+                format!("{}自 {since} 起{}：{}", chinese(&hold.by), chinese(&hold.standing), hold.reason)
+            }
+        }
+    };
+    let holds: Vec<_> = negotiation.holds.iter().map(words).collect();
+    match (holds.is_empty(), lang) {
+        (true, Lang::En) => negotiation.standing.clone(),
+        (true, Lang::Zh) => chinese(&negotiation.standing).to_owned(),
+        (false, Lang::En) => holds.join("; "),
+        (false, Lang::Zh) => holds.join("；"),
+    }
+}
+
+/// A word of the interface about a contract's standing in Chinese.
+fn chinese(word: &str) -> &str {
+    match word {
+        "in force" => "有效",
+        "suspended" => "中止",
+        "ended" => "提前终止",
+        "provider" => "提供方",
+        "consumer" => "使用方",
+        other => other,
+    }
 }
 
 /// A state of the Dataspace Protocol in words.
@@ -204,6 +257,7 @@ fn row(negotiation: &api::Negotiation) -> Vec<String> {
         negotiation.side.clone(),
         negotiation.product_name.clone(),
         negotiation.state.clone(),
+        negotiation.standing.clone(),
         negotiation.contract.clone(),
     ]
 }

@@ -102,7 +102,11 @@ pub(crate) async fn run(command: Transfer, global: &Global, output: Output) -> R
                 admin.call(async |mut client: Client| client.list_transfers(request).await).await?.transfers;
             output.result(&list("transfers", transfers.iter().map(views::transfer)), || {
                 let rows: Vec<_> = transfers.iter().map(row).collect();
-                table(&["transfer", "side", "state", "bytes", "contract", "reason"], &rows, "no transfer yet")
+                let columns = [
+                    "transfer", "side", "state", "bytes", "groups", "seconds", "bytes/s", "contract",
+                    "reason",
+                ];
+                table(&columns, &rows, "no transfer yet")
             });
         }
         Transfer::Show { id } => {
@@ -256,6 +260,9 @@ fn describe(transfer: &api::Transfer) -> String {
             text.push_str(&format!("{name} {value}\n"));
         }
     }
+    if let Some(metering) = transfer.metering.as_ref().filter(|metering| metering.bytes > 0) {
+        text.push_str(&format!("moved      {}\n", moved(metering, transfer.groups)));
+    }
     let receipt = match (transfer.state.as_str(), transfer.proven) {
         (_, true) => "complete: both ledgers have proven their statements",
         ("COMPLETED", false) => "waits for the other ledger's proofs",
@@ -268,16 +275,38 @@ fn describe(transfer: &api::Transfer) -> String {
     )
 }
 
+/// What was moved, by the statements of both sides.
+fn moved(metering: &api::Metering, groups: u64) -> String {
+    let rate = match metering.bytes_per_second {
+        0 => String::new(),
+        rate => format!(", {} a second", bytes(rate)),
+    };
+    format!(
+        "{} in {} of {groups} groups, {} s{rate}",
+        bytes(metering.bytes),
+        metering.groups,
+        seconds(metering.milliseconds)
+    )
+}
+
+fn seconds(milliseconds: u64) -> String {
+    format!("{}.{:03}", milliseconds / 1000, milliseconds % 1000)
+}
+
 fn row(transfer: &api::Transfer) -> Vec<String> {
     let reason = match transfer.code.as_str() {
         "" => transfer.reason.clone(),
         code => format!("{code}: {}", transfer.reason),
     };
+    let metering = transfer.metering.unwrap_or_default();
     vec![
         operations::id_text(&transfer.id),
         transfer.side.clone(),
         transfer.state.clone(),
         format!("{}/{}", transfer.bytes_acknowledged, transfer.size),
+        format!("{}/{}", metering.groups, transfer.groups),
+        seconds(metering.milliseconds),
+        metering.bytes_per_second.to_string(),
         transfer.contract.clone(),
         reason,
     ]

@@ -1,5 +1,7 @@
 //! Follows `docs/transfers.md` to the letter, on the nodes of the quickstart.
 
+use serde_json::json;
+
 use crate::document::Reader;
 use crate::quickstart::DOCUMENT as QUICKSTART;
 use crate::support::ask;
@@ -20,20 +22,32 @@ fn the_guide_works_as_written() {
         "transfer.cancelled",
         "1,021,417 bytes in 4 files",
         "30 2 * * * UTC, and when the provider pushes",
+        "FINALIZED, suspended",
+        "suspended by the provider since",
+        "FINALIZED, in force",
+        "FINALIZED, ended",
+        "4,000,000 bytes in 4 of 4 groups, ",
     ] {
         assert!(printed.contains(sign), "{sign:?} is missing:\n{printed}");
     }
-    let mut states = [Vec::new(), Vec::new()];
-    for (node, states) in ["provider", "consumer"].into_iter().zip(&mut states) {
-        let listed = ask(&reader.path(node).join("node.toml"), &["transfer", "list"]);
-        for transfer in listed["transfers"].as_array().unwrap() {
-            states.push(transfer["state"].as_str().unwrap().to_owned());
-        }
+    let mut figures = Vec::new();
+    // The consumer also keeps the one that was refused in the quickstart.
+    for (node, refused) in [("provider", 0), ("consumer", 1)] {
+        let config = reader.path(node).join("node.toml");
+        let listed = ask(&config, &["transfer", "list"]);
+        let listed = listed["transfers"].as_array().unwrap();
+        let states: Vec<_> = listed.iter().map(|one| one["state"].as_str().unwrap()).collect();
+        let completed = states.iter().filter(|state| **state == "COMPLETED").count();
+        let ended = states.iter().filter(|state| **state == "TERMINATED").count();
+        assert_eq!((completed, ended), (7, refused + 1), "{node}: {states:?}\n{printed}");
+        assert!(listed[0]["metering"]["bytes_per_second"].as_u64().unwrap() > 0, "{}", listed[0]);
+        figures.push([listed[0]["metering"].clone(), listed[1]["metering"].clone()]);
+        let contracts = ask(&config, &["contract", "list"]);
+        let ended = contracts["negotiations"].as_array().unwrap();
+        let ended = ended.iter().find(|one| one["product_name"] == "Sensor readings").unwrap();
+        let hold = &ended["holds"][0];
+        assert_eq!((&ended["national_state"], &ended["standing"]), (&json!("06"), &json!("ended")));
+        assert_eq!((&hold["by"], &hold["reason"]), (&json!("consumer"), &json!("the season is over")));
     }
-    for states in states {
-        let ended = states.iter().filter(|state| *state == "TERMINATED").count();
-        let completed = states.iter().filter(|state| *state == "COMPLETED").count();
-        // Three of them are those of the quickstart.
-        assert_eq!((completed, ended, states.len()), (6, 2, 8), "{states:?}\n{printed}");
-    }
+    assert_eq!(figures[0], figures[1], "both sides count what is signed");
 }

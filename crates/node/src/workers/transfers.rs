@@ -1,4 +1,5 @@
-//! Runs the consumer's transfers and collects the other ledger's proofs of those that are complete.
+//! Runs the consumer's transfers, has all transfers follow their contracts, and collects the other ledger's proofs of those
+//! that are complete.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
@@ -50,6 +51,14 @@ pub(super) fn spawn_runner(supervisor: &Supervisor, work: &Work, transfers: Tran
             longest_wait: LONGEST_PAUSE,
         };
         attempts.run(standing.clone(), drain.clone())
+    });
+}
+
+/// Has transfers follow their contracts when those are suspended, resumed or ended.
+pub(super) fn spawn_follower(supervisor: &Supervisor, transfers: Transfers) {
+    supervisor.spawn("contracts", Stopping::AtOnce, LONGEST_PAUSE, move || {
+        let transfers = transfers.clone();
+        async move { transfers.follow_contracts().await.map_err(|error| error.to_string()) }
     });
 }
 

@@ -4,7 +4,7 @@ use huitong_identity::Refusal;
 use huitong_ids::NodeId;
 use huitong_proof::{Digest, Kind, SpaceId, Timestamp};
 
-use crate::model::{AcceptCounter, Agreement, Approval, Negotiation, Party, Side, State, Terms};
+use crate::model::{AcceptCounter, Agreement, Approval, Negotiation, Party, Side, Standing, State, Terms};
 
 /// How many negotiations one node may have open with us on one side, before it is told to come back later.
 pub const MAXIMUM_OPEN: u64 = 1000;
@@ -12,11 +12,15 @@ pub const MAXIMUM_OPEN: u64 = 1000;
 /// How many offers a negotiation may see. Every round leaves statements in both ledgers for good.
 pub const MAXIMUM_ROUNDS: u64 = 100;
 
+/// How often one party may suspend and resume a contract; it can always end it. Every time leaves a statement in both
+/// ledgers for good.
+pub const MAXIMUM_CHANGES: u64 = 1000;
+
 /// The provider signs the agreement and stamps its signing time in one transaction; more than this between the two
 /// means that one of them was made up.
 const SIGNING_TOLERANCE_MILLISECONDS: u64 = 60_000;
 
-/// What moves a negotiation: one kind of statement each.
+/// What moves a negotiation, or changes the standing of the contract that came out of it: one kind of statement each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Event {
     /// CONTRACT REQUEST (24): the first, or a counter-request.
@@ -31,13 +35,17 @@ pub enum Event {
     Verification,
     /// FINALISATION (29): the protocol's event `FINALIZED`.
     Finalisation,
-    /// TERMINATION (30).
+    /// TERMINATION (30): of a negotiation {1 code, 2 reason}, or of a finalised contract {1 code, 2 reason, 3 step}.
     Termination,
+    /// SUSPENSION (34) of a finalised contract {1 code, 2 reason, 3 step}.
+    Suspension,
+    /// RESUMPTION (35): its sender's suspension is over {3 step}.
+    Resumption,
 }
 
 impl Event {
     /// Every event, in the order of a life.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::Request,
         Self::Offer,
         Self::Acceptance,
@@ -45,6 +53,8 @@ impl Event {
         Self::Verification,
         Self::Finalisation,
         Self::Termination,
+        Self::Suspension,
+        Self::Resumption,
     ];
 
     /// The kind of statement that carries it.
@@ -58,6 +68,8 @@ impl Event {
             Self::Verification => Kind::Verification,
             Self::Finalisation => Kind::Finalisation,
             Self::Termination => Kind::Termination,
+            Self::Suspension => Kind::Suspension,
+            Self::Resumption => Kind::Resumption,
         }
     }
 
@@ -78,7 +90,7 @@ impl Event {
 ///
 /// This is the table of the Dataspace Protocol 2025-1 (Contract Negotiation Protocol), read in its prose: a
 /// termination is taken from either side in every state that is not terminal. What this node itself sends follows
-/// the narrower diagram, see [`may_send`].
+/// the narrower diagram, see [`may_send`]. What becomes of a finalised contract is no part of it.
 ///
 /// # Errors
 /// Code `contract.state`, naming both the state and the event.
@@ -112,7 +124,7 @@ pub fn may_send(state: Option<State>, sender: Side, event: Event) -> Result<Stat
     }
 }
 
-fn out_of_turn(state: Option<State>, sender: Side, event: Event) -> Refusal {
+pub(crate) fn out_of_turn(state: Option<State>, sender: Side, event: Event) -> Refusal {
     let standing = match state {
         None => "before a negotiation has begun".to_owned(),
         Some(state) => format!("in state {state}"),
@@ -410,6 +422,87 @@ pub(crate) fn check_finalisation(
         "the finalisation is not about the agreement both sides signed",
         "begin a new negotiation",
     ))
+}
+
+/// Whether this node has anything to say for `event` to come true of a contract; not if it is so already.
+pub(crate) fn may_change(negotiation: &Negotiation, event: Event) -> Result<bool, Refusal> {
+    if negotiation.state != State::Finalized {
+        return Err(out_of_turn(Some(negotiation.state), negotiation.side, event));
+    }
+    let own = negotiation.standings.of(negotiation.side);
+    match (negotiation.standings.together(), &own.standing, event) {
+        (Standing::Ended(_), _, Event::Termination) => return Ok(false),
+        (standing @ Standing::Ended(_), ..) => return Err(ended(standing)),
+        (standing @ Standing::Suspended(_), Standing::InForce, Event::Resumption) => {
+            let reason = format!("only the other side can resume it: {standing}");
+            return Err(Refusal::new("contract.suspended", reason, "ask the other side"));
+        }
+        (_, Standing::InForce, Event::Resumption) | (_, Standing::Suspended(_), Event::Suspension) => {
+            return Ok(false);
+        }
+        _ => {}
+    }
+    within_bounds(own.step.saturating_add(1), event)?;
+    Ok(true)
+}
+
+/// One party's statement about a contract, as it was found.
+pub(crate) struct Change {
+    pub(crate) sender: Side,
+    pub(crate) event: Event,
+    pub(crate) step: u64,
+    pub(crate) reference: Digest,
+    pub(crate) agreement: Digest,
+}
+
+/// Is this the newest word of its sender about this contract? A step in between may have been lost on its way; an old one
+/// never comes after a newer one.
+pub(crate) fn check_change(change: &Change, negotiation: &Negotiation) -> Result<(), Refusal> {
+    if negotiation.agreement_hash != Some(change.agreement) {
+        return Err(Refusal::new(
+            "contract.agreement",
+            format!("the {} is about another agreement", change.event.name()),
+            "name the agreement that both sides signed in this negotiation",
+        ));
+    }
+    let before = negotiation.standings.of(change.sender);
+    if let Standing::Ended(_) = &before.standing {
+        return Err(ended(&before.standing));
+    }
+    within_bounds(change.step, change.event)?;
+    if change.step <= before.step {
+        return Err(Refusal::new(
+            "contract.step",
+            format!("step {} of the {} comes after its step {}", change.step, change.sender, before.step),
+            "number each statement about a contract higher than the one before",
+        ));
+    }
+    let answered = before.statement.or(negotiation.statements.finalisation).unwrap_or(Digest::ZERO);
+    if change.step == before.step.saturating_add(1) {
+        let what = "its sender's last word about the contract, or to the finalisation";
+        check_reference(change.reference, answered, "contract.reference", change.event.name(), what)?;
+    }
+    Ok(())
+}
+
+fn within_bounds(step: u64, event: Event) -> Result<(), Refusal> {
+    let most = match event {
+        // One more than there is room for: a contract can always be ended.
+        Event::Termination => MAXIMUM_CHANGES.saturating_add(1),
+        _ => MAXIMUM_CHANGES,
+    };
+    if (1..=most).contains(&step) {
+        return Ok(());
+    }
+    Err(Refusal::new(
+        "contract.changes",
+        format!("a party suspends and resumes a contract {MAXIMUM_CHANGES} times at most"),
+        "leave it as it is, or end it with `huitong contract terminate`",
+    ))
+}
+
+fn ended(standing: &Standing) -> Refusal {
+    Refusal::new("contract.ended", standing.to_string(), "negotiate a new contract")
 }
 
 /// Does the message answer the one it must answer?

@@ -18,13 +18,16 @@ use huitong_store::{Read, Tx};
 use tokio::sync::watch;
 
 use crate::model::{
-    AcceptCounter, Approval, Contract, Coverage, Mode, Negotiation, Party, Reason, Side, State, Statements,
-    Terms,
+    AcceptCounter, Approval, Contract, Coverage, Mode, Negotiation, Party, Reason, Side, Standings, State,
+    Statements, Terms,
 };
 use crate::rules::{self, Event, MAXIMUM_OPEN};
 use crate::tables;
 
-/// The negotiations of one node, on both sides of the table.
+/// The code of what an operator has decided.
+const OPERATOR: &str = "contract.operator";
+
+/// The negotiations of one node, on both sides of the table, and the contracts that came out of them.
 ///
 /// Cheap to clone; holds no state of its own, so a restarted node goes on where the store says it was.
 #[derive(Clone)]
@@ -168,22 +171,74 @@ impl Contracts {
         .await
     }
 
-    /// Ends a negotiation (either side, operator side), when the protocol lets this side do so now. The reason, at
-    /// most 256 characters, is signed and told to the other node. Ending twice changes nothing.
+    /// Ends a negotiation (either side, operator side), when the protocol lets this side do so now, or the contract that
+    /// came out of it, for good. The reason, at most 256 characters, is signed and told to the other node. Ending twice
+    /// changes nothing.
     ///
     /// # Errors
     /// `NotFound`; `Conflict` naming the state when it is the other side's turn.
     pub async fn terminate(&self, id: [u8; 16], reason: &str) -> Result<Negotiation, ServiceError> {
-        let reason = Reason::new("contract.operator", reason);
+        let reason = Reason::new(OPERATOR, reason);
         self.change_either("contract.terminate", id, move |contracts, tx, negotiation| {
-            if negotiation.state == State::Terminated {
-                return Ok(());
+            match negotiation.state {
+                State::Terminated => return Ok(()),
+                State::Finalized => {
+                    return contracts.send_change(tx, negotiation, Event::Termination, reason);
+                }
+                _ => {}
             }
             rules::may_send(Some(negotiation.state), negotiation.side, Event::Termination)
                 .map_err(conflict)?;
             contracts.send_termination(tx, negotiation, negotiation.last, reason)
         })
         .await
+    }
+
+    /// Suspends a contract (either side, operator side): nothing moves under it before this side resumes it. The reason, at
+    /// most 256 characters, is signed and told to the other node. Suspending twice changes nothing.
+    ///
+    /// # Errors
+    /// `NotFound`; `Conflict` when there is no contract yet, when it has ended, or when this side has suspended and resumed
+    /// it [`crate::MAXIMUM_CHANGES`] times.
+    pub async fn suspend(&self, id: [u8; 16], reason: &str) -> Result<Negotiation, ServiceError> {
+        let reason = Reason::new(OPERATOR, reason);
+        self.change_either("contract.suspend", id, move |contracts, tx, negotiation| {
+            contracts.send_change(tx, negotiation, Event::Suspension, reason)
+        })
+        .await
+    }
+
+    /// Takes back this side's suspension (operator side). The contract is in force again unless the other side has
+    /// suspended it too.
+    ///
+    /// # Errors
+    /// As for [`Contracts::suspend`]; `Conflict` also when only the other side has suspended it.
+    pub async fn resume(&self, id: [u8; 16]) -> Result<Negotiation, ServiceError> {
+        self.change_either("contract.resume", id, |contracts, tx, negotiation| {
+            contracts.send_change(tx, negotiation, Event::Resumption, Reason::new(OPERATOR, ""))
+        })
+        .await
+    }
+
+    /// The next contract behind `after` whose standing has changed and whose transfers have not followed yet, with the
+    /// number of the change.
+    ///
+    /// # Errors
+    /// Storage errors.
+    pub fn restated(
+        &self,
+        r: &impl Read,
+        after: Option<&ContractId>,
+    ) -> Result<Option<(ContractId, u64)>, ServiceError> {
+        tables::restated(r, after)
+    }
+
+    /// The transfers under a contract have followed that change of its standing.
+    ///
+    /// # Errors
+    /// Storage errors.
+    pub fn followed(&self, tx: &mut Tx<'_>, id: &ContractId, change: u64) -> Result<(), ServiceError> {
+        tables::followed(tx, id, change)
     }
 
     /// The negotiation with that id, if there is one.
@@ -313,6 +368,7 @@ impl Contracts {
             agreement_hash: None,
             statements: Statements::default(),
             reason: None,
+            standings: Standings::default(),
             created: now,
             updated: now,
             last: Digest::ZERO,

@@ -3,11 +3,12 @@
 use huitong_identity::ServiceError;
 use huitong_ids::{ContractId, NodeId};
 use huitong_proof::Timestamp;
-use huitong_proof::cbor::{Fields, Limits, Map};
+use huitong_proof::cbor::{Fields, Limits, Map, Value};
 use huitong_store::{Read, Table, Tx};
 
 use crate::model::{
-    AcceptCounter, Agreement, Contract, DocumentError, Negotiation, Reason, Side, State, Statements, Terms,
+    AcceptCounter, Agreement, Contract, DocumentError, Hold, Negotiation, Reason, Side, Standing, Standings,
+    State, Stated, Statements, Terms,
 };
 
 /// negotiation id (16) -> [`Negotiation`]
@@ -18,6 +19,8 @@ const CONTRACTS: Table = Table::new("contract.contract");
 const NEWEST: Table = Table::new("contract.newest");
 /// our side (1) | peer node id (text) -> number of negotiations that are not over
 const OPEN: Table = Table::new("contract.open");
+/// contract id (text) -> number of the change of its standing that its transfers have yet to follow
+const RESTATED: Table = Table::new("contract.restated");
 
 const ROW_VERSION: u64 = 1;
 
@@ -73,6 +76,7 @@ pub(crate) fn contract_of(negotiation: &Negotiation) -> Result<Option<Contract>,
         agreement,
         hash,
         state: negotiation.state,
+        standing: negotiation.standings.together().clone(),
         negotiation: negotiation.id,
         peer: negotiation.peer.clone(),
         side: negotiation.side,
@@ -94,6 +98,13 @@ pub(crate) fn save(
     {
         tx.put(&CONTRACTS, contract.as_str().as_bytes(), &encode_id(&after.id))?;
     }
+    if let (Some(contract), Some(before)) = (&after.contract, before)
+        && before.standings != after.standings
+    {
+        let Standings { provider, consumer } = &after.standings;
+        let change = provider.step.saturating_add(consumer.step);
+        tx.put(&RESTATED, contract.as_str().as_bytes(), &encode_count(change))?;
+    }
     let was_open = before.is_some_and(|before| !before.state.is_terminal());
     let is_open = !after.state.is_terminal();
     if was_open != is_open {
@@ -103,8 +114,32 @@ pub(crate) fn save(
         if count == 0 {
             tx.delete(&OPEN, &key)?;
         } else {
-            tx.put(&OPEN, &key, &Map::new().uint(0, ROW_VERSION).uint(1, count).encode())?;
+            tx.put(&OPEN, &key, &encode_count(count))?;
         }
+    }
+    Ok(())
+}
+
+/// The next contract whose transfers have yet to follow its standing, with the number of the change.
+pub(crate) fn restated(
+    r: &impl Read,
+    after: Option<&ContractId>,
+) -> Result<Option<(ContractId, u64)>, ServiceError> {
+    let after = after.map(|contract| contract.as_str().as_bytes());
+    let Some(row) = r.scan(&RESTATED, &[], after, 1)?.pop() else { return Ok(None) };
+    let contract = std::str::from_utf8(&row.key).ok().and_then(|text| ContractId::parse(text).ok());
+    let Some(contract) = contract else {
+        return Err(ServiceError::Internal("a key of table contract.restated is no contract id".to_owned()));
+    };
+    let change = decode_count(&row.value).map_err(|error| damaged("contract.restated", &error))?;
+    Ok(Some((contract, change)))
+}
+
+/// The transfers have followed that change; if it was not the last one, they have to look again.
+pub(crate) fn followed(tx: &mut Tx<'_>, contract: &ContractId, change: u64) -> Result<(), ServiceError> {
+    let key = contract.as_str().as_bytes();
+    if tx.get(&RESTATED, key)?.is_some_and(|row| row == encode_count(change)) {
+        tx.delete(&RESTATED, key)?;
     }
     Ok(())
 }
@@ -136,6 +171,10 @@ fn decode_id(row: &[u8]) -> Result<[u8; 16], DocumentError> {
     Ok(id)
 }
 
+fn encode_count(count: u64) -> Vec<u8> {
+    Map::new().uint(0, ROW_VERSION).uint(1, count).encode()
+}
+
 fn decode_count(row: &[u8]) -> Result<u64, DocumentError> {
     let mut fields = Fields::decode(row, ROW_LIMITS, "row")?;
     version(&mut fields)?;
@@ -145,7 +184,7 @@ fn decode_count(row: &[u8]) -> Result<u64, DocumentError> {
 }
 
 fn encode(n: &Negotiation) -> Vec<u8> {
-    Map::new()
+    let map = Map::new()
         .uint(0, ROW_VERSION)
         .bytes(1, &n.id)
         .uint(2, n.side.number())
@@ -165,8 +204,49 @@ fn encode(n: &Negotiation) -> Vec<u8> {
         .maybe_text(16, n.reason.as_ref().map(|reason| reason.code.as_str()))
         .maybe_text(17, n.reason.as_ref().map(|reason| reason.text.as_str()))
         .uint(18, n.created.millis())
-        .uint(19, n.updated.millis())
-        .encode()
+        .uint(19, n.updated.millis());
+    let map = with_stated(map, 20, &n.standings.provider);
+    with_stated(map, 21, &n.standings.consumer).encode()
+}
+
+/// What a party has said; nothing where it has said nothing.
+fn with_stated(map: Map, key: u64, stated: &Stated) -> Map {
+    if stated.step == 0 {
+        return map;
+    }
+    let hold = stated.standing.hold();
+    let standing = match &stated.standing {
+        Standing::InForce => 0,
+        Standing::Suspended(_) => 1,
+        Standing::Ended(_) => 2,
+    };
+    let stated = Map::new()
+        .uint(1, stated.step)
+        .maybe_digest(2, stated.statement.as_ref())
+        .uint(3, standing)
+        .maybe_text(4, hold.map(|hold| hold.reason.code.as_str()))
+        .maybe_text(5, hold.map(|hold| hold.reason.text.as_str()))
+        .maybe_uint(6, hold.map(|hold| hold.since.millis()));
+    map.map(key, stated)
+}
+
+fn stated(value: Option<Value>, by: Side) -> Result<Stated, DocumentError> {
+    let Some(value) = value else { return Ok(Stated::default()) };
+    let mut fields = Fields::from_value(value, "standing")?;
+    let (step, statement) = (fields.uint(1, "step")?, fields.maybe_digest(2, "statement")?);
+    let standing = fields.uint(3, "standing")?;
+    let mut hold = || -> Result<Hold, DocumentError> {
+        let reason = Reason { code: fields.text(4, "code")?, text: fields.text(5, "reason")? };
+        Ok(Hold { by, reason, since: Timestamp::from_millis(fields.uint(6, "since")?) })
+    };
+    let standing = match standing {
+        0 => Standing::InForce,
+        1 => Standing::Suspended(hold()?),
+        2 => Standing::Ended(hold()?),
+        _ => return known("negotiation.standing", None),
+    };
+    fields.finish()?;
+    Ok(Stated { standing, step, statement })
 }
 
 fn decode(row: &[u8]) -> Result<Negotiation, DocumentError> {
@@ -205,6 +285,10 @@ fn decode(row: &[u8]) -> Result<Negotiation, DocumentError> {
         reason: match (fields.maybe_text(16, "reason code")?, fields.maybe_text(17, "reason")?) {
             (Some(code), Some(text)) => Some(Reason { code, text }),
             _ => None,
+        },
+        standings: Standings {
+            provider: stated(fields.maybe_value(20, "provider's word")?, Side::Provider)?,
+            consumer: stated(fields.maybe_value(21, "consumer's word")?, Side::Consumer)?,
         },
         created: Timestamp::from_millis(fields.uint(18, "created")?),
         updated: Timestamp::from_millis(fields.uint(19, "updated")?),

@@ -4,6 +4,7 @@ mod faults;
 mod lies;
 mod negotiation;
 mod refusals;
+mod standing;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};

@@ -27,8 +27,8 @@ mod witnesses;
 pub use details::{AckDetail, AckStatus, DatasetShape, OfferDetail};
 pub use lanes::MOST_LANES;
 pub use model::{
-    Cause, Due, Finality, FromConsumer, FromProvider, Priority, StartTransfer, Subscribe, Subscription,
-    Suspender, Transfer, TransferSettings, TransferState, Want,
+    Cause, Due, Finality, FromConsumer, FromProvider, Metering, Priority, StartTransfer, Subscribe,
+    Subscription, Suspender, Transfer, TransferSettings, TransferState, Want,
 };
 pub use pace::{LOWEST_RATE, Limited, Rates};
 pub use peer::{EvidencePeer, Frames, SubscriptionPeer, TransferPeer};

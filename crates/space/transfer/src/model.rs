@@ -10,6 +10,7 @@ use huitong_proof::{ContentRoot, Digest, Timestamp};
 
 use crate::pace::Rates;
 use crate::pieces::Pieces;
+use crate::rules;
 use crate::schedule::Schedule;
 
 /// What a consumer wants: the first frame of an exchange.
@@ -229,6 +230,8 @@ pub enum Suspender {
     Peer,
     /// The destination has no room; the transfer goes on by itself when it has.
     Space,
+    /// Its contract is suspended; the transfer goes on by itself when that is over.
+    Contract,
 }
 
 /// One transfer, as one of its two sides knows it.
@@ -292,9 +295,10 @@ impl Transfer {
         self.side == Side::Consumer
             && match self.state {
                 TransferState::Requested | TransferState::Started => true,
-                TransferState::Suspended => self.suspended_by != Some(Suspender::Operator),
+                TransferState::Suspended => !self.is_held(),
                 TransferState::Completed => false,
-                TransferState::Terminated => self.statements.abort.is_some(),
+                // Of the end of a contract the provider hears by itself.
+                TransferState::Terminated => self.statements.abort.is_some() && self.code != rules::ENDED,
             }
     }
 
@@ -328,6 +332,34 @@ impl Transfer {
     pub(crate) fn is_paused(&self) -> bool {
         self.suspended_by == Some(Suspender::Operator)
     }
+
+    /// Whether nothing moves before our operator, or a party of the contract, says so.
+    pub(crate) fn is_held(&self) -> bool {
+        matches!(self.suspended_by, Some(Suspender::Operator | Suspender::Contract))
+    }
+
+    /// Whether all of it is here and signed for: only the FINAL is missing.
+    pub(crate) fn is_acknowledged(&self) -> bool {
+        self.statements.ack.is_some() && self.acknowledged_groups == self.groups
+    }
+}
+
+/// What a transfer has moved (计量); see [`crate::Transfers::metering`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Metering {
+    /// Bytes acknowledged.
+    pub bytes: u64,
+    /// Groups of the content acknowledged.
+    pub groups: u64,
+    /// How long that took, everything in between included.
+    pub milliseconds: u64,
+}
+
+impl Metering {
+    /// The effective rate; 0 where the time is too short to tell.
+    pub fn bytes_per_second(&self) -> u64 {
+        self.bytes.saturating_mul(1000).checked_div(self.milliseconds).unwrap_or(0)
+    }
 }
 
 /// Digests of a transfer's statements.
@@ -345,6 +377,6 @@ pub struct Statements {
     pub ack: Option<Digest>,
     /// The provider's FINAL.
     pub last: Option<Digest>,
-    /// Our own ABORT, where our operator has cancelled the transfer.
+    /// Our own ABORT, where our operator has cancelled the transfer or the contract has ended.
     pub abort: Option<Digest>,
 }

@@ -3,14 +3,14 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use huitong_contract::{Agreement, Contract, Coverage, Side};
+use huitong_contract::{Agreement, Contract, Coverage, Side, Standing, State};
 use huitong_identity::{Caller, Refusal};
 use huitong_policy::{Action, ClauseId, Decision, Policy, Request, Verdict, decide};
 use huitong_proof::{Content, Digest, Timestamp};
 
 use crate::details::{AckDetail, AckStatus, OfferDetail};
 use crate::lanes::MOST_LANES;
-use crate::model::{Transfer, Want};
+use crate::model::{Suspender, Transfer, Want};
 use crate::ranges::Ranges;
 
 /// A consumer makes data durable and acknowledges it at the latest after this many bytes.
@@ -47,7 +47,7 @@ pub(crate) fn may_open<'a>(
             "negotiate a contract for the other product",
         ));
     }
-    if !contract.in_force() {
+    if contract.state != State::Finalized {
         return Err(Refusal::new(
             "contract.state",
             format!("contract {} is {}, not in force", want.contract, contract.state.name()),
@@ -62,6 +62,42 @@ pub(crate) fn may_open<'a>(
         ));
     }
     Ok(contract)
+}
+
+/// The code of what waits for a suspended contract.
+pub(crate) const SUSPENDED: &str = "contract.suspended";
+/// The code of what ended with its contract.
+pub(crate) const ENDED: &str = "contract.ended";
+
+/// What the standing of its contract asks of a transfer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Demand {
+    /// It is as it should be.
+    Nothing,
+    /// To wait.
+    Wait,
+    /// Not to wait any longer.
+    GoOn,
+    /// To end for good.
+    End,
+}
+
+pub(crate) fn demanded(standing: &Standing, transfer: &Transfer) -> Demand {
+    // Nothing moves any more.
+    if transfer.state.is_terminal() || transfer.is_acknowledged() {
+        return Demand::Nothing;
+    }
+    match (standing, transfer.suspended_by) {
+        (Standing::Ended(_), _) => Demand::End,
+        // Whoever has paused it lets it go on, and it waits for the contract then.
+        (Standing::Suspended(_), Some(Suspender::Operator | Suspender::Peer)) => Demand::Nothing,
+        (Standing::Suspended(_), Some(Suspender::Contract)) if transfer.reason == standing.to_string() => {
+            Demand::Nothing
+        }
+        (Standing::Suspended(_), _) => Demand::Wait,
+        (Standing::InForce, Some(Suspender::Contract)) => Demand::GoOn,
+        (Standing::InForce, _) => Demand::Nothing,
+    }
 }
 
 /// Whether this want goes on with that transfer, and is no stranger's or another contract's use of the same id.

@@ -4,10 +4,12 @@ mod consumer;
 mod control;
 mod destination;
 mod fetch;
+mod metering;
 mod provider;
 mod recount;
 mod sink;
 mod source;
+mod standing;
 mod stock;
 mod subscribe;
 
@@ -26,7 +28,7 @@ use tokio::sync::watch;
 
 pub use self::subscribe::TOPIC;
 use crate::lanes::LaneEnds;
-use crate::model::{Transfer, TransferSettings};
+use crate::model::{Suspender, Transfer, TransferSettings};
 use crate::pace::{Limited, Pace, Rates};
 use crate::places::Places;
 use crate::share::Share;
@@ -254,8 +256,9 @@ impl Transfers {
 
 /// Why the run of a transfer has nothing more to do, if that is so.
 fn stopped(transfer: &Transfer) -> Option<&'static str> {
-    match (transfer.is_paused(), transfer.state.is_terminal()) {
-        (true, _) => Some("the transfer is paused"),
+    match (transfer.suspended_by, transfer.state.is_terminal()) {
+        (Some(Suspender::Operator), _) => Some("the transfer is paused"),
+        (Some(Suspender::Contract), _) => Some("the contract is suspended"),
         (_, true) => Some("the transfer has ended"),
         _ => None,
     }

@@ -27,6 +27,8 @@ const PROVISIONAL: Table = Table::new("transfer.provisional");
 const DUE: Table = Table::new("transfer.due");
 /// Ids by start time, for listing: time (8, big endian), id.
 const BY_TIME: Table = Table::new("transfer.by_time");
+/// Transfers that have not ended, by contract: contract, id.
+const LIVE: Table = Table::new("transfer.live");
 /// Usage counters: agreement hash, clause.
 const COUNTERS: Table = Table::with_history("transfer.counter");
 /// What a consumer was delivered last by a peer under a name: peer, name -> id of the transfer.
@@ -47,6 +49,7 @@ pub(crate) fn save(tx: &mut Tx<'_>, transfer: &Transfer) -> Result<(), ServiceEr
         tx.put(&BY_TIME, &time_key(transfer), &[])?;
     }
     mark(tx, &RUNNABLE, &runnable_key(transfer), transfer.wants_to_run())?;
+    mark(tx, &LIVE, &live_key(&transfer.contract, &transfer.id), !transfer.state.is_terminal())?;
     if transfer.state == TransferState::Completed && transfer.finality == Finality::Provisional {
         if attempts(tx, &transfer.id)?.is_none() {
             let due = transfer.finished.unwrap_or(transfer.started);
@@ -87,6 +90,18 @@ pub(crate) fn told(tx: &mut Tx<'_>, id: &[u8; 16]) -> Result<(), ServiceError> {
 
 pub(crate) fn runnable(read: &impl Read, limit: usize) -> Result<Vec<[u8; 16]>, ServiceError> {
     let rows = read.scan(&RUNNABLE, &[], None, limit)?;
+    Ok(rows.into_iter().filter_map(|row| row.key.last_chunk().copied()).collect())
+}
+
+/// Transfers under a contract that have not ended, behind that one.
+pub(crate) fn live(
+    read: &impl Read,
+    contract: &ContractId,
+    after: Option<&[u8; 16]>,
+    limit: usize,
+) -> Result<Vec<[u8; 16]>, ServiceError> {
+    let after = after.map(|id| live_key(contract, id));
+    let rows = read.scan(&LIVE, contract.as_str().as_bytes(), after.as_deref(), limit)?;
     Ok(rows.into_iter().filter_map(|row| row.key.last_chunk().copied()).collect())
 }
 
@@ -283,6 +298,7 @@ fn encode(transfer: &Transfer) -> Vec<u8> {
                 Suspender::Operator => 1,
                 Suspender::Peer => 2,
                 Suspender::Space => 3,
+                Suspender::Contract => 4,
             }),
         )
         .maybe_digest(25, statements.abort.as_ref())
@@ -315,6 +331,7 @@ fn decode(bytes: &[u8]) -> Result<Transfer, ServiceError> {
             Some(1) => Some(Suspender::Operator),
             Some(2) => Some(Suspender::Peer),
             Some(3) => Some(Suspender::Space),
+            Some(4) => Some(Suspender::Contract),
             Some(_) => return Err(damaged("suspender")),
         },
         size: fields.uint(7, "size")?,
@@ -380,6 +397,10 @@ fn runnable_key(transfer: &Transfer) -> Vec<u8> {
         Priority::Low => 2,
     };
     [&[order], transfer.started.millis().to_be_bytes().as_slice(), &transfer.id].concat()
+}
+
+fn live_key(contract: &ContractId, id: &[u8; 16]) -> Vec<u8> {
+    [contract.as_str().as_bytes(), id].concat()
 }
 
 fn due_key(due: Timestamp, id: &[u8; 16]) -> Vec<u8> {

@@ -1,6 +1,6 @@
 //! Negotiations.
 
-use huitong_contract::{AcceptCounter, Agreement, Contracts, Negotiation, explain};
+use huitong_contract::{AcceptCounter, Agreement, Contracts, Negotiation, Side, Standing, State, explain};
 use huitong_identity::ServiceError;
 use huitong_policy::Language;
 use huitong_proof::id_text;
@@ -100,8 +100,11 @@ async fn decide(
         Ok(NegotiationDecision::Accept) => contracts.accept(id).await,
         Ok(NegotiationDecision::Approve) => contracts.approve(id).await,
         Ok(NegotiationDecision::Terminate) => contracts.terminate(id, &reason).await,
+        Ok(NegotiationDecision::Suspend) => contracts.suspend(id, &reason).await,
+        Ok(NegotiationDecision::Resume) => contracts.resume(id).await,
         Ok(NegotiationDecision::Unspecified) | Err(_) => {
-            Err(ServiceError::invalid("decision", "expected accept, approve or terminate"))
+            let expected = "expected accept, approve, terminate, suspend or resume";
+            Err(ServiceError::invalid("decision", expected))
         }
     }
 }
@@ -128,7 +131,26 @@ fn message(negotiation: Negotiation) -> wire::Negotiation {
         english: plain_words(&negotiation, Language::English),
         chinese: plain_words(&negotiation, Language::Chinese),
         updated_milliseconds: negotiation.updated.millis(),
+        standing: match negotiation.state {
+            State::Finalized => negotiation.standings.together().name().to_owned(),
+            _ => String::new(),
+        },
+        holds: [Side::Provider, Side::Consumer]
+            .into_iter()
+            .filter_map(|side| hold(&negotiation.standings.of(side).standing))
+            .collect(),
     }
+}
+
+fn hold(standing: &Standing) -> Option<wire::ContractHold> {
+    let hold = standing.hold()?;
+    Some(wire::ContractHold {
+        by: hold.by.name().to_owned(),
+        standing: standing.name().to_owned(),
+        code: hold.reason.code.clone(),
+        reason: hold.reason.text.clone(),
+        since_milliseconds: hold.since.millis(),
+    })
 }
 
 /// The contract once there is one, until then the policy on the table.

@@ -1,5 +1,6 @@
 //! What other nodes know of this node's ledger, and this node of theirs.
 
+use huitong_contract::Contracts;
 use huitong_evidence::{
     Alert, Answer, Asked, AuditCheck, AuditOutcome, AuditReport, Compared, Comparison, Evidence,
     LedgerStanding, LogHead, LogsStatement, Progress, RecoveryReport, WitnessStanding,
@@ -134,34 +135,43 @@ impl AdminServices {
         request: wire::RecoverLedgerRequest,
     ) -> Result<Watch<wire::RecoverLedgerResponse>, Status> {
         let wire::RecoverLedgerRequest {} = request;
-        let (evidence, peers, transfers) =
-            (self.evidence.clone(), self.peers.clone(), self.transfers.clone());
+        let (evidence, peers) = (self.evidence.clone(), self.peers.clone());
+        let (contracts, transfers) = (self.contracts.clone(), self.transfers.clone());
         Ok(show_work(self.standing.clone(), |steps| async move {
             let mut show = |progress: Progress| {
                 steps.send_replace(Some(recovery_step(progress)));
             };
             let report = evidence.recover(&peers, &mut show).await?;
-            if let Some(transfers) = transfers {
-                recount(&evidence, &transfers, &report).await?;
+            if let (Some(contracts), Some(transfers)) = (contracts, transfers) {
+                take_up(&evidence, &contracts, &transfers, &report).await?;
             }
             Ok(recovery_report(report))
         }))
     }
 }
 
-/// Brings the usage counters up to what the recovered USAGE statements of this node say.
-async fn recount(
+/// Brings usage counters and the standing of contracts up to what the recovered statements say.
+async fn take_up(
     evidence: &Evidence,
+    contracts: &Contracts,
     transfers: &Transfers,
     report: &RecoveryReport,
 ) -> Result<(), ServiceError> {
     for digest in &report.statements {
         let ledger = evidence.ledger();
         let Some(statement) = ledger.statement(&ledger.store().view(), digest)? else { continue };
-        if statement.kind() == Kind::Usage && statement.body().issuer == ledger.node() {
-            let transfers = transfers.clone();
-            let recount = move |tx: &mut Tx<'_>| transfers.recount(tx, &statement);
-            ledger.store().transact("admin.recount", recount).await?;
+        match statement.kind() {
+            Kind::Usage if statement.body().issuer == ledger.node() => {
+                let transfers = transfers.clone();
+                let recount = move |tx: &mut Tx<'_>| transfers.recount(tx, &statement);
+                ledger.store().transact("admin.recount", recount).await?;
+            }
+            Kind::Suspension | Kind::Resumption | Kind::Termination => {
+                let contracts = contracts.clone();
+                let restate = move |tx: &mut Tx<'_>| contracts.restate(tx, &statement);
+                ledger.store().transact("admin.restate", restate).await?;
+            }
+            _ => {}
         }
     }
     Ok(())

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use huitong_identity::ServiceError;
 use huitong_proof::id_text;
 use huitong_transfer::{
-    Limited, Priority, Rates, StartTransfer, Suspender, Transfer, TransferState, Transfers,
+    Limited, Metering, Priority, Rates, StartTransfer, Suspender, Transfer, TransferState, Transfers,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -27,8 +27,7 @@ impl AdminServices {
         let transfers = self.transfers()?;
         let command = command(request).map_err(self.failed())?;
         let transfer = transfers.start(command).await.map_err(self.failed())?;
-        let moved = transfers.moved(&transfer.id);
-        Ok(wire::StartTransferResponse { transfer: Some(message(transfer, moved)) })
+        Ok(wire::StartTransferResponse { transfer: Some(message(transfers, transfer)) })
     }
 
     /// Ends once the transfer is terminated, or completed with the proofs of both ledgers: a client that does not wait
@@ -47,7 +46,7 @@ impl AdminServices {
         tokio::spawn(async move {
             let (commits, ticks) = (standing.ledger.store().commits(), transfers.changes());
             let look = || look(&transfers, &id).map_err(failed(&standing));
-            let show = |(seen, moved)| wire::WatchTransferResponse { transfer: Some(message(seen, moved)) };
+            let show = |(seen, _)| wire::WatchTransferResponse { transfer: Some(message(&transfers, seen)) };
             watch(out, commits, Some(ticks), look, show).await;
         });
         Ok(ReceiverStream::new(stream))
@@ -59,8 +58,7 @@ impl AdminServices {
     ) -> Result<wire::ControlTransferResponse, Status> {
         let transfers = self.transfers()?;
         let transfer = control(transfers, request).await.map_err(self.failed())?;
-        let moved = transfers.moved(&transfer.id);
-        Ok(wire::ControlTransferResponse { transfer: Some(message(transfer, moved)) })
+        Ok(wire::ControlTransferResponse { transfer: Some(message(transfers, transfer)) })
     }
 
     pub(super) async fn limit_transfers(
@@ -83,10 +81,7 @@ impl AdminServices {
         let wire::ListTransfersRequest {} = request;
         let transfers = self.transfers()?;
         let listed = transfers.list(MAX_LISTED).map_err(self.failed())?;
-        let listed = listed.into_iter().map(|transfer| {
-            let moved = transfers.moved(&transfer.id);
-            message(transfer, moved)
-        });
+        let listed = listed.into_iter().map(|transfer| message(transfers, transfer));
         Ok(wire::ListTransfersResponse { transfers: listed.collect() })
     }
 
@@ -178,9 +173,14 @@ fn look(transfers: &Transfers, id: &[u8; 16]) -> Result<Look<(Transfer, u64)>, S
     Ok(Look { seen: (seen, transfers.moved(id)), over })
 }
 
-fn message(transfer: Transfer, moved: u64) -> wire::Transfer {
+fn message(transfers: &Transfers, transfer: Transfer) -> wire::Transfer {
+    // Figures that cannot be read are left out.
+    let metering = transfers.metering(&transfer).ok().map(|metering| {
+        let Metering { bytes, groups, milliseconds } = metering;
+        wire::Metering { bytes, groups, milliseconds, bytes_per_second: metering.bytes_per_second() }
+    });
     wire::Transfer {
-        bytes_moved: moved,
+        bytes_moved: transfers.moved(&transfer.id),
         id: transfer.id.to_vec().into(),
         side: transfer.side.name().to_owned(),
         peer: transfer.peer.to_string(),
@@ -199,6 +199,7 @@ fn message(transfer: Transfer, moved: u64) -> wire::Transfer {
             Some(Suspender::Operator) => "operator",
             Some(Suspender::Peer) => "peer",
             Some(Suspender::Space) => "space",
+            Some(Suspender::Contract) => "contract",
         }
         .to_owned(),
         code: transfer.code,
@@ -207,5 +208,7 @@ fn message(transfer: Transfer, moved: u64) -> wire::Transfer {
         finality: transfer.finality.name().to_owned(),
         started_milliseconds: transfer.started.millis(),
         finished_milliseconds: transfer.finished.map_or(0, |at| at.millis()),
+        groups: transfer.groups,
+        metering,
     }
 }

@@ -155,6 +155,20 @@ async fn a_file_goes_from_publication_to_receipt() {
     let decision = NegotiationDecision::Approve.into();
     let approve = wire::DecideNegotiationRequest { id, decision, reason: String::new() };
     failed_as(buyer.decide_negotiation(approve).await, Code::Aborted, "request.conflict");
+    let mut decide = async |decision: NegotiationDecision, reason: &str| {
+        let id = sold.negotiations[0].id.clone();
+        let request =
+            wire::DecideNegotiationRequest { id, decision: decision.into(), reason: reason.to_owned() };
+        seller.decide_negotiation(request).await.unwrap().into_inner().negotiation.unwrap()
+    };
+    let suspended = decide(NegotiationDecision::Suspend, "audit").await;
+    assert_eq!((suspended.state.as_str(), suspended.standing.as_str()), ("FINALIZED", "suspended"));
+    let [hold] = suspended.holds.as_slice() else { panic!("one hold: {suspended:?}") };
+    assert_eq!((hold.by.as_str(), hold.standing.as_str()), ("provider", "suspended"));
+    assert_eq!((hold.code.as_str(), hold.reason.as_str()), ("contract.operator", "audit"));
+    assert!(hold.since_milliseconds > 0);
+    let resumed = decide(NegotiationDecision::Resume, "").await;
+    assert_eq!((resumed.standing.as_str(), resumed.holds.len()), ("in force", 0));
 
     // Fetch.
     let id = bytes::Bytes::from(vec![3; 16]);
@@ -178,7 +192,9 @@ async fn a_file_goes_from_publication_to_receipt() {
     let receipt = buyer.export_receipt(wire::ExportReceiptRequest { id }).await.unwrap().into_inner();
     assert!(!receipt.receipt.is_empty());
     let listed = buyer.list_transfers(wire::ListTransfersRequest {}).await.unwrap().into_inner();
-    assert_eq!(listed.transfers.len(), 1);
+    let [listed] = listed.transfers.as_slice() else { panic!("one transfer: {listed:?}") };
+    let metering = listed.metering.unwrap();
+    assert_eq!((metering.bytes, metering.groups, listed.groups), (4, 1, 1));
 
     // Read the ledger.
     let statements = wire::ListStatementsRequest { limit: 3 };

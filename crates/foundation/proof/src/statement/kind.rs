@@ -102,4 +102,8 @@ kinds! {
     Redaction = 32, "redaction";
     /// The checkpoints of other ledgers that the issuer had verified at one moment (log of logs).
     Logs = 33, "logs";
+    /// A party suspends a contract.
+    Suspension = 34, "suspension";
+    /// A party takes back its suspension of a contract.
+    Resumption = 35, "resumption";
 }

@@ -6,6 +6,7 @@ use huitong_ids::{ContractId, DataId, NodeId};
 use huitong_proof::{Digest, Timestamp};
 
 use super::agreement::Agreement;
+use super::standing::{Standing, Standings};
 use super::terms::Terms;
 
 /// One negotiation, as this node sees it.
@@ -35,6 +36,8 @@ pub struct Negotiation {
     pub statements: Statements,
     /// Why it was terminated, if it was.
     pub reason: Option<Reason>,
+    /// What the parties have made of the contract since it was finalised.
+    pub standings: Standings,
     /// When this node first heard of it.
     pub created: Timestamp,
     /// When its state last changed.
@@ -82,13 +85,13 @@ pub enum State {
     Agreed,
     /// The consumer has signed it too.
     Verified,
-    /// The contract is in force.
+    /// The contract is concluded; its [`Standing`] says whether it is in force.
     Finalized,
     /// It ended without, or before, a contract in force.
     Terminated,
 }
 
-/// Why a negotiation was terminated.
+/// Why a negotiation was terminated, or a contract suspended or ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reason {
     /// Stable code: lower-case words with dots, at most 64 characters.
@@ -126,6 +129,8 @@ pub struct Contract {
     pub hash: Digest,
     /// Only [`State::Finalized`] permits a transfer; see [`Contract::in_force`].
     pub state: State,
+    /// What has become of it since.
+    pub standing: Standing,
     /// The negotiation it came out of.
     pub negotiation: [u8; 16],
     /// The other node.
@@ -143,6 +148,7 @@ impl Negotiation {
             State::Requested if self.rounds == 0 => "01",
             State::Requested | State::Offered | State::Accepted => "02",
             State::Agreed | State::Verified => "0301",
+            State::Finalized if matches!(self.standings.together(), Standing::Ended(_)) => "06",
             State::Finalized => "05",
             State::Terminated if self.statements.verification.is_some() => "06",
             State::Terminated => "0302",
@@ -151,10 +157,11 @@ impl Negotiation {
 }
 
 impl Contract {
-    /// Whether both sides have signed and the provider has finalised: the only case in which bytes may move.
+    /// Whether both sides have signed, the provider has finalised, and nobody has suspended or ended it since: the only
+    /// case in which bytes may move.
     #[must_use]
     pub fn in_force(&self) -> bool {
-        self.state == State::Finalized
+        self.state == State::Finalized && self.standing == Standing::InForce
     }
 }
 

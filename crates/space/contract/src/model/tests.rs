@@ -239,6 +239,7 @@ fn the_national_state_follows_from_the_protocols() {
                 ..Statements::default()
             },
             reason: None,
+            standings: Standings::default(),
             created: Timestamp::from_millis(0),
             updated: Timestamp::from_millis(0),
             last: Digest::ZERO,

@@ -28,6 +28,8 @@ fn word(event: Event) -> &'static str {
         Event::Verification => "verification",
         Event::Finalisation => "finalisation",
         Event::Termination => "termination",
+        Event::Suspension => "suspension",
+        Event::Resumption => "resumption",
     }
 }
 
@@ -65,7 +67,7 @@ fn what_we_send_follows_the_protocols_diagram() {
         assert_eq!(found, expected, "{state:?} {sender:?} {event:?}");
         allowed += usize::from(expected.is_some());
     }
-    assert_eq!((every_case().count(), allowed), (8 * 2 * 7, 16), "every case, every line of the table");
+    assert_eq!((every_case().count(), allowed), (8 * 2 * 9, 16), "every case, every line of the table");
 }
 
 #[test]
@@ -98,6 +100,6 @@ fn each_event_has_its_own_kind() {
     for event in Event::ALL {
         assert_eq!(Event::of(event.kind()), Some(event));
     }
-    assert_eq!(Event::ALL.map(|event| event.kind().number()), [24, 25, 26, 27, 28, 29, 30]);
+    assert_eq!(Event::ALL.map(|event| event.kind().number()), [24, 25, 26, 27, 28, 29, 30, 34, 35]);
     assert_eq!(Event::of(Kind::Refusal), None);
 }

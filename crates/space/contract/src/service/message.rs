@@ -3,9 +3,9 @@
 use bytes::Bytes;
 use huitong_identity::{Refusal, ServiceError};
 use huitong_proof::cbor::{FieldError, Fields};
-use huitong_proof::{Digest, Statement};
+use huitong_proof::{Digest, Statement, Timestamp};
 
-use crate::model::{Agreement, DocumentError, MAXIMUM_DOCUMENT_BYTES, Reason, Terms};
+use crate::model::{Agreement, DocumentError, Hold, MAXIMUM_DOCUMENT_BYTES, Reason, Side, Standing, Terms};
 use crate::rules::Event;
 
 /// One statement of a negotiation with its document.
@@ -15,15 +15,48 @@ pub(super) struct Message {
     pub(super) content: Result<Content, Refusal>,
 }
 
-/// What the seven kinds carry.
+/// What the kinds carry.
 pub(super) enum Content {
     Request(Terms),
     Offer(Terms),
-    Acceptance { terms: Digest },
-    Agreement { document: Bytes, agreement: Box<Agreement>, stated_contract: String },
-    Verification { document: Digest, contract: String },
+    Acceptance {
+        terms: Digest,
+    },
+    Agreement {
+        document: Bytes,
+        agreement: Box<Agreement>,
+        stated_contract: String,
+    },
+    Verification {
+        document: Digest,
+        contract: String,
+    },
     Finalisation,
-    Termination(Reason),
+    /// `step` is there where it ends a finalised contract.
+    Termination {
+        reason: Reason,
+        step: Option<u64>,
+    },
+    Suspension {
+        reason: Reason,
+        step: u64,
+    },
+    Resumption {
+        step: u64,
+    },
+}
+
+impl Content {
+    /// The step and the standing that its sender gives a finalised contract, if it speaks of that.
+    pub(super) fn standing(&self, by: Side, since: Timestamp) -> Option<(u64, Standing)> {
+        let hold = |reason: &Reason| Hold { by, reason: reason.clone(), since };
+        match self {
+            Self::Suspension { reason, step } => Some((*step, Standing::Suspended(hold(reason)))),
+            Self::Resumption { step } => Some((*step, Standing::InForce)),
+            Self::Termination { reason, step: Some(step) } => Some((*step, Standing::Ended(hold(reason)))),
+            _ => None,
+        }
+    }
 }
 
 impl Message {
@@ -107,11 +140,23 @@ fn read_content(event: Event, statement: &Statement, document: Bytes) -> Result<
         }
         Event::Termination => {
             no_document(&document)?;
-            Content::Termination(Reason::new(&detail.text(1, "code")?, &detail.text(2, "reason")?))
+            Content::Termination { reason: reason(&mut detail)?, step: detail.maybe_uint(3, "step")? }
+        }
+        Event::Suspension => {
+            no_document(&document)?;
+            Content::Suspension { reason: reason(&mut detail)?, step: detail.uint(3, "step")? }
+        }
+        Event::Resumption => {
+            no_document(&document)?;
+            Content::Resumption { step: detail.uint(3, "step")? }
         }
     };
     detail.finish()?;
     Ok(content)
+}
+
+fn reason(detail: &mut Fields) -> Result<Reason, FieldError> {
+    Ok(Reason::new(&detail.text(1, "code")?, &detail.text(2, "reason")?))
 }
 
 fn signed_terms(detail: &mut Fields, document: &Bytes) -> Result<Terms, Unreadable> {

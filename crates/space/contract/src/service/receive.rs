@@ -6,8 +6,8 @@ use huitong_ledger::{Admission, LedgerError};
 use huitong_proof::{Digest, Kind, Statement};
 use huitong_store::Tx;
 
-use crate::model::{AcceptCounter, Approval, Negotiation, Reason, Side, State, Terms, short_text};
-use crate::rules::{self, AgreementContext, Event, OfferAnswer, RequestAnswer, RequestContext};
+use crate::model::{AcceptCounter, Approval, Negotiation, Reason, Side, State, Stated, Terms, short_text};
+use crate::rules::{self, AgreementContext, Change, Event, OfferAnswer, RequestAnswer, RequestContext};
 use crate::tables;
 
 use super::message::{Content, Message};
@@ -33,8 +33,8 @@ struct Objection {
 }
 
 impl Contracts {
-    /// Takes any of the seven statements of a negotiation from an authenticated peer, with its document (empty for
-    /// kinds that carry none), and does the automatic next step in the same transaction.
+    /// Takes any of the statements of a negotiation and of its contract from an authenticated peer, with its document
+    /// (empty for kinds that carry none), and does the automatic next step in the same transaction.
     ///
     /// A statement that is already on record gives the same answer again and changes nothing.
     ///
@@ -154,6 +154,10 @@ impl Contracts {
         if message.event == Event::Termination && before.state == State::Terminated {
             return Ok(Ok(None));
         }
+        if before.state == State::Finalized {
+            let after = self.after_change(tx, statement, message, before, sender);
+            return Ok(after.map(Some).map_err(Objection::from));
+        }
         let state = match rules::next(Some(before.state), sender, message.event) {
             Ok(state) => state,
             Err(refusal) => return Ok(Err(Objection::from(refusal))),
@@ -213,10 +217,12 @@ impl Contracts {
                 rules::check_finalisation(body.agreement, body.reference, before)
                     .map(|()| after.statements.finalisation = Some(statement.digest()))
             }
-            Ok(Content::Termination(reason)) => {
+            Ok(Content::Termination { reason, step: _ }) => {
                 after.reason = Some(reason);
                 Ok(())
             }
+            // The table has refused them.
+            Ok(Content::Suspension { .. } | Content::Resumption { .. }) => Ok(()),
         };
         Ok(done.map(|()| Some(after)).map_err(|refusal| Objection { refusal, ends: true }))
     }
@@ -347,6 +353,58 @@ impl Contracts {
             Approval::Manual => {}
         }
         Ok(Ok(()))
+    }
+
+    /// The negotiation is over; what comes now is about the contract.
+    fn after_change(
+        &self,
+        tx: &Tx<'_>,
+        statement: &Statement,
+        message: Message,
+        before: &Negotiation,
+        sender: Side,
+    ) -> Result<Negotiation, Refusal> {
+        let body = statement.body();
+        let Some((step, standing)) = message.content?.standing(sender, body.time) else {
+            return Err(rules::out_of_turn(Some(before.state), sender, message.event));
+        };
+        let change = Change {
+            sender,
+            event: message.event,
+            step,
+            reference: body.reference,
+            agreement: body.agreement,
+        };
+        rules::check_change(&change, before)?;
+        let mut after = before.clone();
+        after.standings.set(sender, Stated { standing, step, statement: Some(statement.digest()) });
+        after.updated = self.now(tx);
+        Ok(after)
+    }
+
+    /// Takes up what a recovered statement, of either side, says about a contract. An older word than the one that is known
+    /// changes nothing, and neither does a statement about anything else.
+    ///
+    /// To be called for each statement that came back after the contracts were restored from a backup: without it, a
+    /// contract that was suspended or ended since would be in force again.
+    ///
+    /// # Errors
+    /// Storage errors.
+    pub fn restate(&self, tx: &mut Tx<'_>, statement: &Statement) -> Result<(), ServiceError> {
+        let body = statement.body();
+        let before = tables::negotiation(tx, &body.subject)?;
+        let Some(before) = before.filter(|before| before.state == State::Finalized) else { return Ok(()) };
+        let issuer = [before.side, before.side.other()]
+            .into_iter()
+            .zip([self.ledger.node(), before.peer.as_str()])
+            .find(|(_, node)| *node == body.issuer);
+        let (Some((by, _)), Ok(message)) = (issuer, Message::read(statement, Bytes::new())) else {
+            return Ok(());
+        };
+        match self.after_change(tx, statement, message, &before, by) {
+            Ok(after) => tables::save(tx, Some(&before), &after),
+            Err(_) => Ok(()),
+        }
     }
 
     /// The consumer's answer to an offer or agreement it cannot accept: a signed termination that says why.

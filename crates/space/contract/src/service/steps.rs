@@ -8,7 +8,9 @@ use huitong_proof::cbor::Map;
 use huitong_proof::{Digest, Draft, Statement, Timestamp, random};
 use huitong_store::{Outgoing, Tx};
 
-use crate::model::{Agreement, Negotiation, Party, Reason, State, Terms, agreement_hash};
+use crate::model::{
+    Agreement, Hold, Negotiation, Party, Reason, Standing, State, Stated, Terms, agreement_hash,
+};
 use crate::rules::{self, Event};
 use crate::tables;
 use crate::workers::{Parcel, TOPIC};
@@ -174,6 +176,39 @@ impl Contracts {
         negotiation.reason = Some(reason);
         let agreement = negotiation.agreement_hash.unwrap_or(Digest::ZERO);
         self.send(tx, negotiation, Event::Termination, reference, agreement, detail, Vec::new())?;
+        Ok(())
+    }
+
+    /// SUSPENSION, RESUMPTION, or the TERMINATION that ends a finalised contract; says nothing when it is so already.
+    pub(super) fn send_change(
+        &self,
+        tx: &mut Tx<'_>,
+        negotiation: &mut Negotiation,
+        event: Event,
+        reason: Reason,
+    ) -> Result<(), ServiceError> {
+        if !rules::may_change(negotiation, event).map_err(conflict)? {
+            return Ok(());
+        }
+        let missing = || ServiceError::Internal("a finalised negotiation lacks its statements".to_owned());
+        let own = negotiation.standings.of(negotiation.side);
+        let step = own.step.saturating_add(1);
+        let reference = own.statement.or(negotiation.statements.finalisation).ok_or_else(missing)?;
+        let agreement = negotiation.agreement_hash.ok_or_else(missing)?;
+        let detail = match event {
+            Event::Resumption => Map::new(),
+            _ => Map::new().text(1, &reason.code).text(2, &reason.text),
+        };
+        let detail = detail.uint(3, step);
+        let statement = self.send(tx, negotiation, event, reference, agreement, detail, Vec::new())?;
+        let hold = Hold { by: negotiation.side, reason, since: statement.body().time };
+        let standing = match event {
+            Event::Resumption => Standing::InForce,
+            Event::Suspension => Standing::Suspended(hold),
+            _ => Standing::Ended(hold),
+        };
+        let stated = Stated { standing, step, statement: Some(statement.digest()) };
+        negotiation.standings.set(negotiation.side, stated);
         Ok(())
     }
 

@@ -205,18 +205,6 @@ async fn crossing_terminations_both_succeed() {
 }
 
 #[tokio::test]
-async fn a_contract_in_force_cannot_be_talked_away() {
-    let space = Space::new(Approval::Automatic).await;
-    space.request(ID, space.standing_terms(), AcceptCounter::No).await;
-    space.settle().await;
-    for who in [Who::Provider, Who::Consumer] {
-        let error = space.contracts(who).terminate(ID, "no more").await.unwrap_err();
-        assert!(matches!(error, ServiceError::Conflict { .. }), "{error}");
-    }
-    assert_eq!(space.states(ID), [State::Finalized; 2]);
-}
-
-#[tokio::test]
 async fn unknown_negotiations_are_not_found() {
     let space = Space::new(Approval::Automatic).await;
     let contracts = space.contracts(Who::Consumer);

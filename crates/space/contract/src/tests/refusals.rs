@@ -44,7 +44,7 @@ impl Space {
     }
 }
 
-fn code_of(answer: &Result<(), ServiceError>) -> &str {
+pub(super) fn code_of(answer: &Result<(), ServiceError>) -> &str {
     match answer {
         Err(ServiceError::Refused { refusal, .. }) => &refusal.code,
         other => panic!("expected a refusal, found {other:?}"),

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use huitong_contract::Side;
+use huitong_contract::{Side, Standing};
 use huitong_identity::{Delivery, PeerError, ServiceError};
 use huitong_store::Tx;
 use tokio::sync::{mpsc, watch};
@@ -12,12 +12,14 @@ use tokio::time::Instant;
 use super::Transfers;
 use super::destination::{has_room, part_path, remove_part};
 use super::fetch::Fetch;
+use super::standing::follow;
 use crate::lanes::Confluence;
 use crate::model::{
     Finality, FromConsumer, StartTransfer, Statements, Suspender, Transfer, TransferState, Want,
 };
 use crate::peer::TransferPeer;
-use crate::{rules, tables};
+use crate::rules::{self, Demand};
+use crate::tables;
 
 /// Frames to the provider that wait for the network.
 const OUTGOING: usize = 16;
@@ -89,7 +91,10 @@ impl Transfers {
             .ok_or_else(|| ServiceError::NotFound {
                 what: format!("contract {} with this node as consumer", request.contract),
             })?;
-        let transfer = Transfer {
+        if let Standing::Ended(_) = contract.standing {
+            return Err(ServiceError::Conflict { reason: contract.standing.to_string() });
+        }
+        let mut transfer = Transfer {
             id: request.id,
             side: Side::Consumer,
             peer: contract.agreement.provider.node.clone(),
@@ -116,6 +121,7 @@ impl Transfers {
             finished: None,
             statements: Statements::default(),
         };
+        follow(tx, self.ledger(), &mut transfer, &contract)?;
         tables::save(tx, &transfer)?;
         Ok(transfer)
     }
@@ -161,6 +167,10 @@ impl Transfers {
             .contracts
             .contract(&view, &transfer.contract)?
             .ok_or_else(|| ServiceError::NotFound { what: format!("contract {}", transfer.contract) })?;
+        // It is about to wait, or to end.
+        if let Demand::Wait | Demand::End = rules::demanded(&contract.standing, &transfer) {
+            return Err(Stop::Retry(contract.standing.to_string()));
+        }
         let (credential, _) = self.credential(&view, &transfer.peer)?;
         let (out, outgoing) = mpsc::channel(OUTGOING);
         let want = Want {

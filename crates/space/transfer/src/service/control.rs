@@ -6,8 +6,9 @@ use huitong_ledger::Ledger;
 use huitong_proof::{Digest, Kind, id_text};
 use huitong_store::Tx;
 
+use super::standing::{end, follow};
 use super::{Transfers, issue};
-use crate::details::{AckDetail, AckStatus, abort_detail};
+use crate::details::{AckDetail, AckStatus};
 use crate::model::{Suspender, Transfer, TransferState};
 use crate::tables;
 
@@ -41,14 +42,16 @@ impl Transfers {
         .await
     }
 
-    /// Lets a paused transfer go on. One that is not paused goes on anyway.
+    /// Lets a paused transfer go on, as soon as its contract is in force. One that is not paused goes on anyway.
     ///
     /// # Errors
     /// `NotFound`; `Conflict` once it has ended.
     pub async fn resume(&self, id: &[u8; 16]) -> Result<Transfer, ServiceError> {
-        self.control("transfer.resume", id, |_, _, _, transfer| {
+        self.control("transfer.resume", id, |this, tx, ledger, transfer| {
             if transfer.is_paused() {
                 transfer.release();
+                let contract = this.contract_of(&*tx, transfer)?;
+                follow(tx, ledger, transfer, &contract)?;
             }
             Ok(())
         })
@@ -69,14 +72,8 @@ impl Transfers {
         }
         let transfer = self
             .control("transfer.cancel", id, move |this, tx, ledger, transfer| {
-                if let Some(offer) = transfer.statements.offer {
-                    let contract = this.contract_of(&*tx, transfer)?;
-                    let detail = abort_detail(CANCELLED, &reason);
-                    let statement = issue(tx, ledger, Kind::Abort, transfer, &contract, offer, detail)?;
-                    transfer.statements.abort = Some(statement.digest());
-                }
-                transfer.terminate(CANCELLED, &reason, ledger.clock().now());
-                Ok(())
+                let contract = this.contract_of(&*tx, transfer)?;
+                end(tx, ledger, transfer, &contract, CANCELLED, &reason)
             })
             .await?;
         super::destination::remove_part(super::destination::part_path(&transfer)).await;

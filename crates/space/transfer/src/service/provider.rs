@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use huitong_catalog::{ShelfProduct, SourceFile};
-use huitong_contract::{Contract, Contracts, Side};
+use huitong_contract::{Contract, Contracts, Side, Standing};
 use huitong_identity::{
     AuthenticationError, Caller, PeerError, Refusal, ServiceError, refuse, remember, statement_from,
 };
@@ -136,7 +136,8 @@ impl Transfers {
         let existing = tables::transfer(&view, &want.transfer)?;
         drop(view);
         let is_over = existing.as_ref().is_some_and(|transfer| transfer.state.is_terminal());
-        if is_over || rules::may_open(want, caller, contract.as_ref(), existing.as_ref()).is_err() {
+        let may_open = rules::may_open(want, caller, contract.as_ref(), existing.as_ref());
+        if is_over || !may_open.is_ok_and(Contract::in_force) {
             return Ok(Looked::Not);
         }
         // A transfer goes on with the version that it began with.
@@ -246,10 +247,19 @@ fn decide(
                 let (transfer, consumed) = (transfer.clone(), Vec::new());
                 return Ok(Ok(Offered { transfer, contract, goods: None, consumed, statements }));
             }
-            TransferState::Suspended if transfer.is_paused() => {
-                return Err(ServiceError::Busy { reason: paused(transfer) });
+            TransferState::Suspended if transfer.is_held() => {
+                return Err(ServiceError::Busy { reason: held(transfer) });
             }
             TransferState::Requested | TransferState::Started | TransferState::Suspended => {}
+        }
+    }
+    match &contract.standing {
+        Standing::InForce => {}
+        // No refusal, with which the consumer would give up: it waits, as its side of the contract does.
+        Standing::Suspended(_) => return Err(ServiceError::Busy { reason: contract.standing.to_string() }),
+        Standing::Ended(_) => {
+            let reason = contract.standing.to_string();
+            return refused(Refusal::new(rules::ENDED, reason, "negotiate a new contract"));
         }
     }
     let goods = match goods {
@@ -448,7 +458,7 @@ impl Exchange<'_> {
         match frame {
             Ok(Some(Ok(FromConsumer::Statement(bytes)))) => self.statement(bytes).map(Some),
             Ok(Some(Ok(FromConsumer::Want(_)))) => Err(ServiceError::invalid("frame", "a second want")),
-            Ok(Some(Err(_))) => self.recheck().await.map(|()| None),
+            Ok(Some(Err(_))) => self.recheck().await.map(|_| None),
             Ok(None) => Ok(None),
             Err(_) => Err(idle()),
         }
@@ -492,14 +502,14 @@ impl Exchange<'_> {
                 biased;
                 order = order(&mut self.orders) => if self.obey(&order).await? == Heard::Over { return Ok(()) },
                 // Before what the consumer sends: however much that is, it does not put off the question.
-                _ = recheck.tick() => self.recheck().await?,
+                _ = recheck.tick() => if self.recheck().await? == Heard::Over { return Ok(()) },
                 frame = self.incoming.recv() => {
                     let bytes = match frame {
                         Some(Ok(FromConsumer::Statement(bytes))) => bytes,
                         Some(Ok(FromConsumer::Want(_))) => return Err(ServiceError::invalid("frame", "a second want")),
                         // The connection broke, or was cut because its caller does not count any more: that is said
                         // with a signature.
-                        Some(Err(_)) => return self.recheck().await,
+                        Some(Err(_)) => return self.recheck().await.map(|_| ()),
                         None => return Ok(()),
                     };
                     let statement = self.statement(bytes)?;
@@ -646,8 +656,8 @@ impl Exchange<'_> {
         Ok(heard)
     }
 
-    /// What an order means for this exchange: a transfer that our operator has cancelled ends with our ABORT, a paused
-    /// one with an error that says so.
+    /// What an order means for this exchange: a transfer that our operator has cancelled, or whose contract has ended, ends
+    /// with our ABORT; one that is held up, with an error that says so.
     async fn obey(&mut self, order: &Order) -> Result<Heard, ServiceError> {
         if let Order::TakenOver = order {
             return Ok(Heard::Over);
@@ -657,8 +667,8 @@ impl Exchange<'_> {
         let Some(stored) = tables::transfer(&view, &self.offered.transfer.id)? else {
             return Ok(Heard::Over);
         };
-        if stored.is_paused() {
-            return Err(ServiceError::Busy { reason: paused(&stored) });
+        if stored.is_held() {
+            return Err(ServiceError::Busy { reason: held(&stored) });
         }
         let Some(abort) = stored.statements.abort else { return Ok(Heard::GoOn) };
         let statement = ledger.statement(&view, &abort)?;
@@ -682,7 +692,7 @@ impl Exchange<'_> {
     }
 
     /// Whether the exchange still may run: the caller's standing, the contract, the policy's clauses over time.
-    async fn recheck(&mut self) -> Result<(), ServiceError> {
+    async fn recheck(&mut self) -> Result<Heard, ServiceError> {
         let (ledger, contract) = (self.transfers.ledger(), &self.offered.contract);
         let now = ledger.clock().now();
         let refusal = if let Err(error) = self.transfers.standing.directory.recheck(&self.caller, now) {
@@ -696,20 +706,21 @@ impl Exchange<'_> {
             };
             Some(Refusal::new(code, error.to_string(), "ask the registrar"))
         } else {
-            let in_force = self.transfers.contracts.contract(&ledger.store().view(), &contract.contract)?;
-            if in_force.is_some_and(|contract| contract.in_force()) {
-                let used = |clause: &ClauseId| rules::used_while_running(&self.offered.consumed, clause);
-                rules::ask_policy(&contract.agreement, &self.caller, self.address, now, &used).err()
-            } else {
-                Some(Refusal::new(
-                    "contract.state",
-                    "the contract is no longer in force",
-                    "negotiate a new contract",
-                ))
+            let stored = self.transfers.contracts.contract(&ledger.store().view(), &contract.contract)?;
+            if !stored.is_some_and(|contract| contract.in_force()) {
+                self.transfers.follow_now(self.offered.transfer.id).await?;
+                return match self.obey(&Order::LookAgain).await? {
+                    Heard::Over => Ok(Heard::Over),
+                    Heard::GoOn => {
+                        Err(ServiceError::Busy { reason: "the contract is not in force".to_owned() })
+                    }
+                };
             }
+            let used = |clause: &ClauseId| rules::used_while_running(&self.offered.consumed, clause);
+            rules::ask_policy(&contract.agreement, &self.caller, self.address, now, &used).err()
         };
         match refusal {
-            None => Ok(()),
+            None => Ok(Heard::GoOn),
             Some(refusal) => Err(self.abort(&refusal.code, &refusal.reason).await?),
         }
     }
@@ -793,8 +804,12 @@ fn index_frames(content: &Content) -> Vec<FromProvider> {
         .collect()
 }
 
-fn paused(transfer: &Transfer) -> String {
-    format!("the provider has paused this transfer: {}", transfer.reason)
+/// Why nothing moves, to the consumer.
+fn held(transfer: &Transfer) -> String {
+    match transfer.is_paused() {
+        true => format!("the provider has paused this transfer: {}", transfer.reason),
+        false => transfer.reason.clone(),
+    }
 }
 
 fn cannot_come(kind: Kind) -> ServiceError {

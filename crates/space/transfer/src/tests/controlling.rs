@@ -14,7 +14,7 @@ use crate::{
     FromConsumer, FromProvider, LOWEST_RATE, Limited, Priority, StartTransfer, Suspender, TransferState,
 };
 
-const ID: [u8; 16] = [2; 16];
+pub(super) const ID: [u8; 16] = [2; 16];
 
 /// A wire on which partial acknowledgements vanish, so that the transfer stands still once its window is full; whatever
 /// else the consumer says arrives.
@@ -40,14 +40,14 @@ fn is_partial(frame: &FromConsumer, space: &SpaceId) -> bool {
     statement.kind() == Kind::Ack && AckDetail::read(&statement).unwrap().status == AckStatus::Partial
 }
 
-async fn running() -> Space {
+pub(super) async fn running() -> Space {
     let space = Space::new(3 * MIB, MIB, &policy(&[ALWAYS])).await;
     space.start(ID).await;
     space
 }
 
 /// Runs an attempt and does something once bytes move; both are over within seconds.
-async fn while_it_runs<T>(space: &Space, act: impl Future<Output = T>) -> (super::Attempt, T) {
+pub(super) async fn while_it_runs<T>(space: &Space, act: impl Future<Output = T>) -> (super::Attempt, T) {
     let (wire, mut first_chunk) = still(space);
     let both = async {
         tokio::join!(space.attempt(ID, wire), async {
