@@ -11,7 +11,7 @@ pub const FLOORS: &[(&str, &[&str])] = &[
         "space",
         &["huitong-identity", "huitong-evidence", "huitong-catalog", "huitong-contract", "huitong-transfer"],
     ),
-    ("face", &["huitong-grpc"]),
+    ("face", &["huitong-grpc", "huitong-objects"]),
     ("node", &["huitong-node"]),
     ("cli", &["huitong-cli"]),
     ("tests", &["huitong-tests"]),
