@@ -24,7 +24,9 @@ pub enum ObjectError {
         bucket: String,
     },
     /// The server wants other credentials (401), or these may not do this (403).
-    #[error("{object}: access denied ({reason}); check the access key, its permissions and the machine's clock")]
+    #[error(
+        "{object}: access denied ({reason}); check the access key, its permissions and the machine's clock"
+    )]
     Denied {
         /// The URL.
         object: String,

@@ -116,9 +116,14 @@ impl Location {
             Place::Web { uri, .. } => {
                 let name = decode(uri.path().rsplit('/').next().unwrap_or_default());
                 let name = name.and_then(|name| String::from_utf8(name).ok());
-                name.filter(|name| !name.contains('/') && !name.chars().any(char::is_control)).ok_or_else(|| {
-                    invalid(format!("{}: the name of the file must be UTF-8 in one segment", self.shown()))
-                })
+                name.filter(|name| !name.contains('/') && !name.chars().any(char::is_control)).ok_or_else(
+                    || {
+                        invalid(format!(
+                            "{}: the name of the file must be UTF-8 in one segment",
+                            self.shown()
+                        ))
+                    },
+                )
             }
         }
     }
@@ -194,11 +199,15 @@ fn check_key(key: &str) -> Result<(), ObjectError> {
         return Err(invalid(format!("the key is longer than {MAX_KEY_BYTES} bytes")));
     }
     if key.chars().any(|character| character.is_control() || matches!(character, '?' | '#')) {
-        return Err(invalid(format!("{key:?}: a key with `?`, `#` or a control character cannot be named; rename it")));
+        return Err(invalid(format!(
+            "{key:?}: a key with `?`, `#` or a control character cannot be named; rename it"
+        )));
     }
     let inner = key.strip_suffix('/').unwrap_or(key);
     if !key.is_empty() && inner.split('/').any(|segment| matches!(segment, "" | "." | "..")) {
-        return Err(invalid(format!("{key:?}: a key has no empty segments, and none that is `.` or `..`; rename it")));
+        return Err(invalid(format!(
+            "{key:?}: a key has no empty segments, and none that is `.` or `..`; rename it"
+        )));
     }
     Ok(())
 }
@@ -212,17 +221,22 @@ fn web(scheme: &str, rest: &str, url: &str) -> Result<Place, ObjectError> {
     }
     let path = target.split('?').next().unwrap_or_default();
     if !path.starts_with('/') || path.ends_with('/') {
-        return Err(invalid("expected the path of a file behind the host: a web server lists no directories"));
+        return Err(invalid(
+            "expected the path of a file behind the host: a web server lists no directories",
+        ));
     }
     for segment in path.split('/') {
-        let plain = decode(segment).ok_or_else(|| invalid("`%` stands before two hexadecimal digits; write %25"))?;
+        let plain =
+            decode(segment).ok_or_else(|| invalid("`%` stands before two hexadecimal digits; write %25"))?;
         if matches!(plain.as_slice(), b"." | b"..") {
             return Err(invalid("segments `.` and `..` are not followed; write the path itself"));
         }
     }
     let uri = Uri::try_from(format!("{scheme}://{authority}{}", encode_url(target)));
     let uri = uri.map_err(|error| invalid(format!("no URL: {error}")))?;
-    if uri.host().is_none_or(str::is_empty) || (authority.contains(':') && uri.port_u16().is_none_or(|port| port == 0)) {
+    if uri.host().is_none_or(str::is_empty)
+        || (authority.contains(':') && uri.port_u16().is_none_or(|port| port == 0))
+    {
         return Err(invalid("expected a host, and behind `:` a port from 1 to 65535"));
     }
     Ok(Place::Web { url: url.to_owned(), uri })

@@ -65,12 +65,27 @@ impl Net {
     }
 
     /// One request, one answer. Any answer at all is a success here.
-    pub(crate) async fn send(&self, request: Request<Body>) -> Result<Response<Incoming>, Failure> {
-        self.client.request(request).await.map_err(|error| Failure::Again(cause(&error)))
+    pub(crate) async fn send(
+        &self,
+        at: &Location,
+        request: Request<Body>,
+    ) -> Result<Response<Incoming>, Failure> {
+        self.client.request(request).await.map_err(|error| match bottom(&error) {
+            Bottom::Certificate(reason) => {
+                let reason =
+                    format!("the server's certificate is not trusted ({reason}); check ca_certificate");
+                ObjectError::unusable(at, reason).into()
+            }
+            Bottom::Other(reason) => Failure::Again(reason),
+        })
     }
 
     /// Tries until it succeeds, fails for good, or has failed often enough.
-    pub(crate) async fn tried<T, R>(&self, at: &Location, mut run: impl FnMut() -> R) -> Result<T, ObjectError>
+    pub(crate) async fn tried<T, R>(
+        &self,
+        at: &Location,
+        mut run: impl FnMut() -> R,
+    ) -> Result<T, ObjectError>
     where
         R: Future<Output = Result<T, Failure>>,
     {
@@ -131,11 +146,30 @@ pub(crate) fn is_passing(status: StatusCode) -> bool {
 
 /// What is at the bottom of an error. Nothing that was sent stands in it.
 pub(crate) fn cause(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut last = error;
-    while let Some(source) = last.source() {
-        last = source;
+    match bottom(error) {
+        Bottom::Certificate(reason) | Bottom::Other(reason) => reason,
     }
-    last.to_string()
+}
+
+enum Bottom {
+    /// The other side is not who it should be.
+    Certificate(String),
+    Other(String),
+}
+
+fn bottom(error: &(dyn std::error::Error + 'static)) -> Bottom {
+    let mut last = error;
+    loop {
+        // An I/O error gives what is inside it only when it is asked for that.
+        let inside = last.downcast_ref::<io::Error>().and_then(|error| error.get_ref());
+        let inside = inside.map(|inside| inside as &(dyn std::error::Error + 'static));
+        let Some(next) = inside.or_else(|| last.source()) else { break };
+        last = next;
+    }
+    match last.downcast_ref::<rustls::Error>() {
+        Some(rustls::Error::InvalidCertificate(reason)) => Bottom::Certificate(reason.to_string()),
+        _ => Bottom::Other(last.to_string()),
+    }
 }
 
 fn roots(ca_certificate: Option<&[u8]>) -> Result<RootCertStore, ObjectError> {
@@ -174,14 +208,20 @@ impl Dialer {
     async fn dial(self, uri: Uri) -> io::Result<TokioIo<Watched>> {
         let stream = tokio::time::timeout(self.connect, self.open(&uri)).await;
         let stream = stream.map_err(|_| silent("the connection did not come about in time"))??;
-        Ok(TokioIo::new(Watched { stream, idle: self.idle, alarm: Box::pin(tokio::time::sleep(self.idle)), waiting: false }))
+        Ok(TokioIo::new(Watched {
+            stream,
+            idle: self.idle,
+            alarm: Box::pin(tokio::time::sleep(self.idle)),
+            waiting: false,
+        }))
     }
 
     async fn open(&self, uri: &Uri) -> io::Result<Box<dyn Duplex>> {
         let host = uri.host().unwrap_or_default();
         let host = host.trim_start_matches('[').trim_end_matches(']');
         let secure = uri.scheme_str() == Some("https");
-        let stream = TcpStream::connect((host, uri.port_u16().unwrap_or(if secure { 443 } else { 80 }))).await?;
+        let stream =
+            TcpStream::connect((host, uri.port_u16().unwrap_or(if secure { 443 } else { 80 }))).await?;
         stream.set_nodelay(true)?;
         if !secure {
             return Ok(Box::new(stream));

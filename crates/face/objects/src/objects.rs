@@ -90,9 +90,13 @@ impl Objects {
                 if entry.key.ends_with('/') && entry.size == 0 {
                     continue;
                 }
-                let path = entry.key.strip_prefix(prefix).filter(|path| !path.is_empty() && !path.ends_with('/'));
+                let path =
+                    entry.key.strip_prefix(prefix).filter(|path| !path.is_empty() && !path.ends_with('/'));
                 let path = path.ok_or_else(|| {
-                    ObjectError::unusable(at, format!("{:?} in the listing is no file below it; rename it", entry.key))
+                    ObjectError::unusable(
+                        at,
+                        format!("{:?} in the listing is no file below it; rename it", entry.key),
+                    )
                 })?;
                 let etag = entry.etag.as_deref().filter(|etag| !etag.is_empty());
                 objects.push(Object {
@@ -118,7 +122,10 @@ impl Objects {
     pub async fn check_unchanged(&self, object: &Object) -> Result<(), ObjectError> {
         let (size, version) = self.look(&object.location).await?;
         if size != object.size {
-            return Err(ObjectError::changed(&object.location, format!("{size} bytes instead of {}", object.size)));
+            return Err(ObjectError::changed(
+                &object.location,
+                format!("{size} bytes instead of {}", object.size),
+            ));
         }
         if version != object.version {
             return Err(ObjectError::changed(

@@ -42,11 +42,19 @@ impl ObjectReader {
     /// # Errors
     /// `Invalid` beyond the end, `Changed` when the server has another version, `Unusable` when its answer is not the
     /// range, `Unavailable`, `NotFound` or `Denied` as it says.
-    pub async fn read_at(&mut self, offset: u64, buffer: &mut Vec<u8>, length: usize) -> Result<(), ObjectError> {
+    pub async fn read_at(
+        &mut self,
+        offset: u64,
+        buffer: &mut Vec<u8>,
+        length: usize,
+    ) -> Result<(), ObjectError> {
         let end = offset.checked_add(length as u64).filter(|end| *end <= self.object.size);
         let Some(end) = end else {
             let shown = self.object.location.shown();
-            return Err(ObjectError::invalid("range", format!("{shown}: {offset} + {length} lies beyond its end")));
+            return Err(ObjectError::invalid(
+                "range",
+                format!("{shown}: {offset} + {length} lies beyond its end"),
+            ));
         };
         let before = buffer.len();
         buffer.reserve(length);

@@ -200,13 +200,19 @@ impl S3 {
             Err(refusal) => return Err(refusal.failure(at)),
         };
         let headers = answer.headers();
-        let size = version::length(headers).ok_or_else(|| ObjectError::unusable(at, "the server does not say how long it is"))?;
+        let size = version::length(headers)
+            .ok_or_else(|| ObjectError::unusable(at, "the server does not say how long it is"))?;
         let mark = headers.get(MARK).and_then(|mark| mark.to_str().ok()).map(str::to_owned);
         Ok(Some(Head { size, version: version::etag(headers).ok_or_else(|| version::missing(at))?, mark }))
     }
 
     /// The object from an offset on, if it is in this version.
-    pub(crate) async fn get(&self, at: &Location, offset: u64, version: &str) -> Result<Response<Incoming>, Failure> {
+    pub(crate) async fn get(
+        &self,
+        at: &Location,
+        offset: u64,
+        version: &str,
+    ) -> Result<Response<Incoming>, Failure> {
         let mut call = Call::new(at, Method::GET, &[]).with(header::IF_MATCH, version)?;
         if offset > 0 {
             call = call.with(header::RANGE, &format!("bytes={offset}-"))?;
@@ -234,7 +240,9 @@ impl S3 {
         call.digest = sha256(&bytes);
         call.body = whole(bytes);
         match self.send(call).await? {
-            Ok(answer) => Ok(Placed::Yes(version::etag(answer.headers()).ok_or_else(|| version::missing(at))?)),
+            Ok(answer) => {
+                Ok(Placed::Yes(version::etag(answer.headers()).ok_or_else(|| version::missing(at))?))
+            }
             Err(refusal) => refusal.placed(at),
         }
     }
@@ -269,7 +277,8 @@ impl S3 {
         let number = number.to_string();
         let query = [("partNumber", number.as_str()), ("uploadId", id)];
         let call = Call::new(at, Method::PUT, &query).with(header::CONTENT_LENGTH, &size.to_string())?;
-        let answer = self.send(Call { digest, body, ..call }).await?.map_err(|refusal| refusal.of_upload(at))?;
+        let answer =
+            self.send(Call { digest, body, ..call }).await?.map_err(|refusal| refusal.of_upload(at))?;
         Ok(version::etag(answer.headers()).ok_or_else(|| version::missing(at))?)
     }
 
@@ -281,9 +290,13 @@ impl S3 {
         parts: &[(u32, String)],
         conditional: bool,
     ) -> Result<Placed, Failure> {
-        let mut text = String::from("<CompleteMultipartUpload xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">");
+        let mut text =
+            String::from("<CompleteMultipartUpload xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">");
         for (number, etag) in parts {
-            text.push_str(&format!("<Part><PartNumber>{number}</PartNumber><ETag>{}</ETag></Part>", escape(etag)));
+            text.push_str(&format!(
+                "<Part><PartNumber>{number}</PartNumber><ETag>{}</ETag></Part>",
+                escape(etag)
+            ));
         }
         text.push_str("</CompleteMultipartUpload>");
         let query = [("uploadId", id)];
@@ -332,7 +345,8 @@ impl S3 {
         let mut headers = call.headers;
         headers.insert(header::HOST, self.host.clone());
         let signed = Signed { method: call.method.as_str(), path: &path, query: &query, body: &call.digest };
-        let unsigned = || ObjectError::unusable(call.at, "the request cannot be signed; check the machine's clock");
+        let unsigned =
+            || ObjectError::unusable(call.at, "the request cannot be signed; check the machine's clock");
         self.signer.sign((self.now)(), &signed, &mut headers).ok_or_else(unsigned)?;
         let mut uri = format!("{}{path}", self.base);
         if !query.is_empty() {
@@ -343,7 +357,7 @@ impl S3 {
         *request.method_mut() = call.method;
         *request.uri_mut() = uri;
         *request.headers_mut() = headers;
-        let answer = self.net.send(request).await?;
+        let answer = self.net.send(call.at, request).await?;
         if answer.status().is_success() {
             return Ok(Ok(answer));
         }
@@ -351,7 +365,11 @@ impl S3 {
         // What the server says in addition is not worth a second error.
         let body = collect(call.at, answer.into_body(), MAX_ERROR_BYTES).await.unwrap_or_default();
         let said: Completed = quick_xml::de::from_reader(&*body).unwrap_or_default();
-        Ok(Err(Refusal { status, code: said.code.unwrap_or_default(), words: said.message.unwrap_or_default() }))
+        Ok(Err(Refusal {
+            status,
+            code: said.code.unwrap_or_default(),
+            words: said.message.unwrap_or_default(),
+        }))
     }
 }
 
@@ -371,13 +389,19 @@ impl Refusal {
         match self.status {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => ObjectError::denied(at, reason).into(),
             StatusCode::NOT_FOUND => ObjectError::not_found(at, reason).into(),
-            status if net::is_passing(status) || damaged.contains(&self.code.as_str()) => Failure::Again(reason),
+            status if net::is_passing(status) || damaged.contains(&self.code.as_str()) => {
+                Failure::Again(reason)
+            }
             status if status.is_redirection() => ObjectError::unusable(
                 at,
                 format!("the server sends elsewhere ({reason}); check the bucket's region and endpoint"),
             )
             .into(),
-            _ => ObjectError::unusable(at, format!("the server refuses ({reason}); check the bucket's configuration")).into(),
+            _ => ObjectError::unusable(
+                at,
+                format!("the server refuses ({reason}); check the bucket's configuration"),
+            )
+            .into(),
         }
     }
 
@@ -408,7 +432,8 @@ pub(crate) fn sha256(bytes: &[u8]) -> Digest {
 async fn xml<T: DeserializeOwned>(at: &Location, body: Incoming) -> Result<T, Failure> {
     let body = collect(at, body, MAX_XML_BYTES).await?;
     quick_xml::de::from_reader(&*body).map_err(|error| {
-        ObjectError::unusable(at, format!("the server's answer is not S3's ({error}); check the endpoint")).into()
+        ObjectError::unusable(at, format!("the server's answer is not S3's ({error}); check the endpoint"))
+            .into()
     })
 }
 

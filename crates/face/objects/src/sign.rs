@@ -33,8 +33,11 @@ impl Signer {
         headers.insert("x-amz-date", HeaderValue::from_str(&moment).ok()?);
         headers.insert("x-amz-content-sha256", HeaderValue::from_str(&body).ok()?);
 
-        let mut names: Vec<&str> =
-            headers.keys().map(|name| name.as_str()).filter(|name| *name == "host" || name.starts_with("x-amz-")).collect();
+        let mut names: Vec<&str> = headers
+            .keys()
+            .map(|name| name.as_str())
+            .filter(|name| *name == "host" || name.starts_with("x-amz-"))
+            .collect();
         names.sort_unstable();
         let mut canonical = format!("{}\n{}\n{}\n", request.method, request.path, request.query);
         for name in &names {

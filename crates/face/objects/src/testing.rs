@@ -83,8 +83,11 @@ impl S3Server {
     /// When there is none.
     #[must_use]
     pub fn start() -> Self {
-        let mut server =
-            Self { shared: Arc::default(), address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), running: None };
+        let mut server = Self {
+            shared: Arc::default(),
+            address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            running: None,
+        };
         server.restart();
         server
     }
@@ -218,8 +221,11 @@ pub fn settings() -> Settings {
 async fn accept(listener: TcpListener, service: S3Service, shared: Arc<Shared>) {
     while let Ok((stream, _)) = listener.accept().await {
         let (service, shared) = (service.clone(), Arc::clone(&shared));
-        let answer = hyper::service::service_fn(move |request| answer(request, service.clone(), Arc::clone(&shared)));
-        tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), answer));
+        let answer =
+            hyper::service::service_fn(move |request| answer(request, service.clone(), Arc::clone(&shared)));
+        tokio::spawn(
+            hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), answer),
+        );
     }
 }
 
@@ -265,7 +271,13 @@ impl State {
     }
 
     /// Stores an object if the condition holds.
-    fn place(&mut self, bucket: &str, key: String, stored: Stored, unless: Option<&ETagCondition>) -> S3Result<()> {
+    fn place(
+        &mut self,
+        bucket: &str,
+        key: String,
+        stored: Stored,
+        unless: Option<&ETagCondition>,
+    ) -> S3Result<()> {
         let objects = self.bucket(bucket)?;
         if unless.is_some_and(ETagCondition::is_any) && objects.contains_key(&key) {
             return Err(s3_error!(PreconditionFailed));
@@ -334,7 +346,10 @@ impl S3 for Storage {
         }))
     }
 
-    async fn head_object(&self, request: S3Request<HeadObjectInput>) -> S3Result<S3Response<HeadObjectOutput>> {
+    async fn head_object(
+        &self,
+        request: S3Request<HeadObjectInput>,
+    ) -> S3Result<S3Response<HeadObjectOutput>> {
         let stored = self.0.state().object(&request.input.bucket, &request.input.key)?;
         Ok(S3Response::new(HeadObjectOutput {
             content_length: stored.size(),
@@ -399,7 +414,10 @@ impl S3 for Storage {
         }))
     }
 
-    async fn upload_part(&self, request: S3Request<UploadPartInput>) -> S3Result<S3Response<UploadPartOutput>> {
+    async fn upload_part(
+        &self,
+        request: S3Request<UploadPartInput>,
+    ) -> S3Result<S3Response<UploadPartOutput>> {
         let input = request.input;
         let stored = Stored::new(collect(input.body).await?, None);
         let e_tag = stored.etag();
@@ -463,7 +481,10 @@ impl S3 for Storage {
         let (bucket, key) = (begun.bucket.clone(), begun.key.clone());
         state.place(&bucket, key, stored, input.if_none_match.as_ref())?;
         state.uploads.remove(&input.upload_id);
-        Ok(S3Response::new(CompleteMultipartUploadOutput { e_tag, ..CompleteMultipartUploadOutput::default() }))
+        Ok(S3Response::new(CompleteMultipartUploadOutput {
+            e_tag,
+            ..CompleteMultipartUploadOutput::default()
+        }))
     }
 
     async fn abort_multipart_upload(

@@ -58,14 +58,20 @@ impl Objects {
     pub async fn begin(&self, at: &Location, size: u64, mark: &str) -> Result<Upload, ObjectError> {
         let bucket = self.bucket(at)?;
         if at.is_prefix() {
-            return Err(ObjectError::invalid("url", format!("{}: expected a key that does not end in `/`", at.shown())));
+            return Err(ObjectError::invalid(
+                "url",
+                format!("{}: expected a key that does not end in `/`", at.shown()),
+            ));
         }
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
         if mark.is_empty() || mark.len() > 128 || !mark.bytes().all(allowed) {
             return Err(ObjectError::invalid("mark", "expected 1 to 128 letters, digits, `-`, `_` and `.`"));
         }
         if size > MAX_OBJECT_BYTES {
-            return Err(ObjectError::invalid("size", format!("an object has at most {MAX_OBJECT_BYTES} bytes")));
+            return Err(ObjectError::invalid(
+                "size",
+                format!("an object has at most {MAX_OBJECT_BYTES} bytes"),
+            ));
         }
         let part_size = size.div_ceil(MAX_PARTS).max(PART_BYTES);
         let mut upload = Upload { location: at.clone(), mark: mark.to_owned(), size, part_size, id: None };
@@ -142,7 +148,12 @@ impl Objects {
         for _ in 0..MAX_ABORTS {
             bucket.net.tried(at, || bucket.abort(at, id)).await?;
             // A part that was on its way may have arrived after all.
-            if bucket.net.tried(at, || bucket.parts(at, id, 0)).await?.is_none_or(|page| page.parts.is_empty()) {
+            if bucket
+                .net
+                .tried(at, || bucket.parts(at, id, 0))
+                .await?
+                .is_none_or(|page| page.parts.is_empty())
+            {
                 return Ok(());
             }
         }
@@ -156,13 +167,20 @@ impl S3 {
         let at = &upload.location;
         match self.net.tried(at, || self.head(at)).await? {
             None => Ok(None),
-            Some(head) if head.size == upload.size && head.mark.as_ref() == Some(&upload.mark) => Ok(Some(head.version)),
+            Some(head) if head.size == upload.size && head.mark.as_ref() == Some(&upload.mark) => {
+                Ok(Some(head.version))
+            }
             Some(_) => Err(ObjectError::exists(at)),
         }
     }
 
     /// Sends the parts that the server has not, and gives the numbers and ETags of all.
-    async fn put_parts(&self, upload: &Upload, id: &str, source: &Source) -> Result<Vec<(u32, String)>, ObjectError> {
+    async fn put_parts(
+        &self,
+        upload: &Upload,
+        id: &str,
+        source: &Source,
+    ) -> Result<Vec<(u32, String)>, ObjectError> {
         let at = &upload.location;
         let mut parts = self.parts_there(upload, id).await?;
         let there = |number: &u32| parts.binary_search_by_key(number, |(number, _)| *number).is_ok();
@@ -265,12 +283,15 @@ impl Source {
         let file = Arc::clone(&self.file);
         let (sender, receiver) = mpsc::channel(1);
         tokio::task::spawn_blocking(move || {
-            let outcome = pieces(&file, offset, length, |piece| sender.blocking_send(Ok(Frame::data(piece))).is_ok());
+            let outcome =
+                pieces(&file, offset, length, |piece| sender.blocking_send(Ok(Frame::data(piece))).is_ok());
             if let Err(error) = outcome {
                 let _ = sender.blocking_send(Err(error));
             }
         });
-        let frames = stream::unfold(receiver, |mut receiver| async { receiver.recv().await.map(|frame| (frame, receiver)) });
+        let frames = stream::unfold(receiver, |mut receiver| async {
+            receiver.recv().await.map(|frame| (frame, receiver))
+        });
         StreamBody::new(frames).boxed_unsync()
     }
 }

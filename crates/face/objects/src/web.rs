@@ -57,13 +57,21 @@ impl Web {
         };
         check_plain(at, answer.headers())?;
         let size = size.ok_or_else(|| {
-            ObjectError::unusable(at, "the server does not say how long the file is; use one that serves it as a file")
+            ObjectError::unusable(
+                at,
+                "the server does not say how long the file is; use one that serves it as a file",
+            )
         })?;
         Ok((size, version::of(answer.headers()).ok_or_else(|| version::missing(at))?))
     }
 
     /// The file from an offset on. Whether the answer is of this version remains to be looked at.
-    pub(crate) async fn get(&self, at: &Location, offset: u64, known: &str) -> Result<Response<Incoming>, Failure> {
+    pub(crate) async fn get(
+        &self,
+        at: &Location,
+        offset: u64,
+        known: &str,
+    ) -> Result<Response<Incoming>, Failure> {
         let mut headers = HeaderMap::new();
         if let Ok(value) = HeaderValue::from_str(known) {
             if version::is_strong(known) {
@@ -74,7 +82,8 @@ impl Web {
         }
         if offset > 0 {
             let range = HeaderValue::from_str(&format!("bytes={offset}-"));
-            headers.insert(header::RANGE, range.map_err(|error| ObjectError::unusable(at, error.to_string()))?);
+            headers
+                .insert(header::RANGE, range.map_err(|error| ObjectError::unusable(at, error.to_string()))?);
         }
         let answer = self.send(at, Method::GET, headers).await?;
         match answer.status() {
@@ -89,25 +98,35 @@ impl Web {
         }
     }
 
-    async fn send(&self, at: &Location, method: Method, mut headers: HeaderMap) -> Result<Response<Incoming>, Failure> {
+    async fn send(
+        &self,
+        at: &Location,
+        method: Method,
+        mut headers: HeaderMap,
+    ) -> Result<Response<Incoming>, Failure> {
         headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         let mut uri = at.uri().cloned().unwrap_or_default();
         for _ in 0..=MAX_REDIRECTS {
             if !self.allow_http && uri.scheme_str() != Some("https") {
-                let reason = "http:// is not allowed; use https://, or allow http in the node's configuration";
+                let reason =
+                    "http:// is not allowed; use https://, or allow http in the node's configuration";
                 return Err(ObjectError::unusable(at, reason).into());
             }
             let mut request = Request::new(whole(Bytes::new()));
             *request.method_mut() = method.clone();
             *request.uri_mut() = uri.clone();
             *request.headers_mut() = headers.clone();
-            let answer = self.net.send(request).await?;
+            let answer = self.net.send(at, request).await?;
             if !matches!(answer.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
                 return Ok(answer);
             }
-            let target = version::text(answer.headers(), header::LOCATION).and_then(|target| resolve(&uri, target));
+            let target =
+                version::text(answer.headers(), header::LOCATION).and_then(|target| resolve(&uri, target));
             let target = target.ok_or_else(|| {
-                ObjectError::unusable(at, "the server sends elsewhere, but not to a URL; name the file's own URL")
+                ObjectError::unusable(
+                    at,
+                    "the server sends elsewhere, but not to a URL; name the file's own URL",
+                )
             })?;
             if uri.scheme_str() == Some("https") && target.scheme_str() != Some("https") {
                 let reason = "the server sends from https:// to another scheme, which is not followed";
@@ -115,7 +134,8 @@ impl Web {
             }
             uri = target;
         }
-        let reason = format!("the server sends elsewhere more than {MAX_REDIRECTS} times; name the file's own URL");
+        let reason =
+            format!("the server sends elsewhere more than {MAX_REDIRECTS} times; name the file's own URL");
         Err(ObjectError::unusable(at, reason).into())
     }
 }

@@ -78,9 +78,13 @@ fn what_names_no_object_is_refused() {
 fn a_path_is_joined_to_a_prefix_only() {
     assert_eq!(at("s3://data/a/").join("b/c").unwrap(), at("s3://data/a/b/c"));
     assert_eq!(at("s3://data/").join("b").unwrap(), at("s3://data/b"));
-    for (prefix, path) in
-        [("s3://data/a", "b"), ("s3://data/a/", "../b"), ("s3://data/a/", "/b"), ("s3://data/a/", ""), ("https://x/a", "b")]
-    {
+    for (prefix, path) in [
+        ("s3://data/a", "b"),
+        ("s3://data/a/", "../b"),
+        ("s3://data/a/", "/b"),
+        ("s3://data/a/", ""),
+        ("https://x/a", "b"),
+    ] {
         assert!(at(prefix).join(path).is_err(), "{prefix} {path}");
     }
 }

@@ -31,13 +31,14 @@ fn server() -> (S3Server, Objects) {
 /// Bytes in which no two places look alike.
 fn sample(length: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let words = std::iter::repeat_with(move || {
+    let mut bytes = vec![0; length];
+    for word in bytes.chunks_mut(8) {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
-        state.to_le_bytes()
-    });
-    words.flatten().take(length).collect()
+        word.copy_from_slice(&state.to_le_bytes()[..word.len()]);
+    }
+    bytes
 }
 
 /// Far longer than anything here takes, and far shorter than for ever.

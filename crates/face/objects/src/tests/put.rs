@@ -18,7 +18,8 @@ fn count(server: &S3Server, method: &str, text: &str) -> usize {
 /// Every part that was sent, by its number.
 fn parts_sent(server: &S3Server) -> Vec<u32> {
     let lines = server.requests();
-    let numbers = lines.iter().filter_map(|line| line.split_once("partNumber=")?.1.split('&').next()?.parse().ok());
+    let numbers =
+        lines.iter().filter_map(|line| line.split_once("partNumber=")?.1.split('&').next()?.parse().ok());
     let mut numbers: Vec<u32> = numbers.collect();
     numbers.sort_unstable();
     numbers
@@ -178,7 +179,9 @@ async fn an_answer_that_was_lost_does_not_matter() {
     let file = file(&bytes);
     let upload = objects.begin(&at("s3://data/large"), bytes.len() as u64, "mark-1").await.unwrap();
     // Passing refusals of every step.
-    for text in ["HEAD", "GET /data/large?max-parts", "partNumber=1", "partNumber=2", "POST /data/large?uploadId"] {
+    for text in
+        ["HEAD", "GET /data/large?max-parts", "partNumber=1", "partNumber=2", "POST /data/large?uploadId"]
+    {
         server.refuse(text, 503, 2);
     }
     objects.put(&upload, file.path()).await.unwrap();
@@ -239,9 +242,12 @@ async fn a_file_that_is_not_the_one_is_not_put() {
     let refused = objects.put(&upload, std::path::Path::new("gone")).await;
     assert!(matches!(refused, Err(ObjectError::File { .. })), "{refused:?}");
     assert_eq!(count(&server, "PUT", ""), 0);
-    for (url, size, mark) in
-        [("s3://data/a/", 1, "m"), ("https://x/a", 1, "m"), ("s3://data/a", 1, "m m"), ("s3://data/a", u64::MAX, "m")]
-    {
+    for (url, size, mark) in [
+        ("s3://data/a/", 1, "m"),
+        ("https://x/a", 1, "m"),
+        ("s3://data/a", 1, "m m"),
+        ("s3://data/a", u64::MAX, "m"),
+    ] {
         let refused = objects.begin(&at(url), size, mark).await;
         assert!(matches!(refused, Err(ObjectError::Invalid { .. })), "{refused:?}");
     }

@@ -164,7 +164,10 @@ async fn wrong_credentials_are_denied_without_a_second_try() {
 async fn a_bucket_that_is_not_configured_or_not_there_says_so() {
     let (server, objects) = server();
     let unknown = objects.list(&at("s3://other/"), 1).await;
-    assert!(matches!(unknown, Err(ObjectError::NotConfigured { ref bucket }) if bucket == "other"), "{unknown:?}");
+    assert!(
+        matches!(unknown, Err(ObjectError::NotConfigured { ref bucket }) if bucket == "other"),
+        "{unknown:?}"
+    );
     let gone = Bucket { name: "gone".to_owned(), ..server.create_bucket("data") };
     let gone = super::objects(gone).list(&at("s3://gone/"), 1).await;
     assert!(matches!(gone, Err(ObjectError::NotFound { .. })), "{gone:?}");
@@ -248,4 +251,16 @@ async fn a_server_that_falls_silent_is_unavailable_in_time() {
     assert!(begun.elapsed() < Duration::from_secs(5));
     server.hold(None);
     objects.list(&at("s3://data/"), 1).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_server_that_sends_elsewhere_is_not_followed() {
+    let (server, objects) = server();
+    server.put("data", "a", "x");
+    server.refuse("/data/", 307, 2);
+    for refused in [objects.list(&at("s3://data/"), 1).await, objects.list(&at("s3://data/a"), 1).await] {
+        let refused = refused.unwrap_err();
+        assert!(matches!(refused, ObjectError::Unusable { .. }), "{refused:?}");
+        assert!(refused.to_string().contains("region and endpoint"), "{refused}");
+    }
 }
