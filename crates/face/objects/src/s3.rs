@@ -464,3 +464,43 @@ fn endpoint(bucket: &Bucket) -> Result<(&'static str, String), ObjectError> {
         None => (scheme, host.to_owned()),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use zeroize::Zeroizing;
+
+    use super::*;
+
+    #[test]
+    fn a_bucket_stands_in_the_host_or_in_the_path() {
+        for (endpoint, region, path_style, expected) in [
+            (None, "eu-west-1", false, "https://data.s3.eu-west-1.amazonaws.com"),
+            (None, "cn-north-1", false, "https://data.s3.cn-north-1.amazonaws.com.cn"),
+            (None, "us-east-1", true, "https://s3.us-east-1.amazonaws.com/data"),
+            (
+                Some("https://oss-cn-beijing.aliyuncs.com/"),
+                "oss-cn-beijing",
+                false,
+                "https://data.oss-cn-beijing.aliyuncs.com",
+            ),
+            (Some("https://minio.example:443"), "us-east-1", true, "https://minio.example/data"),
+            (Some("http://10.0.0.1:9000"), "us-east-1", true, "http://10.0.0.1:9000/data"),
+            (Some("http://[::1]:80"), "us-east-1", true, "http://[::1]/data"),
+        ] {
+            let bucket = Bucket {
+                name: "data".to_owned(),
+                endpoint: endpoint.map(str::to_owned),
+                region: region.to_owned(),
+                path_style,
+                access_key_id: "KEY".to_owned(),
+                secret_access_key: Zeroizing::new("secret".to_owned()),
+                allow_http: true,
+                ca_certificate: None,
+            };
+            let store = S3::new(&bucket, &crate::testing::settings()).unwrap();
+            assert_eq!(format!("{}{}", store.base, store.root), expected);
+            assert_eq!(store.host, store.base.split("://").nth(1).unwrap());
+            assert!(!format!("{bucket:?}").contains("secret"));
+        }
+    }
+}

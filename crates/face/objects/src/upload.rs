@@ -81,9 +81,10 @@ impl Objects {
         Ok(upload)
     }
 
-    /// Puts the file that the upload was begun for, and gives the object's version. After an interruption of any kind it
-    /// is called again with the same upload: parts that arrived are not sent again, and an object that an earlier call
-    /// completed is recognised by its mark. At most 4 parts and 3 MiB of memory are under way.
+    /// Puts the file that the upload was begun for, and gives the object's version. After an interruption of any kind
+    /// it is called again with the same upload: parts that arrived are not sent again, and an object that an earlier
+    /// call completed is recognised by its mark. At most 4 parts are under way, with 3 MiB of memory; a file that goes in
+    /// one request is in memory as a whole, which is 8 MiB at most.
     ///
     /// An object of another mark is never replaced: it is looked for before the last step, and that step is conditional
     /// (`If-None-Match: *`). Only with a server that does not know the condition may an object be replaced that came into
