@@ -137,10 +137,10 @@ impl S3Server {
         Some(self.state().buckets.get(bucket)?.get(key)?.bytes.clone())
     }
 
-    /// How many uploads in parts are neither completed nor aborted.
+    /// The uploads in parts that are neither completed nor aborted: how many parts there are of each.
     #[must_use]
-    pub fn uploads(&self) -> usize {
-        self.state().uploads.len()
+    pub fn uploads(&self) -> Vec<usize> {
+        self.state().uploads.values().map(|begun| begun.parts.len()).collect()
     }
 
     /// The requests so far, in the order in which they came, each as `PUT /bucket/key?query`.

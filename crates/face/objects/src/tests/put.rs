@@ -50,7 +50,7 @@ async fn a_large_file_goes_in_parts() {
     let version = put(&objects, "s3://data/large", "mark-1", &bytes).await.unwrap();
     assert!(server.get("data", "large").unwrap() == bytes);
     assert_eq!(parts_sent(&server), [1, 2, 3, 4, 5, 6]);
-    assert_eq!(server.uploads(), 0);
+    assert!(server.uploads().is_empty());
     assert!(version.ends_with("-6\""), "{version}");
 }
 
@@ -70,7 +70,7 @@ async fn what_was_put_already_is_not_put_again() {
         let again = objects.begin(&url, size as u64, "mark-1").await.unwrap();
         assert_eq!(objects.put(&again, file(&bytes).path()).await.unwrap(), version);
         assert_eq!(server.requests().len(), before + 4, "one HEAD each");
-        assert_eq!(server.uploads(), 0);
+        assert!(server.uploads().is_empty());
     }
 }
 
@@ -88,7 +88,7 @@ async fn an_existing_object_is_left_alone() {
     assert!(matches!(refused, Err(ObjectError::Exists { .. })), "{refused:?}");
     assert_eq!(server.get("data", "a").unwrap(), "precious");
     assert_eq!(server.get("data", "b").unwrap(), "12345678");
-    assert_eq!(server.uploads(), 0);
+    assert!(server.uploads().is_empty());
 }
 
 #[tokio::test]
@@ -109,7 +109,7 @@ async fn an_object_that_comes_into_being_at_the_last_moment_is_left_alone() {
         assert!(matches!(refused, Err(ObjectError::Exists { .. })), "{refused:?}");
         assert_eq!(server.get("data", &size.to_string()).unwrap(), "precious");
         objects.abort(&upload).await.unwrap();
-        assert_eq!(server.uploads(), 0);
+        assert!(server.uploads().is_empty());
     }
 }
 
@@ -124,21 +124,24 @@ async fn until(mut holds: impl FnMut() -> bool) {
 
 #[tokio::test]
 async fn an_upload_whose_caller_died_goes_on_without_the_parts_that_arrived() {
-    let (server, objects) = server();
+    let (mut server, objects) = server();
     let bytes = sample(56 * MIB + 1);
     let file = file(&bytes);
     let upload = objects.begin(&at("s3://data/large"), bytes.len() as u64, "mark-1").await.unwrap();
-    // Parts 1 to 5 arrive, 6 is stuck on its way.
+    // All parts arrive but the sixth, which is stuck on its way.
     server.hold(Some("partNumber=6"));
     let task = tokio::spawn({
         let (objects, upload, path) = (objects.clone(), upload.clone(), file.path().to_owned());
         async move { objects.put(&upload, &path).await }
     });
-    until(|| parts_sent(&server) == [1, 2, 3, 4, 5, 6, 7, 8]).await;
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    until(|| server.uploads() == [7]).await;
+    assert_eq!(parts_sent(&server), [1, 2, 3, 4, 5, 6, 7, 8]);
     task.abort();
     assert!(task.await.unwrap_err().is_cancelled());
+    // What is in the buffers of the connection does not arrive later.
+    server.stop();
     server.hold(None);
+    server.restart();
     assert!(server.get("data", "large").is_none());
 
     objects.put(&upload, file.path()).await.unwrap();
@@ -146,7 +149,7 @@ async fn an_upload_whose_caller_died_goes_on_without_the_parts_that_arrived() {
     let sent = parts_sent(&server);
     assert_eq!(sent.iter().filter(|number| **number == 6).count(), 2);
     assert_eq!(sent.len(), 9, "no other part is sent twice: {sent:?}");
-    assert_eq!(server.uploads(), 0);
+    assert!(server.uploads().is_empty());
 }
 
 #[tokio::test]
@@ -160,8 +163,7 @@ async fn an_upload_outlives_its_server() {
         let (objects, upload, path) = (objects.clone(), upload.clone(), file.path().to_owned());
         async move { objects.put(&upload, &path).await }
     });
-    until(|| parts_sent(&server) == [1, 2, 3, 4]).await;
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    until(|| server.uploads() == [3]).await;
     server.stop();
     let gone = bounded(task).await.unwrap();
     assert!(matches!(gone, Err(ObjectError::Unavailable { .. })), "{gone:?}");
@@ -188,7 +190,7 @@ async fn an_answer_that_was_lost_does_not_matter() {
     server.stop();
     server.restart();
     // The object is there, its upload is gone, and the caller never heard of it.
-    assert_eq!(server.uploads(), 0);
+    assert!(server.uploads().is_empty());
     objects.put(&upload, file.path()).await.unwrap();
     assert!(server.get("data", "large").unwrap() == bytes);
 }
@@ -221,11 +223,11 @@ async fn an_aborted_upload_leaves_nothing_behind() {
     until(|| parts_sent(&server).len() == 3).await;
     task.abort();
     let _ = task.await;
-    assert_eq!(server.uploads(), 1);
+    assert_eq!(server.uploads().len(), 1);
     objects.abort(&upload).await.unwrap();
     objects.abort(&upload).await.unwrap();
     server.hold(None);
-    assert_eq!(server.uploads(), 0);
+    assert!(server.uploads().is_empty());
     assert!(server.get("data", "large").is_none());
     let lost = objects.put(&upload, file.path()).await;
     assert!(matches!(lost, Err(ObjectError::UploadLost { .. })), "{lost:?}");

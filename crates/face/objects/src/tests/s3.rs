@@ -231,7 +231,7 @@ async fn a_server_that_is_gone_for_good_is_unavailable_in_time() {
     reader.read_at(0, &mut buffer, MIB).await.unwrap();
     server.stop();
     let begun = Instant::now();
-    let gone = reader.read_at(MIB as u64, &mut buffer, 31 * MIB).await;
+    let gone = bounded(reader.read_at(MIB as u64, &mut buffer, 31 * MIB)).await;
     assert!(matches!(gone, Err(ObjectError::Unavailable { .. })), "{gone:?}");
     assert_eq!(buffer.len(), MIB);
     let gone = objects.list(&at("s3://data/"), 1).await;
@@ -246,7 +246,7 @@ async fn a_server_that_falls_silent_is_unavailable_in_time() {
     let objects = Objects::new(vec![server.create_bucket("data")], &settings).unwrap();
     server.hold(Some("list-type"));
     let begun = Instant::now();
-    let silent = objects.list(&at("s3://data/"), 1).await;
+    let silent = bounded(objects.list(&at("s3://data/"), 1)).await;
     assert!(matches!(silent, Err(ObjectError::Unavailable { .. })), "{silent:?}");
     assert!(begun.elapsed() < Duration::from_secs(5));
     server.hold(None);
