@@ -205,14 +205,14 @@ impl Drop for S3Server {
     }
 }
 
-/// [`Settings`] for tests: plain HTTP, 2 seconds of silence, 6 tries within a second and a half, the system's clock.
+/// [`Settings`] for tests: plain HTTP, 10 seconds of silence, 6 tries within a second and a half, the system's clock.
 #[must_use]
 #[expect(clippy::disallowed_methods, reason = "the server under test has no other clock")]
 pub fn settings() -> Settings {
     Settings {
         allow_http: true,
         connect_timeout: Duration::from_secs(2),
-        idle_timeout: Duration::from_secs(2),
+        idle_timeout: Duration::from_secs(10),
         pause: Duration::from_millis(50),
         ..Settings::new(Arc::new(SystemTime::now))
     }
