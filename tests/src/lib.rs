@@ -11,7 +11,7 @@ pub const FLOORS: &[(&str, &[&str])] = &[
         "space",
         &["huitong-identity", "huitong-evidence", "huitong-catalog", "huitong-contract", "huitong-transfer"],
     ),
-    ("face", &["huitong-grpc"]),
+    ("face", &["huitong-grpc", "huitong-objects"]),
     ("node", &["huitong-node"]),
     ("cli", &["huitong-cli"]),
     ("tests", &["huitong-tests"]),
@@ -44,7 +44,7 @@ fn place(package: &str) -> Option<(usize, usize)> {
     })
 }
 
-/// External packages that only some floors may name, with the packages that may.
+/// Packages that only some floors may name, with the packages that may.
 pub const ONLY_IN: &[(&str, &[&str])] = &[
     ("sled", &["huitong-store"]),
     ("clap", &["huitong-cli"]),
@@ -53,9 +53,13 @@ pub const ONLY_IN: &[(&str, &[&str])] = &[
     ("tonic", &["huitong-grpc", "huitong-node", "huitong-cli"]),
     ("rcgen", &["huitong-identity", "huitong-node"]),
     ("axum", &["huitong-node"]),
+    ("hyper", &["huitong-objects"]),
+    ("quick-xml", &["huitong-objects"]),
+    ("s3s", &["huitong-objects"]),
+    ("huitong-objects", &["huitong-node"]),
 ];
 
-/// External packages that are named where they do not belong, in words.
+/// Packages that are named where they do not belong, in words.
 #[must_use]
 pub fn misplaced(packages: &Arrows) -> Vec<String> {
     let mut wrong = Vec::new();
