@@ -365,7 +365,8 @@ pub(crate) struct Wanted {
     /// Product id [default: the contract's].
     #[arg(long, value_name = "ID", value_parser = product_id)]
     pub(crate) product: Option<String>,
-    /// Directory to deliver into; the node makes and writes it [default: `received` in its data directory].
+    /// Directory to deliver into, which the node makes and writes, or s3://bucket/prefix/ [default: `received` in its data
+    /// directory].
     #[arg(long, value_name = "DIR")]
     pub(crate) to: Option<PathBuf>,
     /// Which transfers run first where not all can.
@@ -381,7 +382,8 @@ pub(crate) struct Wanted {
 pub(crate) enum Transfer {
     /// Fetch a contract's product and wait until it is here. Ctrl-C ends the waiting, not the transfer.
     #[command(
-        after_help = "Example:\n  huitong transfer fetch CONTRACT --to received\n\nA file that exists \
+        after_help = "Examples:\n  huitong transfer fetch CONTRACT --to received\n  huitong transfer fetch CONTRACT \
+                            --to s3://bucket/prefix/\n\nA file that exists \
                             already is never overwritten: the new one gets the transfer's id in its name."
     )]
     Fetch(Wanted),
@@ -455,7 +457,8 @@ pub(crate) enum Transfer {
         /// Let the provider say that there is something to fetch.
         #[arg(long)]
         push: bool,
-        /// Directory to deliver into; the node makes and writes it [default: `received` in its data directory].
+        /// Directory to deliver into, which the node makes and writes, or s3://bucket/prefix/ [default: `received` in its
+        /// data directory].
         #[arg(long, value_name = "DIR")]
         to: Option<PathBuf>,
         /// Which transfers run first where not all can.

@@ -32,8 +32,11 @@ pub(crate) fn id_bytes(id: Uuid) -> Vec<u8> {
     id.as_bytes().to_vec()
 }
 
-/// The path as the node must be told it, which has its own working directory.
+/// The path as the node must be told it, which has its own working directory. A URL is what it is.
 pub(crate) fn absolute(path: &Path) -> Result<String, Failure> {
+    if let Some(url) = path.to_str().filter(|text| text.contains("://")) {
+        return Ok(url.to_owned());
+    }
     let absolute = std::path::absolute(path).map_err(|error| Failure::file("find", path, &error))?;
     absolute.into_os_string().into_string().map_err(|name| {
         Failure::failed(
@@ -236,12 +239,18 @@ pub(crate) async fn follow(
                 let Some(transfer) = answer.transfer else { return ControlFlow::Continue(()) };
                 progress(&transfer);
                 match transfer.state.as_str() {
+                    "COMPLETED" if deposit_state(&transfer) == "open" => ControlFlow::Continue(()),
                     "COMPLETED" | "TERMINATED" => ControlFlow::Break(transfer),
                     _ => ControlFlow::Continue(()),
                 }
             },
         )
         .await
+}
+
+/// How far the deposit of a transfer is; empty for one that stays where it is received.
+pub(crate) fn deposit_state(transfer: &api::Transfer) -> &str {
+    transfer.deposit.as_ref().map_or("", |deposit| &deposit.state)
 }
 
 /// One transfer as it stands now.

@@ -161,6 +161,7 @@ pub(crate) fn transfer(transfer: &api::Transfer) -> Value {
         version,
         groups,
         metering: metered,
+        deposit: deposited,
     } = transfer;
     json!({
         "id": id_text(id), "side": side, "peer": peer, "contract": contract, "product": product,
@@ -169,6 +170,7 @@ pub(crate) fn transfer(transfer: &api::Transfer) -> Value {
         "started_milliseconds": started_milliseconds, "finished_milliseconds": finished_milliseconds,
         "finality": finality, "suspended_by": suspended_by, "files": files, "priority": priority,
         "version": version, "groups": groups, "metering": metered.as_ref().map(metering),
+        "deposit": deposited.as_ref().map(deposit),
     })
 }
 
@@ -190,6 +192,11 @@ pub(crate) fn subscription(subscription: &api::Subscription) -> Value {
         "time_zone": time_zone, "push": push, "due_milliseconds": due_milliseconds,
         "last_transfer": last, "note": note,
     })
+}
+
+fn deposit(deposit: &api::Deposit) -> Value {
+    let api::Deposit { location, path, state, reason } = deposit;
+    json!({ "location": location, "path": path, "state": state, "reason": reason })
 }
 
 fn metering(metering: &api::Metering) -> Value {

@@ -76,6 +76,7 @@ pub(crate) fn spawn(
         transfers::spawn_runner(supervisor, work, transfers.clone());
         transfers::spawn_follower(supervisor, transfers.clone());
         transfers::spawn_collector(supervisor, work, transfers.clone());
+        transfers::spawn_deposits(supervisor, work, transfers.clone());
         transfers::spawn_subscriptions(supervisor, work, transfers.clone());
     }
 }

@@ -184,7 +184,10 @@ async fn follow(
         each(transfer);
         bar.set_length(transfer.size);
         bar.set_position(transfer.bytes_acknowledged);
-        let reason = &transfer.reason;
+        let reason = match transfer.deposit.as_ref().filter(|deposit| deposit.state == "open") {
+            Some(deposit) if transfer.state == "COMPLETED" => &deposit.reason,
+            _ => &transfer.reason,
+        };
         if transfer.state != "TERMINATED" && !reason.is_empty() && *reason != obstacle {
             obstacle.clone_from(reason);
             bar.suspend(|| output.note(&format!("held up: {obstacle}")));
@@ -206,6 +209,13 @@ async fn follow(
             transfer.code,
             transfer.reason,
             "read the contract with `huitong contract show`, or negotiate a new one",
+        ));
+    }
+    if let Some(deposit) = transfer.deposit.as_ref().filter(|deposit| deposit.state == "failed") {
+        return Err(Failure::failed(
+            "deposit.failed",
+            format!("received, but not put into {}: {}", deposit.location, deposit.reason),
+            format!("what was received stays in {}", transfer.path),
         ));
     }
     if transfer.side == "consumer" {
@@ -250,9 +260,11 @@ fn describe(transfer: &api::Transfer) -> String {
     if transfer.version > 0 {
         text.push_str(&format!("version    {}\n", transfer.version));
     }
+    let deposit = transfer.deposit.as_ref().map(deposited).unwrap_or_default();
     for (name, value) in [
         ("blake3    ", &transfer.blake3),
         ("file      ", &transfer.path),
+        ("deposit   ", &deposit),
         ("code      ", &transfer.code),
         ("reason    ", &transfer.reason),
     ] {
@@ -275,6 +287,14 @@ fn describe(transfer: &api::Transfer) -> String {
     )
 }
 
+/// Where a delivery goes, and how far that is.
+fn deposited(deposit: &api::Deposit) -> String {
+    let api::Deposit { location, path, state, reason } = deposit;
+    let place = if path.is_empty() { location } else { path };
+    let why = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+    format!("{place} {state}{why}")
+}
+
 /// What was moved, by the statements of both sides.
 fn moved(metering: &api::Metering, groups: u64) -> String {
     let rate = match metering.bytes_per_second {
@@ -294,9 +314,10 @@ fn seconds(milliseconds: u64) -> String {
 }
 
 fn row(transfer: &api::Transfer) -> Vec<String> {
-    let reason = match transfer.code.as_str() {
-        "" => transfer.reason.clone(),
-        code => format!("{code}: {}", transfer.reason),
+    let reason = match (transfer.code.as_str(), &transfer.deposit) {
+        ("", Some(deposit)) if transfer.state == "COMPLETED" => format!("deposit {}", deposited(deposit)),
+        ("", _) => transfer.reason.clone(),
+        (code, _) => format!("{code}: {}", transfer.reason),
     };
     let metering = transfer.metering.unwrap_or_default();
     vec![

@@ -13,10 +13,11 @@
 //! node trusts the public authorities or the certificates that its operator names, and never both. No proxy is used and no
 //! environment variable is read.
 //!
-//! The crate knows no other crate of this workspace. It speaks HTTP/1.1 and the ten requests of S3 that it needs itself,
+//! It is the [`Depot`](huitong_transfer::Depot) of a node's transfers. It speaks HTTP/1.1 and the ten requests of S3 that it needs itself,
 //! because what clients offer in general leaves out what counts here: an upload that is completed only where no object
 //! is, the list of the parts that arrived, user metadata on uploads in parts, and keys as they stand.
 
+mod depot;
 mod error;
 mod location;
 mod net;

@@ -1,5 +1,5 @@
-//! Runs the consumer's transfers, has all transfers follow their contracts, and collects the other ledger's proofs of those
-//! that are complete.
+//! Runs the consumer's transfers, has all transfers follow their contracts, collects the other ledger's proofs of those that are
+//! complete, and puts them into S3 where that was ordered.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
@@ -20,6 +20,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_RUN_PAUSE: Duration = Duration::from_secs(10);
 /// Collections that run at the same time; each is one small call.
 const MOST_COLLECTIONS: usize = 8;
+/// Deposits that are made at the same time; each holds a few parts of a file in memory.
+const MOST_DEPOSITS: usize = 4;
 
 /// How long a subscription that has become due may not be noticed.
 const LOOK: Duration = Duration::from_secs(1);
@@ -80,6 +82,30 @@ pub(super) fn spawn_collector(supervisor: &Supervisor, work: &Work, transfers: T
                 }
             },
             most: MOST_COLLECTIONS,
+            longest_pause: LONGEST_PAUSE,
+            longest_wait: LONGEST_PAUSE,
+        };
+        attempts.run(standing.clone(), drain.clone())
+    });
+}
+
+/// Puts completed transfers into the depot until all of them are there. Whatever stops it, it goes on from where it was.
+pub(super) fn spawn_deposits(supervisor: &Supervisor, work: &Work, transfers: Transfers) {
+    let (standing, drain) = (work.standing().clone(), supervisor.draining().clone());
+    supervisor.spawn("deposits", Stopping::AtOnce, LONGEST_PAUSE, move || {
+        let attempts = Attempts {
+            list: {
+                let transfers = transfers.clone();
+                move || transfers.open_deposits().map_err(|error| error.to_string())
+            },
+            one: {
+                let transfers = transfers.clone();
+                move |id: Id| {
+                    let transfers = transfers.clone();
+                    async move { transfers.deposit(&id).await }
+                }
+            },
+            most: MOST_DEPOSITS,
             longest_pause: LONGEST_PAUSE,
             longest_wait: LONGEST_PAUSE,
         };

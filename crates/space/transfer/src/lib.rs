@@ -3,7 +3,8 @@
 //! This crate owns one transfer from the first frame to the receipt: the provider's decision whether bytes may move,
 //! window mode (offer, acceptance, verified groups against cumulative signed acknowledgements, final), resume after a
 //! crash of either side, usage counters, and the offline verification of receipts. It knows nothing of sockets or
-//! gRPC (a face behind [`TransferPeer`] and [`EvidencePeer`]), and nothing of how an agreement came about.
+//! gRPC (a face behind [`TransferPeer`] and [`EvidencePeer`]), nothing of where a [`Depot`] keeps what is put into it, and
+//! nothing of how an agreement came about.
 
 mod details;
 mod evidence;
@@ -27,11 +28,11 @@ mod witnesses;
 pub use details::{AckDetail, AckStatus, DatasetShape, OfferDetail};
 pub use lanes::MOST_LANES;
 pub use model::{
-    Cause, Due, Finality, FromConsumer, FromProvider, Metering, Priority, StartTransfer, Subscribe,
-    Subscription, Suspender, Transfer, TransferSettings, TransferState, Want,
+    Cause, Deposit, DepositState, Due, Finality, FromConsumer, FromProvider, Metering, Priority,
+    StartTransfer, Subscribe, Subscription, Suspender, Transfer, TransferSettings, TransferState, Want,
 };
 pub use pace::{LOWEST_RATE, Limited, Rates};
-pub use peer::{EvidencePeer, Frames, SubscriptionPeer, TransferPeer};
+pub use peer::{Depot, DepotError, EvidencePeer, Frames, SubscriptionPeer, TransferPeer};
 pub use pieces::Pieces;
 pub use schedule::Schedule;
 pub use service::{TOPIC, Transfers};

@@ -60,7 +60,7 @@ pub struct StartTransfer {
     pub contract: ContractId,
     /// The product; `None` means the contract's.
     pub product: Option<DataId>,
-    /// Directory to deliver into; `None` means the node's own.
+    /// Directory to deliver into, or the URL of a place in a [`crate::Depot`]; `None` means the node's own directory.
     pub directory: Option<PathBuf>,
     /// Which transfers run first where not all can.
     pub priority: Priority,
@@ -71,7 +71,7 @@ pub struct StartTransfer {
 pub struct Subscribe {
     /// The contract to fetch under.
     pub contract: ContractId,
-    /// Directory to deliver into; `None` means the node's own.
+    /// Directory to deliver into, or the URL of a place in a [`crate::Depot`]; `None` means the node's own directory.
     pub directory: Option<PathBuf>,
     /// Which transfers run first where not all can.
     pub priority: Priority,
@@ -86,7 +86,7 @@ pub struct Subscribe {
 pub struct Subscription {
     /// The contract to fetch under.
     pub contract: ContractId,
-    /// Directory to deliver into.
+    /// Directory to deliver into, or the URL of a place in a [`crate::Depot`].
     pub directory: PathBuf,
     /// Which transfers run first where not all can.
     pub priority: Priority,
@@ -234,6 +234,46 @@ pub enum Suspender {
     Contract,
 }
 
+/// What becomes of a delivery that does not stay on this node's disk: once the transfer is completed, it is put into a depot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Deposit {
+    /// Where it was ordered to, which ends in `/`.
+    pub location: String,
+    /// Where the file, or everything of the dataset, lies or will lie, once that is decided; a dataset's ends in `/`.
+    pub path: Option<String>,
+    /// How far it is.
+    pub state: DepositState,
+    /// Why it has failed, or why the last try came to nothing; empty otherwise.
+    pub reason: String,
+}
+
+/// The states of a deposit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DepositState {
+    /// Not all of it is there yet; it is tried again and again.
+    Open,
+    /// All of it is there, and nothing of it here.
+    Done,
+    /// It never will be there; what was received stays here.
+    Failed,
+}
+
+impl DepositState {
+    /// The word for people and programs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Done => "done",
+            Self::Failed => "failed",
+        }
+    }
+
+    /// Reads [`DepositState::name`].
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Open, Self::Done, Self::Failed].into_iter().find(|state| state.name() == name)
+    }
+}
+
 /// One transfer, as one of its two sides knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Transfer {
@@ -267,10 +307,13 @@ pub struct Transfer {
     pub root: Option<ContentRoot>,
     /// Which version of the product it delivers, as the registrar counts them; once offered.
     pub version: Option<u64>,
-    /// Where the file, or the dataset's directory, lies or will lie, at the consumer, once offered.
+    /// Where the file, or the dataset's directory, lies or will lie on the consumer's disk, once offered; `None` again
+    /// after a deposit.
     pub path: Option<PathBuf>,
-    /// Directory it is delivered into, at the consumer.
+    /// Directory it is delivered into, at the consumer; one of its own if a deposit follows.
     pub directory: PathBuf,
+    /// What follows its completion, at the consumer, if it is not to stay on this disk.
+    pub deposit: Option<Deposit>,
     /// Who or what holds it up; only in state `Suspended`.
     pub suspended_by: Option<Suspender>,
     /// Stable code of what ended or suspended it; empty otherwise.
@@ -300,6 +343,20 @@ impl Transfer {
                 // Of the end of a contract the provider hears by itself.
                 TransferState::Terminated => self.statements.abort.is_some() && self.code != rules::ENDED,
             }
+    }
+
+    /// Whether what it has delivered lies where it was ordered to. What lies in a depot is not looked for.
+    pub(crate) fn is_there(&self) -> bool {
+        match &self.path {
+            Some(path) => path.exists(),
+            None => self.deposit.as_ref().is_some_and(|deposit| deposit.state == DepositState::Done),
+        }
+    }
+
+    /// Whether it is all here, and is still to be put into a depot.
+    pub fn awaits_deposit(&self) -> bool {
+        self.state == TransferState::Completed
+            && self.deposit.as_ref().is_some_and(|deposit| deposit.state == DepositState::Open)
     }
 
     /// Holds it up.

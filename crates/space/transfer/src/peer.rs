@@ -1,5 +1,7 @@
-//! What a transfer needs from another node. A face implements it.
+//! What a transfer needs from another node, and from a store of objects. A face implements it.
 
+use std::fmt;
+use std::path::Path;
 use std::pin::Pin;
 
 use async_trait::async_trait;
@@ -39,6 +41,46 @@ pub trait SubscriptionPeer: Send + Sync {
 
     /// Asks a provider for the content root of a product's newest version, as it offers it to this node now.
     async fn current_root(&self, provider: &NodeId, product: &DataId) -> Result<ContentRoot, PeerError>;
+}
+
+/// A store of objects into which deliveries go. Its places are URLs; one that ends in `/` stands for everything below it.
+#[async_trait]
+pub trait Depot: Send + Sync {
+    /// Whether something can be put at this place, as far as is known without asking anybody.
+    fn check(&self, url: &str) -> Result<(), DepotError>;
+
+    /// Whether nothing lies at this place.
+    async fn is_free(&self, url: &str) -> Result<bool, DepotError>;
+
+    /// Begins to put a file of `size` bytes at a place. Gives what is to be stored before [`Depot::put`]. An object with
+    /// this mark counts as put: it names this file of this delivery and nothing else.
+    async fn begin(&self, url: &str, size: u64, mark: &str) -> Result<Bytes, DepotError>;
+
+    /// Puts the file, never over another object. Called again with the same upload it goes on, or finds that it is done.
+    async fn put(&self, upload: &[u8], file: &Path) -> Result<(), DepotError>;
+
+    /// Leaves nothing behind of an upload that was not completed. Doing it twice is harmless.
+    async fn abort(&self, upload: &[u8]) -> Result<(), DepotError>;
+}
+
+/// Why a depot did not do what it was asked, in words for an operator.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DepotError {
+    /// It may do so later, by itself or when an operator has seen to it.
+    Again(String),
+    /// Another object lies there, and was left alone.
+    Exists(String),
+    /// It no longer knows the upload, which is to be begun again.
+    Lost(String),
+    /// It never will.
+    Never(String),
+}
+
+impl fmt::Display for DepotError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Again(reason) | Self::Exists(reason) | Self::Lost(reason) | Self::Never(reason)) = self;
+        formatter.write_str(reason)
+    }
 }
 
 /// The other party's node, as keeper of its ledger, and what is needed to understand its answers.

@@ -2,6 +2,7 @@
 
 mod consumer;
 mod control;
+mod deposit;
 mod destination;
 mod fetch;
 mod metering;
@@ -30,6 +31,7 @@ pub use self::subscribe::TOPIC;
 use crate::lanes::LaneEnds;
 use crate::model::{Suspender, Transfer, TransferSettings};
 use crate::pace::{Limited, Pace, Rates};
+use crate::peer::Depot;
 use crate::places::Places;
 use crate::share::Share;
 use crate::{receipt, tables};
@@ -42,6 +44,9 @@ pub struct Transfers {
     shelf: Shelf,
     settings: Arc<TransferSettings>,
     running: Arc<Mutex<HashMap<[u8; 16], Running>>>,
+    depot: Option<Arc<dyn Depot>>,
+    /// Why the last try of an open deposit came to nothing.
+    obstacles: Arc<Mutex<HashMap<[u8; 16], String>>>,
     places: Places,
     pace: Pace,
     /// Exchanges that we serve, and that we receive from: each direction shares its memory.
@@ -89,6 +94,8 @@ impl Transfers {
             shelf,
             settings: Arc::new(settings),
             running: Arc::default(),
+            depot: None,
+            obstacles: Arc::default(),
             places,
             pace,
             serving: Share::default(),
@@ -104,13 +111,14 @@ impl Transfers {
             if transfer.reason.is_empty() {
                 transfer.reason = self.with_running(id, |running| running.waits.clone()).unwrap_or_default();
             }
-            transfer
+            self.with_obstacle(transfer)
         }))
     }
 
     /// The newest transfers first.
     pub fn list(&self, limit: usize) -> Result<Vec<Transfer>, ServiceError> {
-        tables::newest(&self.ledger().store().view(), limit)
+        let newest = tables::newest(&self.ledger().store().view(), limit)?;
+        Ok(newest.into_iter().map(|transfer| self.with_obstacle(transfer)).collect())
     }
 
     /// Consumer transfers that want to move.

@@ -1,5 +1,6 @@
 //! What transfers keep, and how it is found. Every row begins with its record version under key 0.
 
+pub(crate) mod deposits;
 pub(crate) mod subscriptions;
 
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
@@ -13,7 +14,9 @@ use huitong_proof::cbor::{Fields, Limits, Map, Value};
 use huitong_proof::{ContentRoot, Digest, Timestamp};
 use huitong_store::{Read, Table, Tx};
 
-use crate::model::{Finality, Priority, Statements, Suspender, Transfer, TransferState};
+use crate::model::{
+    Deposit, DepositState, Finality, Priority, Statements, Suspender, Transfer, TransferState,
+};
 
 /// Transfers by id.
 const TRANSFERS: Table = Table::with_history("transfer.transfer");
@@ -58,8 +61,11 @@ pub(crate) fn save(tx: &mut Tx<'_>, transfer: &Transfer) -> Result<(), ServiceEr
     } else {
         conclude(tx, &transfer.id)?;
     }
+    deposits::follow(tx, transfer)?;
+    // What is put elsewhere is not here when the next one comes.
     if transfer.side == Side::Consumer
         && transfer.state == TransferState::Completed
+        && transfer.deposit.is_none()
         && let Some(key) = delivered_key(transfer)
     {
         tx.put(&DELIVERED, &key, &transfer.id)?;
@@ -261,6 +267,7 @@ fn hash(value: &Value) -> Result<Digest, ServiceError> {
 
 fn encode(transfer: &Transfer) -> Vec<u8> {
     let statements = &transfer.statements;
+    let deposit = transfer.deposit.as_ref();
     Map::new()
         .uint(0, VERSION)
         .bytes(1, &transfer.id)
@@ -308,6 +315,10 @@ fn encode(transfer: &Transfer) -> Vec<u8> {
         .maybe_text(29, transfer.name.as_deref())
         .text(30, transfer.priority.name())
         .maybe_uint(31, transfer.version)
+        .maybe_text(32, deposit.map(|deposit| deposit.location.as_str()))
+        .maybe_text(33, deposit.and_then(|deposit| deposit.path.as_deref()))
+        .maybe_text(34, deposit.map(|deposit| deposit.state.name()))
+        .maybe_text(35, deposit.map(|deposit| deposit.reason.as_str()))
         .encode()
 }
 
@@ -345,6 +356,16 @@ fn decode(bytes: &[u8]) -> Result<Transfer, ServiceError> {
         version: fields.maybe_uint(31, "version")?,
         path: fields.maybe_bytes(10, "path")?.map(path),
         directory: path(fields.bytes(11, "directory")?),
+        deposit: match fields.maybe_text(32, "deposit")? {
+            None => None,
+            Some(location) => Some(Deposit {
+                location,
+                path: fields.maybe_text(33, "deposit path")?,
+                state: DepositState::from_name(&fields.text(34, "deposit state")?)
+                    .ok_or_else(|| damaged("deposit state"))?,
+                reason: fields.text(35, "deposit reason")?,
+            }),
+        },
         code: fields.text(12, "code")?,
         reason: fields.text(13, "reason")?,
         proven: fields.boolean(14, "proven")?,

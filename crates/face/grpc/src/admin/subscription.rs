@@ -60,7 +60,7 @@ fn command(request: wire::SubscribeRequest) -> Result<Subscribe, ServiceError> {
     };
     Ok(Subscribe {
         contract: contract_id("contract", &contract)?,
-        directory: directory(path)?,
+        directory: directory(path),
         priority: priority(&name)?,
         schedule,
         push,

@@ -30,7 +30,7 @@ impl AdminServices {
         Ok(wire::StartTransferResponse { transfer: Some(message(transfers, transfer)) })
     }
 
-    /// Ends once the transfer is terminated, or completed with the proofs of both ledgers: a client that does not wait
+    /// Ends once the transfer is terminated, or deposited and completed with the proofs of both ledgers: a client that does not wait
     /// for a complete receipt stops reading when it is completed.
     pub(super) async fn watch_transfer(
         &self,
@@ -104,18 +104,13 @@ fn command(request: wire::StartTransferRequest) -> Result<StartTransfer, Service
         id: fixed("id", &id)?,
         contract: contract_id("contract", &contract)?,
         product,
-        directory: self::directory(directory)?,
+        directory: self::directory(directory),
         priority: self::priority(&priority)?,
     })
 }
 
-pub(super) fn directory(path: String) -> Result<Option<PathBuf>, ServiceError> {
-    let directory = if path.is_empty() { None } else { Some(PathBuf::from(path)) };
-    if directory.as_ref().is_some_and(|directory| !directory.is_absolute()) {
-        let reason = "expected an absolute path: the node has another directory";
-        return Err(ServiceError::invalid("directory", reason));
-    }
-    Ok(directory)
+pub(super) fn directory(path: String) -> Option<PathBuf> {
+    (!path.is_empty()).then(|| PathBuf::from(path))
 }
 
 pub(super) fn priority(name: &str) -> Result<Priority, ServiceError> {
@@ -167,7 +162,7 @@ fn look(transfers: &Transfers, id: &[u8; 16]) -> Result<Look<(Transfer, u64)>, S
         .ok_or_else(|| ServiceError::NotFound { what: format!("transfer {}", id_text(id)) })?;
     let over = match seen.state {
         TransferState::Terminated => true,
-        TransferState::Completed => seen.proven,
+        TransferState::Completed => seen.proven && !seen.awaits_deposit(),
         TransferState::Requested | TransferState::Started | TransferState::Suspended => false,
     };
     Ok(Look { seen: (seen, transfers.moved(id)), over })
@@ -193,7 +188,7 @@ fn message(transfers: &Transfers, transfer: Transfer) -> wire::Transfer {
         version: transfer.version.unwrap_or(0),
         bytes_acknowledged: transfer.acknowledged,
         blake3: transfer.root.map(|root| root.to_string()).unwrap_or_default(),
-        path: transfer.path.map(|path| path.display().to_string()).unwrap_or_default(),
+        path: path(&transfer),
         suspended_by: match transfer.suspended_by {
             None => "",
             Some(Suspender::Operator) => "operator",
@@ -210,5 +205,18 @@ fn message(transfers: &Transfers, transfer: Transfer) -> wire::Transfer {
         finished_milliseconds: transfer.finished.map_or(0, |at| at.millis()),
         groups: transfer.groups,
         metering,
+        deposit: transfer.deposit.map(|deposit| wire::Deposit {
+            location: deposit.location,
+            path: deposit.path.unwrap_or_default(),
+            state: deposit.state.name().to_owned(),
+            reason: deposit.reason,
+        }),
     }
+}
+
+/// Where it lies, or will lie before it goes elsewhere.
+fn path(transfer: &Transfer) -> String {
+    let deposited = || transfer.deposit.as_ref().and_then(|deposit| deposit.path.clone());
+    let path = transfer.path.as_ref().map(|path| path.display().to_string());
+    path.or_else(deposited).unwrap_or_default()
 }

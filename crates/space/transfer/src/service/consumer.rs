@@ -10,12 +10,13 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::Transfers;
-use super::destination::{has_room, part_path, remove_part};
+use super::destination::{Destination, has_room, make_staging, remove_arrived, staging_directory, url};
 use super::fetch::Fetch;
 use super::standing::follow;
 use crate::lanes::Confluence;
 use crate::model::{
-    Finality, FromConsumer, StartTransfer, Statements, Suspender, Transfer, TransferState, Want,
+    Deposit, DepositState, Finality, FromConsumer, StartTransfer, Statements, Suspender, Transfer,
+    TransferState, Want,
 };
 use crate::peer::TransferPeer;
 use crate::rules::{self, Demand};
@@ -41,20 +42,27 @@ impl From<ServiceError> for Stop {
 impl Transfers {
     /// Starts a transfer, or gives the one with this id as it stands.
     pub async fn start(&self, request: StartTransfer) -> Result<Transfer, ServiceError> {
-        let directory = self.destination(request.directory.clone()).await?;
+        let destination = self.destination(request.directory.clone()).await?;
         let this = self.clone();
         self.ledger()
             .store()
-            .transact("transfer.start", move |tx| this.begin(tx, request, directory))
+            .transact("transfer.start", move |tx| this.begin(tx, request, destination))
             .await
             .map_err(Into::into)
     }
 
-    /// The directory to deliver into, which is made if it is not there.
-    pub(super) async fn destination(&self, directory: Option<PathBuf>) -> Result<PathBuf, ServiceError> {
+    /// Where to deliver to: a directory, which is made if it is not there, or a place in the depot.
+    pub(super) async fn destination(&self, directory: Option<PathBuf>) -> Result<Destination, ServiceError> {
+        if let Some(url) = directory.as_deref().and_then(url) {
+            return self.place(url).map(Destination::Depot);
+        }
         let directory = match directory {
             Some(directory) if directory.is_absolute() => directory,
-            Some(_) => return Err(ServiceError::invalid("directory", "must be an absolute path")),
+            Some(_) => {
+                let reason =
+                    "expected an absolute path, as the node has another directory, or s3://bucket/prefix/";
+                return Err(ServiceError::invalid("directory", reason));
+            }
             None => self.settings.received.clone(),
         };
         let made = directory.clone();
@@ -64,7 +72,7 @@ impl Transfers {
             .map_err(|error| {
                 ServiceError::invalid("directory", format!("{}: {error}", directory.display()))
             })?;
-        Ok(directory)
+        Ok(Destination::Directory(directory))
     }
 
     /// Stores a transfer that wants to run, unless it is known already.
@@ -72,7 +80,7 @@ impl Transfers {
         &self,
         tx: &mut Tx<'_>,
         request: StartTransfer,
-        directory: PathBuf,
+        destination: Destination,
     ) -> Result<Transfer, ServiceError> {
         if let Some(existing) = tables::transfer(tx, &request.id)? {
             let same = existing.side == Side::Consumer && existing.contract == request.contract;
@@ -94,6 +102,14 @@ impl Transfers {
         if let Standing::Ended(_) = contract.standing {
             return Err(ServiceError::Conflict { reason: contract.standing.to_string() });
         }
+        let (directory, deposit) = match destination {
+            Destination::Directory(directory) => (directory, None),
+            Destination::Depot(location) => {
+                let deposit =
+                    Deposit { location, path: None, state: DepositState::Open, reason: String::new() };
+                (staging_directory(&self.settings, &request.id), Some(deposit))
+            }
+        };
         let mut transfer = Transfer {
             id: request.id,
             side: Side::Consumer,
@@ -112,6 +128,7 @@ impl Transfers {
             version: None,
             path: None,
             directory,
+            deposit,
             suspended_by: None,
             code: String::new(),
             reason: String::new(),
@@ -172,6 +189,11 @@ impl Transfers {
             return Err(Stop::Retry(contract.standing.to_string()));
         }
         let (credential, _) = self.credential(&view, &transfer.peer)?;
+        if transfer.deposit.is_some() && !transfer.state.is_terminal() {
+            make_staging(&transfer.directory).map_err(|error| {
+                Stop::Retry(format!("{} cannot be made: {error}", transfer.directory.display()))
+            })?;
+        }
         let (out, outgoing) = mpsc::channel(OUTGOING);
         let want = Want {
             transfer: transfer.id,
@@ -209,7 +231,6 @@ impl Transfers {
         match error {
             PeerError::Unavailable(reason) | PeerError::Broken(reason) => Stop::Retry(reason),
             PeerError::Refused { code, reason, .. } => {
-                let part = part_path(transfer);
                 let (id, shown, ledger) = (transfer.id, format!("{code}: {reason}"), self.ledger().clone());
                 let ended = self
                     .ledger()
@@ -226,7 +247,7 @@ impl Transfers {
                     .await;
                 match ended {
                     Ok(()) => {
-                        remove_part(part).await;
+                        remove_arrived(transfer).await;
                         Stop::Over(shown)
                     }
                     Err(error) => Stop::Retry(ServiceError::from(error).to_string()),

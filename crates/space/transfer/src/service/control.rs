@@ -76,7 +76,7 @@ impl Transfers {
                 end(tx, ledger, transfer, &contract, CANCELLED, &reason)
             })
             .await?;
-        super::destination::remove_part(super::destination::part_path(&transfer)).await;
+        super::destination::remove_arrived(&transfer).await;
         Ok(transfer)
     }
 

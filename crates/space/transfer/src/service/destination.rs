@@ -1,5 +1,6 @@
 //! Where a received file goes, and how it gets its name.
 
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
@@ -8,10 +9,41 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
 use crate::model::Transfer;
-use crate::rules;
+use crate::{TransferSettings, rules};
 
 /// Bytes of a file name that every file system takes.
 const LONGEST_NAME: usize = 255;
+/// Where in the node's own directory lies what is on its way into a depot.
+const STAGING: &str = ".deposits";
+
+/// Where a delivery goes.
+#[derive(Clone)]
+pub(super) enum Destination {
+    /// Into a directory, where it stays.
+    Directory(PathBuf),
+    /// Into a depot, below this place, which ends in `/`.
+    Depot(String),
+}
+
+/// A destination that is no path but a URL.
+pub(super) fn url(destination: &Path) -> Option<&str> {
+    destination.to_str().filter(|text| text.contains("://"))
+}
+
+/// The directory for what one transfer is to put into a depot, and for nothing else.
+pub(super) fn staging_directory(settings: &TransferSettings, id: &[u8; 16]) -> PathBuf {
+    settings.received.join(STAGING).join(id_text(id))
+}
+
+/// Makes that directory, durably.
+pub(super) fn make_staging(directory: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    // As far up as the node's own directory.
+    for parent in directory.ancestors().skip(1).take(2) {
+        fs::File::open(parent)?.sync_all()?;
+    }
+    Ok(())
+}
 
 /// The name itself if it is free, else the name with the transfer's id in it.
 pub(super) fn free_path(directory: &Path, name: &str, id: &[u8; 16]) -> PathBuf {
@@ -24,10 +56,15 @@ pub(super) fn free_path(directory: &Path, name: &str, id: &[u8; 16]) -> PathBuf 
 
 /// The same name with the transfer's id in it, which no other file has.
 pub(super) fn marked_path(path: &Path, id: &[u8; 16]) -> PathBuf {
-    let mark = id_text(id);
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    path.with_file_name(marked_name(name, id))
+}
+
+/// A name with the transfer's id in it.
+pub(super) fn marked_name(name: &str, id: &[u8; 16]) -> String {
+    let mark = id_text(id);
     if name.contains(&mark) {
-        return path.to_owned();
+        return name.to_owned();
     }
     let (stem, extension) = match name.rsplit_once('.').filter(|(stem, _)| !stem.is_empty()) {
         Some((stem, extension)) => (stem, format!(".{extension}")),
@@ -38,7 +75,7 @@ pub(super) fn marked_path(path: &Path, id: &[u8; 16]) -> PathBuf {
     let stem = stem.get(..stem.floor_char_boundary(room)).unwrap_or_default();
     let mut marked = format!("{stem}-{mark}{extension}");
     marked.truncate(marked.floor_char_boundary(LONGEST_NAME));
-    path.with_file_name(marked)
+    marked
 }
 
 /// The unfinished file, or the unfinished dataset's directory, lies in the destination directory, so that putting it in its place moves no bytes.
@@ -56,14 +93,22 @@ pub(super) fn has_room(transfer: &Transfer) -> bool {
         .map_or(true, |found| found.f_bavail.saturating_mul(found.f_frsize) >= missing.min(rules::SYNC_BYTES))
 }
 
-/// Removes what arrived of a transfer that is over; nothing to remove is fine.
-pub(super) async fn remove_part(part: Option<PathBuf>) {
-    if let Some(part) = part {
-        let _ = tokio::task::spawn_blocking(move || match fs::symlink_metadata(&part)?.is_dir() {
-            true => fs::remove_dir_all(part),
-            false => fs::remove_file(part),
-        })
-        .await;
+/// Removes what arrived of a transfer that has ended short of completion; nothing to remove is fine.
+pub(super) async fn remove_arrived(transfer: &Transfer) {
+    let arrived = match transfer.deposit {
+        Some(_) => Some(transfer.directory.clone()),
+        None => part_path(transfer),
+    };
+    if let Some(arrived) = arrived {
+        let _ = tokio::task::spawn_blocking(move || remove(&arrived)).await;
+    }
+}
+
+/// Removes a file, or a directory and all that is in it.
+pub(super) fn remove(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path)?.is_dir() {
+        true => fs::remove_dir_all(path),
+        false => fs::remove_file(path),
     }
 }
 

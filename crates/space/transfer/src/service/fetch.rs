@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 use super::consumer::Stop;
-use super::destination::{free_path, marked_path, part_path, publish, remove_part};
+use super::destination::{free_path, marked_path, part_path, publish, remove_arrived};
 use super::sink::{Event, Run, Sink, Work};
 use super::{Abort, Order, Transfers, check_belongs, issue, order, stock, stopped};
 use crate::details::{
@@ -97,7 +97,7 @@ impl Fetch<'_> {
         let told = self.wait_for_the_end().await;
         if stored.state == TransferState::Terminated {
             // This run may have made it anew after the cancellation.
-            remove_part(part_path(&self.transfer)).await;
+            remove_arrived(&self.transfer).await;
             if told {
                 self.transfers.told(&stored.id).await?;
             }
@@ -612,7 +612,7 @@ impl Fetch<'_> {
             Ok(())
         })
         .await?;
-        remove_part(part_path(&self.transfer)).await;
+        remove_arrived(&self.transfer).await;
         Ok(Stop::Over(shown))
     }
 
@@ -638,7 +638,7 @@ impl Fetch<'_> {
         // It is over and on record, whether or not the provider still listens.
         let _ = self.send(&statement).await;
         self.wait_for_the_end().await;
-        remove_part(part_path(&self.transfer)).await;
+        remove_arrived(&self.transfer).await;
         Ok(Stop::Over(shown))
     }
 

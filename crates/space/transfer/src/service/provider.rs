@@ -361,6 +361,7 @@ fn new_transfer(want: &Want, caller: &Caller, goods: &Goods, now: Timestamp) -> 
         version: Some(goods.product.version),
         path: None,
         directory: std::path::PathBuf::new(),
+        deposit: None,
         suspended_by: None,
         code: String::new(),
         reason: String::new(),

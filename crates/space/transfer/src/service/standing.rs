@@ -10,7 +10,7 @@ use huitong_proof::Kind;
 use huitong_store::Tx;
 use tokio::time::sleep;
 
-use super::destination::{part_path, remove_part};
+use super::destination::remove_arrived;
 use super::{Transfers, issue};
 use crate::details::abort_detail;
 use crate::model::{Suspender, Transfer, TransferState};
@@ -100,7 +100,7 @@ impl Transfers {
     async fn has_followed(&self, transfer: &Transfer) {
         self.look_again(&transfer.id);
         if transfer.state == TransferState::Terminated {
-            remove_part(part_path(transfer)).await;
+            remove_arrived(transfer).await;
         }
     }
 }

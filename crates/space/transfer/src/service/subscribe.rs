@@ -1,7 +1,5 @@
 //! Standing orders: deliveries by schedule, and when the provider says that there is something (推送).
 
-use std::path::PathBuf;
-
 use huitong_contract::{Contract, Side};
 use huitong_identity::{Caller, Delivery, PeerError, Refusal, ServiceError, refuse, remember, statement_of};
 use huitong_ids::{ContractId, NodeId};
@@ -11,6 +9,7 @@ use huitong_proof::{Digest, Kind, Statement, Timestamp, random};
 use huitong_store::{Outgoing, Pending, Tx};
 
 use super::Transfers;
+use super::destination::Destination;
 use crate::model::{Cause, Due, StartTransfer, Subscribe, Subscription, Transfer, TransferState};
 use crate::peer::SubscriptionPeer;
 use crate::tables::{self, subscriptions};
@@ -59,7 +58,10 @@ impl Transfers {
         if request.schedule.is_none() && !request.push {
             return Err(ServiceError::invalid("schedule", "name a schedule, or let the provider push"));
         }
-        let directory = self.destination(request.directory.clone()).await?;
+        let directory = match self.destination(request.directory.clone()).await? {
+            Destination::Directory(directory) => directory,
+            Destination::Depot(location) => location.into(),
+        };
         let (ledger, contracts) = (self.ledger().clone(), self.contracts.clone());
         self.ledger()
             .store()
@@ -140,7 +142,7 @@ impl Transfers {
             subscription.last.map(|id| tables::transfer(&view, &id)).transpose().map_err(retry)?.flatten();
         let known = self.contracts.contract(&view, contract).map_err(retry)?;
         drop(view);
-        if last.as_ref().is_some_and(|last| !last.state.is_terminal()) {
+        if last.as_ref().is_some_and(|last| !last.state.is_terminal() || last.awaits_deposit()) {
             return Err(Delivery::Retry("the delivery before is still under way".to_owned()));
         }
         let Some(known) = known.filter(Contract::in_force) else {
@@ -285,7 +287,7 @@ impl Transfers {
     async fn start_due(&self, contract: &ContractId, due: Due) -> Result<(), ServiceError> {
         let (this, contract) = (self.clone(), contract.clone());
         let directory = subscriptions::subscription(&self.ledger().store().view(), &contract)?;
-        self.destination(directory.map(|found| found.directory)).await?;
+        let destination = self.destination(directory.map(|found| found.directory)).await?;
         self.ledger()
             .store()
             .transact("transfer.deliver", move |tx| -> Result<(), ServiceError> {
@@ -301,7 +303,7 @@ impl Transfers {
                     directory: Some(found.directory.clone()),
                     priority: found.priority,
                 };
-                this.begin(tx, request, found.directory.clone())?;
+                this.begin(tx, request, destination)?;
                 found.last = Some(id);
                 found.note.clear();
                 found.due = next(found.schedule.as_ref(), this.ledger().clock().now());
@@ -375,9 +377,7 @@ async fn something_new(
         (None, _) => peer.current_root(&contract.peer, &contract.agreement.product).await?,
     };
     let is_here = last.is_some_and(|last| {
-        last.state == TransferState::Completed
-            && last.root == Some(root)
-            && last.path.as_ref().is_some_and(|path: &PathBuf| path.exists())
+        last.state == TransferState::Completed && last.root == Some(root) && last.is_there()
     });
     Ok(!is_here)
 }
