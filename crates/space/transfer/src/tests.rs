@@ -4,6 +4,7 @@ mod consumer_lies;
 mod controlling;
 mod datasets;
 mod delivery;
+mod deposits;
 mod faults;
 mod finality;
 mod lanes;
