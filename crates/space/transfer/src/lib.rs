@@ -21,6 +21,8 @@ mod schedule;
 mod service;
 mod share;
 mod tables;
+#[cfg(feature = "testing")]
+pub mod testing;
 #[cfg(test)]
 mod tests;
 mod witnesses;

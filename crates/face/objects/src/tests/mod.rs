@@ -1,5 +1,6 @@
 //! Against servers in the test process: S3 by somebody else, and web servers that behave as told.
 
+mod depot;
 mod location;
 mod put;
 mod s3;

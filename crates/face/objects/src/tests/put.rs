@@ -16,7 +16,7 @@ fn count(server: &S3Server, method: &str, text: &str) -> usize {
 }
 
 /// Every part that was sent, by its number.
-fn parts_sent(server: &S3Server) -> Vec<u32> {
+pub(super) fn parts_sent(server: &S3Server) -> Vec<u32> {
     let lines = server.requests();
     let numbers =
         lines.iter().filter_map(|line| line.split_once("partNumber=")?.1.split('&').next()?.parse().ok());
@@ -113,7 +113,7 @@ async fn an_object_that_comes_into_being_at_the_last_moment_is_left_alone() {
     }
 }
 
-async fn until(mut holds: impl FnMut() -> bool) {
+pub(super) async fn until(mut holds: impl FnMut() -> bool) {
     bounded(async {
         while !holds() {
             tokio::time::sleep(Duration::from_millis(5)).await;

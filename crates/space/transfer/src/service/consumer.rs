@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::Transfers;
-use super::destination::{Destination, has_room, make_staging, remove_arrived, staging_directory, url};
+use super::destination::{Destination, has_room, make_staging, remove_arrived, url};
 use super::fetch::Fetch;
 use super::standing::follow;
 use crate::lanes::Confluence;
@@ -107,7 +107,7 @@ impl Transfers {
             Destination::Depot(location) => {
                 let deposit =
                     Deposit { location, path: None, state: DepositState::Open, reason: String::new() };
-                (staging_directory(&self.settings, &request.id), Some(deposit))
+                (self.staging_directory(&request.id), Some(deposit))
             }
         };
         let mut transfer = Transfer {

@@ -15,6 +15,10 @@ use crate::peer::{Depot, DepotError};
 use crate::tables::deposits::Progress;
 use crate::tables::{self, deposits};
 
+/// Where in the node's own directory lies what is on its way into the depot.
+const STAGING: &str = ".deposits";
+const NO_DEPOT: &str = "this node has no object storage; add the bucket to its configuration";
+
 impl Transfers {
     /// The same transfers, which can deliver into this depot.
     #[must_use]
@@ -42,6 +46,11 @@ impl Transfers {
         let failed = self.give_up(*id, reason.clone()).await;
         failed.map_err(|error| Delivery::Retry(error.to_string()))?;
         Err(Delivery::Dead(reason))
+    }
+
+    /// The directory for what one transfer is to put into the depot, and for nothing else.
+    pub(crate) fn staging_directory(&self, id: &[u8; 16]) -> PathBuf {
+        self.settings.received.join(STAGING).join(id_text(id))
     }
 
     /// A place in the depot, as it is written down.
@@ -150,8 +159,6 @@ impl Transfers {
         self.ledger().store().transact(name, change).await.map_err(Into::into)
     }
 }
-
-const NO_DEPOT: &str = "this node has no object storage; add the bucket to its configuration";
 
 /// One try.
 struct Putting<'a> {

@@ -9,12 +9,10 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
 use crate::model::Transfer;
-use crate::{TransferSettings, rules};
+use crate::rules;
 
 /// Bytes of a file name that every file system takes.
 const LONGEST_NAME: usize = 255;
-/// Where in the node's own directory lies what is on its way into a depot.
-const STAGING: &str = ".deposits";
 
 /// Where a delivery goes.
 #[derive(Clone)]
@@ -30,12 +28,7 @@ pub(super) fn url(destination: &Path) -> Option<&str> {
     destination.to_str().filter(|text| text.contains("://"))
 }
 
-/// The directory for what one transfer is to put into a depot, and for nothing else.
-pub(super) fn staging_directory(settings: &TransferSettings, id: &[u8; 16]) -> PathBuf {
-    settings.received.join(STAGING).join(id_text(id))
-}
-
-/// Makes that directory, durably.
+/// Makes the directory for what a transfer is to put into a depot, durably.
 pub(super) fn make_staging(directory: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
     // As far up as the node's own directory.
