@@ -214,7 +214,8 @@ pub(crate) enum Catalog {
                             \"constraintValue\": \"2040-01-01T00:00:00Z\"}]}]}}"
     )]
     Publish {
-        /// The file or directory. It is published in place: keep it where it is, unchanged.
+        /// The file or directory, or a URL: s3://bucket/key, s3://bucket/prefix/ or https://host/path. It is published in
+        /// place: keep it where it is, unchanged.
         #[arg(value_name = "PATH")]
         file: PathBuf,
         /// Usage policy, JSON in the national dictionary's names; - for stdin.

@@ -32,8 +32,11 @@ pub(crate) fn id_bytes(id: Uuid) -> Vec<u8> {
     id.as_bytes().to_vec()
 }
 
-/// The path as the node must be told it, which has its own working directory.
+/// The path as the node must be told it, which has its own working directory; a URL is the same everywhere.
 pub(crate) fn absolute(path: &Path) -> Result<String, Failure> {
+    if let Some(url) = path.to_str().filter(|text| text.contains("://")) {
+        return Ok(url.to_owned());
+    }
     let absolute = std::path::absolute(path).map_err(|error| Failure::file("find", path, &error))?;
     absolute.into_os_string().into_string().map_err(|name| {
         Failure::failed(
