@@ -10,6 +10,7 @@ mod document;
 #[cfg(test)]
 mod killing;
 mod mistakes;
+mod objects;
 #[cfg(test)]
 mod quickstart;
 #[cfg(test)]
