@@ -388,11 +388,11 @@ pub(crate) enum Transfer {
     Fetch(Wanted),
     /// Start a transfer and return at once; the node goes on with it.
     Start(Wanted),
-    /// Follow a transfer to its end; with `-o json` one line for each change.
+    /// Follow a transfer to its end, or all transfers until Ctrl-C; with `-o json` one line for each change.
     Watch {
-        /// Transfer id, as in `huitong transfer list`.
+        /// Transfer id, as in `huitong transfer list` [default: all transfers].
         #[arg(value_parser = transfer_id)]
-        id: Uuid,
+        id: Option<Uuid>,
     },
     /// Hold up a transfer, on either side, until it is resumed. What has arrived stays.
     Pause {
