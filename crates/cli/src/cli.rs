@@ -214,7 +214,8 @@ pub(crate) enum Catalog {
                             \"constraintValue\": \"2040-01-01T00:00:00Z\"}]}]}}"
     )]
     Publish {
-        /// The file or directory. It is published in place: keep it where it is, unchanged.
+        /// The file or directory, or a URL: s3://bucket/key, s3://bucket/prefix/ or https://host/path. It is published in
+        /// place: keep it where it is, unchanged.
         #[arg(value_name = "PATH")]
         file: PathBuf,
         /// Usage policy, JSON in the national dictionary's names; - for stdin.
@@ -389,11 +390,11 @@ pub(crate) enum Transfer {
     Fetch(Wanted),
     /// Start a transfer and return at once; the node goes on with it.
     Start(Wanted),
-    /// Follow a transfer to its end; with `-o json` one line for each change.
+    /// Follow a transfer to its end, or all transfers until Ctrl-C; with `-o json` one line for each change.
     Watch {
-        /// Transfer id, as in `huitong transfer list`.
+        /// Transfer id, as in `huitong transfer list` [default: all transfers].
         #[arg(value_parser = transfer_id)]
-        id: Uuid,
+        id: Option<Uuid>,
     },
     /// Hold up a transfer, on either side, until it is resumed. What has arrived stays.
     Pause {

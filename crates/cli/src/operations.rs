@@ -32,7 +32,7 @@ pub(crate) fn id_bytes(id: Uuid) -> Vec<u8> {
     id.as_bytes().to_vec()
 }
 
-/// The path as the node must be told it, which has its own working directory. A URL is what it is.
+/// The path as the node must be told it, which has its own working directory; a URL is the same everywhere.
 pub(crate) fn absolute(path: &Path) -> Result<String, Failure> {
     if let Some(url) = path.to_str().filter(|text| text.contains("://")) {
         return Ok(url.to_owned());

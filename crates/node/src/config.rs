@@ -49,6 +49,8 @@ pub struct Config {
     pub connections: Option<usize>,
     /// How fast content leaves, until an operator says otherwise.
     pub rates: Rates,
+    /// What this node reaches besides its own files.
+    pub objects: ObjectStores,
     /// Who witnesses, reads and watches ledgers.
     pub ledger: LedgerRules,
     /// What is logged and how.
@@ -108,6 +110,38 @@ pub struct Limits {
     pub handshake_timeout: Duration,
     /// Time that running work gets when the node stops.
     pub drain_timeout: Duration,
+}
+
+/// Web servers and buckets that products may lie in, and deliveries go into.
+#[derive(Debug, Clone)]
+pub struct ObjectStores {
+    /// Whether locations may be `http://`.
+    pub allow_http: bool,
+    /// PEM of the certificates of web servers; `None` means the public authorities.
+    pub ca_file: Option<PathBuf>,
+    /// The buckets.
+    pub buckets: Vec<BucketAccess>,
+}
+
+/// How one S3-compatible bucket is reached.
+#[derive(Debug, Clone)]
+pub struct BucketAccess {
+    /// Its name in `s3://` locations.
+    pub name: String,
+    /// Where the server is; `None` means AWS in this region.
+    pub endpoint: Option<String>,
+    /// What the server calls its region.
+    pub region: String,
+    /// Whether the bucket stands in the path rather than in the host name.
+    pub path_style: bool,
+    /// The access key's id.
+    pub access_key_id: String,
+    /// The file in which the access key itself lies.
+    pub secret_access_key_file: PathBuf,
+    /// Whether the endpoint may be `http://`.
+    pub allow_http: bool,
+    /// PEM of the endpoint's certificates; `None` means the public authorities.
+    pub ca_file: Option<PathBuf>,
 }
 
 /// Who witnesses, reads and watches ledgers.

@@ -15,6 +15,7 @@ mod identity;
 mod listener;
 pub mod maintenance;
 mod metrics;
+mod objects;
 mod serving;
 mod start;
 mod supervisor;

@@ -28,6 +28,7 @@ use crate::http::{self, Observed};
 use crate::identity::{Home, evidence, peers, private_directory, tls, unusable_certificate};
 use crate::listener::{AdmitPeers, AdmitStrangers, Bounds, Connections};
 use crate::metrics::{CountCalls, Metrics};
+use crate::objects::objects;
 use crate::serving::{PEERS, STRANGERS, Serving};
 use crate::supervisor::Supervisor;
 use crate::tls::Tls;
@@ -335,7 +336,9 @@ impl Services {
         }
         let standing = evidence.standing();
         let Standing { ledger, membership, directory } = standing;
-        let shelf = Shelf::new(ledger.clone(), membership.clone(), directory.clone(), config.trees_dir());
+        let objects = objects(&config.objects, Arc::clone(ledger.clock()))?;
+        let shelf = Shelf::new(ledger.clone(), membership.clone(), directory.clone(), config.trees_dir())
+            .reaching(Arc::new(objects));
         let contracts = Contracts::new(ledger.clone(), membership.clone(), shelf.clone(), config.approval);
         let settings = TransferSettings {
             received: config.received_dir.clone(),

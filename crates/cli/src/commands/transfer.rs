@@ -1,5 +1,6 @@
 //! `huitong transfer`: fetching data under a contract, controlling what moves, and looking at what has moved.
 
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -29,7 +30,8 @@ pub(crate) async fn run(command: Transfer, global: &Global, output: Output) -> R
             let transfer = operations::transfer(&admin, id.map_err(name_a_directory)?).await?;
             output.result(&views::transfer(&transfer), || describe(&transfer));
         }
-        Transfer::Watch { id } => {
+        Transfer::Watch { id: None } => watch_all(&admin, output).await?,
+        Transfer::Watch { id: Some(id) } => {
             operations::transfer(&admin, id).await.map_err(|failure| unknown(failure, id))?;
             follow(&admin, id, output, |transfer| output.step(|| views::transfer(transfer))).await?;
         }
@@ -156,6 +158,24 @@ fn subscription_row(subscription: &api::Subscription) -> Vec<String> {
         last,
         subscription.note.clone(),
     ]
+}
+
+/// Shows what moves, until the operator has seen enough.
+async fn watch_all(admin: &Admin, output: Output) -> Result<(), Failure> {
+    let request = api::WatchTransfersRequest {};
+    let watching = admin.watch(
+        async |mut client: Client| client.watch_transfers(request).await,
+        |answer: api::WatchTransfersResponse| {
+            if let Some(transfer) = answer.transfer {
+                output.result(&views::transfer(&transfer), || row(&transfer).join("  "));
+            }
+            ControlFlow::<()>::Continue(())
+        },
+    );
+    tokio::select! {
+        ended = watching => ended,
+        _ = tokio::signal::ctrl_c() => Ok(()),
+    }
 }
 
 async fn control(

@@ -9,7 +9,10 @@ mod demo;
 mod document;
 #[cfg(test)]
 mod killing;
+#[cfg(test)]
 mod mistakes;
+#[cfg(test)]
+mod objects;
 #[cfg(test)]
 mod quickstart;
 #[cfg(test)]

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::document::Reader;
 use crate::quickstart::DOCUMENT as QUICKSTART;
-use crate::support::ask;
+use crate::support::{Running, ask, huitong};
 
 const GUIDE: &str = include_str!("../../../../docs/transfers.md");
 
@@ -13,7 +13,20 @@ fn the_guide_works_as_written() {
     let (running, _) = QUICKSTART.split_once("## 6. Stop").unwrap();
     let mut reader = Reader::of(QUICKSTART);
     reader.follow(running, |_, _| {});
+    // A program that follows everything meanwhile.
+    let events = reader.path("consumer").join("events.jsonl");
+    let mut watch = huitong();
+    watch.args(["transfer", "watch", "-o", "json", "-c"]).arg(reader.path("consumer").join("node.toml"));
+    let watch = Running(watch.stdout(std::fs::File::create(&events).unwrap()).spawn().unwrap());
     let printed = reader.follow(GUIDE, |_, _| {});
+    drop(watch);
+    let events = std::fs::read_to_string(events).unwrap();
+    let events: Vec<serde_json::Value> =
+        events.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let ended = |state: &str| events.iter().filter(|event| event["state"] == state).count();
+    // Of the quickstart nothing was under way any more.
+    assert_eq!((ended("COMPLETED"), ended("TERMINATED")), (6, 1), "{events:?}");
+    assert!(ended("SUSPENDED") > 0 && ended("STARTED") > 5, "{events:?}");
     for sign in [
         "each contract  no limit",
         "node           65,536 bytes a second",

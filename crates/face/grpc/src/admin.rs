@@ -178,6 +178,7 @@ serve! {
         publish as PublishStream: PublishRequest => PublishResponse;
         watch_negotiation as WatchNegotiationStream: WatchNegotiationRequest => WatchNegotiationResponse;
         watch_transfer as WatchTransferStream: WatchTransferRequest => WatchTransferResponse;
+        watch_transfers as WatchTransfersStream: WatchTransfersRequest => WatchTransfersResponse;
         recover_ledger as RecoverLedgerStream: RecoverLedgerRequest => RecoverLedgerResponse;
         back_up_store as BackUpStoreStream: BackUpStoreRequest => BackUpStoreResponse;
     }

@@ -13,7 +13,8 @@
 //! node trusts the public authorities or the certificates that its operator names, and never both. No proxy is used and no
 //! environment variable is read.
 //!
-//! It is the [`Depot`](huitong_transfer::Depot) of a node's transfers. It speaks HTTP/1.1 and the ten requests of S3 that it needs itself,
+//! Of the house it knows the seams that it fills: where the catalog's products lie (`sources`), and where deliveries go
+//! (`depot`). It speaks HTTP/1.1 and the ten requests of S3 that it needs itself,
 //! because what clients offer in general leaves out what counts here: an upload that is completed only where no object
 //! is, the list of the parts that arrived, user metadata on uploads in parts, and keys as they stand.
 
@@ -26,6 +27,7 @@ mod reader;
 mod s3;
 mod settings;
 mod sign;
+mod sources;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 #[cfg(test)]

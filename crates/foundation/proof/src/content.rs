@@ -263,14 +263,53 @@ impl Content {
     pub fn of_dataset(files: &[(String, PathBuf)], progress: &mut dyn FnMut(u64)) -> io::Result<Self> {
         let paths: Vec<&Path> = files.iter().map(|(_, path)| path.as_path()).collect();
         let (sizes, leaves) = hash_files(&paths, progress)?;
-        let mut hashed: Vec<_> = files
-            .iter()
+        let names = files.iter().map(|(name, _)| name.clone()).collect();
+        Self::dataset(names, sizes, &leaves)
+    }
+
+    /// Hashes a content that lies elsewhere. `names` are those of a dataset's files, `None` stands for one file; `read` appends
+    /// the bytes of one group after the other, in their order.
+    ///
+    /// # Errors
+    /// What `read` says; `FileTooLarge`; what makes the files unfit for a manifest, as `InvalidInput`.
+    pub fn of_groups<E: From<io::Error>>(
+        names: Option<Vec<String>>,
+        sizes: &[u64],
+        mut read: impl FnMut(GroupPlace, &mut Vec<u8>) -> Result<(), E>,
+    ) -> Result<Self, E> {
+        let groups = sizes.iter().copied().map(group_count).fold(0, u64::saturating_add);
+        if groups > MAX_GROUPS {
+            return Err(too_large().into());
+        }
+        let (mut leaves, mut buffer) = (Vec::new(), Vec::new());
+        for (file, size) in sizes.iter().copied().enumerate() {
+            for index in 0..group_count(size) {
+                let range = group_range(size, index).unwrap_or(0..0);
+                let place = GroupPlace { file, offset: range.start, length: range.end - range.start };
+                buffer.clear();
+                read(place, &mut buffer)?;
+                leaves.push(leaf_value(size, place.offset, &[&buffer]));
+            }
+        }
+        match names {
+            Some(names) => Ok(Self::dataset(names, sizes.to_vec(), &leaves)?),
+            None => {
+                let (root, size) = (merge(&leaves), sizes.first().copied().unwrap_or(0));
+                Ok(Self { manifest: None, files: extents([size]), leaves, size, root })
+            }
+        }
+    }
+
+    /// A dataset of files with these names and sizes, from the leaves of all of them in the same order.
+    fn dataset(names: Vec<String>, sizes: Vec<u64>, leaves: &[LeafValue]) -> io::Result<Self> {
+        let mut hashed: Vec<_> = names
+            .into_iter()
             .zip(extents(sizes))
-            .map(|((path, _), extent)| {
+            .map(|(path, extent)| {
                 let first = usize::try_from(extent.first_group).unwrap_or(usize::MAX);
                 let count = usize::try_from(group_count(extent.size)).unwrap_or(usize::MAX);
                 let leaves = leaves.get(first..first.saturating_add(count)).unwrap_or_default();
-                (ManifestEntry { path: path.clone(), size: extent.size, root: merge(leaves) }, leaves)
+                (ManifestEntry { path, size: extent.size, root: merge(leaves) }, leaves)
             })
             .collect();
         hashed.sort_by(|(left, _), (right, _)| left.path.as_bytes().cmp(right.path.as_bytes()));
@@ -454,7 +493,6 @@ fn hash_files(paths: &[&Path], progress: &mut dyn FnMut(u64)) -> io::Result<(Vec
         .collect::<io::Result<Vec<_>>>()?;
     let files = extents(sizes.iter().copied());
     let groups = files.iter().map(|file| group_count(file.size)).fold(0, u64::saturating_add);
-    let too_large = || io::Error::new(io::ErrorKind::FileTooLarge, "a product has at most 2 TiB");
     let count = usize::try_from(groups).ok().filter(|_| groups <= MAX_GROUPS).ok_or_else(too_large)?;
     let mut leaves = vec![[0; LEAF_BYTES]; count];
     let cores = std::thread::available_parallelism().map_or(1, usize::from) as u64;
@@ -499,6 +537,10 @@ fn size_of(path: &Path) -> io::Result<u64> {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
     }
     Ok(metadata.len())
+}
+
+fn too_large() -> io::Error {
+    io::Error::new(io::ErrorKind::FileTooLarge, "a product has at most 2 TiB")
 }
 
 struct Hashed {

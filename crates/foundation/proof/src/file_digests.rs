@@ -51,6 +51,41 @@ impl WantedDigests {
     }
 }
 
+/// The same hashes of bytes that come in their order.
+pub struct DigestsInOrder {
+    sha256: Option<sha2::Sha256>,
+    sm3: Option<Sm3>,
+}
+
+impl DigestsInOrder {
+    /// Nothing yet.
+    pub fn new(wanted: WantedDigests) -> Self {
+        use sha2::Digest as _;
+        Self { sha256: wanted.sha256.then(sha2::Sha256::new), sm3: wanted.sm3.then(Sm3::new) }
+    }
+
+    /// The next bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        use sha2::Digest as _;
+        if let Some(sha256) = &mut self.sha256 {
+            sha256.update(bytes);
+        }
+        if let Some(sm3) = &mut self.sm3 {
+            sm3.update(bytes);
+        }
+    }
+
+    /// There are no more.
+    pub fn finish(self) -> FileDigests {
+        use sha2::Digest as _;
+        let digest = |bytes: [u8; 32]| Digest::from_bytes(bytes);
+        FileDigests {
+            sha256: self.sha256.map(|hasher| digest(hasher.finalize().into())),
+            sm3: self.sm3.map(|hasher| digest(hasher.finalize().into())),
+        }
+    }
+}
+
 fn hash<H: sha2::Digest>(path: &Path) -> io::Result<Digest>
 where
     [u8; 32]: From<sha2::digest::Output<H>>,
@@ -80,6 +115,10 @@ mod tests {
         // GB/T 32905-2016, annex A.1.
         let sm3 = "66c7f0f462eeedd9d1f2d46bdc10e4e24167c4875cf2f7a2297da02b8f4ba8e0";
         assert_eq!(both.sm3.unwrap().to_string(), sm3);
+        let mut in_order = DigestsInOrder::new(WantedDigests { sha256: true, sm3: true });
+        in_order.update(b"ab");
+        in_order.update(b"c");
+        assert_eq!(in_order.finish(), both);
         assert_eq!(WantedDigests::default().of_file(&path).unwrap(), FileDigests::default());
     }
 

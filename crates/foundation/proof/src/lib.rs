@@ -23,7 +23,7 @@ pub use content::{
 };
 pub use digest::{Digest, HexError};
 pub use entropy::{Entropy, SeededEntropy, SystemEntropy, id_text, random, time_ordered_id};
-pub use file_digests::{FileDigests, WantedDigests};
+pub use file_digests::{DigestsInOrder, FileDigests, WantedDigests};
 pub use key::{KeyError, SigningKey, Suite, VerifyingKey};
 pub use key_file::KeyFileError;
 pub use statement::{

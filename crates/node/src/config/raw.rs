@@ -13,7 +13,8 @@ use huitong_transfer::{LOWEST_RATE, MOST_LANES, Rates};
 use serde::Deserialize;
 
 use super::{
-    Config, ConfigError, Connector, FunctionNode, LedgerRules, Limits, Listen, Log, LogFormat, NodeRole,
+    BucketAccess, Config, ConfigError, Connector, FunctionNode, LedgerRules, Limits, Listen, Log, LogFormat,
+    NodeRole, ObjectStores,
 };
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
@@ -25,6 +26,7 @@ pub(super) struct Raw {
     limits: RawLimits,
     contract: RawContract,
     transfer: RawTransfer,
+    objects: RawObjects,
     ledger: RawLedger,
     log: RawLog,
 }
@@ -88,6 +90,31 @@ struct RawTransfer {
     rate: u64,
     rate_per_peer: u64,
     rate_per_contract: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawObjects {
+    allow_http: bool,
+    ca_file: String,
+    buckets: Vec<RawBucket>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawBucket {
+    name: String,
+    #[serde(default)]
+    endpoint: String,
+    region: String,
+    #[serde(default)]
+    path_style: bool,
+    access_key_id: String,
+    secret_access_key_file: String,
+    #[serde(default)]
+    allow_http: bool,
+    #[serde(default)]
+    ca_file: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -200,7 +227,7 @@ impl Default for RawLog {
 impl Raw {
     pub(super) fn validate(self, base: &Path) -> Result<Config, ConfigError> {
         // Taken apart without `..`, so that a new key cannot be forgotten here.
-        let Self { node, identity, listen, limits, contract, transfer, ledger, log } = self;
+        let Self { node, identity, listen, limits, contract, transfer, objects, ledger, log } = self;
         if node.data_dir.is_empty() {
             return Err(value("node.data_dir", &node.data_dir, "a directory", "name one that the node owns"));
         }
@@ -303,6 +330,7 @@ impl Raw {
                 each_peer: rate("transfer.rate_per_peer", transfer.rate_per_peer)?,
                 each_contract: rate("transfer.rate_per_contract", transfer.rate_per_contract)?,
             },
+            objects: object_stores(objects, base)?,
             ledger: ledger_rules(&ledger, base)?,
             log: Log {
                 level: match log.level.as_str() {
@@ -434,6 +462,41 @@ fn connector(identity: &RawIdentity, listen: &RawListen, base: &Path) -> Result<
     let invite_file =
         if identity.invite_file.is_empty() { None } else { Some(base.join(&identity.invite_file)) };
     Ok(NodeRole::Connector(Connector { registrar_address, invite_file }))
+}
+
+/// The most buckets that one node knows.
+const MOST_BUCKETS: usize = 64;
+
+fn object_stores(raw: RawObjects, base: &Path) -> Result<ObjectStores, ConfigError> {
+    let file = |path: &str| if path.is_empty() { None } else { Some(base.join(path)) };
+    let RawObjects { allow_http, ca_file, buckets } = raw;
+    if buckets.len() > MOST_BUCKETS {
+        let expected = format!("at most {MOST_BUCKETS} buckets");
+        return Err(value("objects.buckets", &buckets.len().to_string(), &expected, "remove some"));
+    }
+    let bucket = |raw: RawBucket| {
+        let missing = [
+            ("objects.buckets.name", &raw.name),
+            ("objects.buckets.region", &raw.region),
+            ("objects.buckets.access_key_id", &raw.access_key_id),
+            ("objects.buckets.secret_access_key_file", &raw.secret_access_key_file),
+        ];
+        if let Some((key, _)) = missing.into_iter().find(|(_, text)| text.is_empty()) {
+            return Err(value(key, "", "a value", "set it, or remove the bucket"));
+        }
+        Ok(BucketAccess {
+            name: raw.name,
+            endpoint: (!raw.endpoint.is_empty()).then_some(raw.endpoint),
+            region: raw.region,
+            path_style: raw.path_style,
+            access_key_id: raw.access_key_id,
+            secret_access_key_file: base.join(raw.secret_access_key_file),
+            allow_http: raw.allow_http,
+            ca_file: file(&raw.ca_file),
+        })
+    };
+    let buckets = buckets.into_iter().map(bucket).collect::<Result<_, _>>()?;
+    Ok(ObjectStores { allow_http, ca_file: file(&ca_file), buckets })
 }
 
 fn ledger_rules(ledger: &RawLedger, base: &Path) -> Result<LedgerRules, ConfigError> {

@@ -18,9 +18,12 @@ mod workers;
 pub use model::{
     AssetCertificate, AssetKind, Classification, DataFormat, DeliveryForm, FileName, Grade, ListingNotice,
     ListingRecord, MAX_POLICY_BYTES, MAX_WINDOW_BYTES, MIN_WINDOW_BYTES, Origin, Ownership,
-    PersonalInformation, ProductRecord, Publication, PublicationState, Publish, RecordError, Registration,
-    ResourceRecord, SecurityLevel, ShelfProduct, Source, SourceFile, UpdateFrequency,
+    PersonalInformation, Place, ProductRecord, Publication, PublicationState, Publish, RecordError,
+    Registration, ResourceRecord, SecurityLevel, ShelfProduct, Source, SourceFile, SourceReader,
+    UpdateFrequency,
 };
-pub use peer::{CatalogPeer, Hit, Resolution, Resolved, SearchPage, VerifiedProduct};
+pub use peer::{
+    CatalogPeer, Elsewhere, Hit, RemoteFile, RemoteReader, Resolution, Resolved, SearchPage, VerifiedProduct,
+};
 pub use service::{MAX_EXAMINED, MAX_KEYWORD_CHARS, MAX_PAGE, Registry, Shelf};
 pub use workers::TOPIC;

@@ -33,6 +33,45 @@ pub trait CatalogPeer: Send + Sync {
     async fn resolve(&self, to: &NodeId, product: &DataId) -> Result<Resolved, PeerError>;
 }
 
+/// Published files that do not lie on this machine. A face implements it.
+#[async_trait]
+pub trait Elsewhere: Send + Sync + std::fmt::Debug {
+    /// The file at a URL, or the files below a prefix, at most `most`.
+    ///
+    /// # Errors
+    /// `Invalid` for a URL that leads nowhere or is not for this node, `Busy` where trying again later may help.
+    async fn list(&self, url: &str, most: usize) -> Result<Vec<RemoteFile>, ServiceError>;
+
+    /// Reads a file, only ever in the version in which it was listed.
+    ///
+    /// # Errors
+    /// `Invalid` for one that this has not listed.
+    fn reader(&self, file: &RemoteFile) -> Result<Box<dyn RemoteReader>, ServiceError>;
+}
+
+/// One file elsewhere, as it was listed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RemoteFile {
+    /// Its URL.
+    pub url: String,
+    /// Where it lies below the prefix that was listed; its own name if it was listed itself.
+    pub path: String,
+    /// Bytes.
+    pub size: u64,
+    /// What tells two versions of it apart.
+    pub version: String,
+}
+
+/// A file elsewhere that is being read.
+#[async_trait]
+pub trait RemoteReader: Send {
+    /// Appends exactly `length` bytes from `offset` on.
+    ///
+    /// # Errors
+    /// `Conflict` when it is another version by now, `Busy` where trying again later may help.
+    async fn append(&mut self, offset: u64, length: usize, buffer: &mut Vec<u8>) -> Result<(), ServiceError>;
+}
+
 /// One page of search results.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SearchPage {

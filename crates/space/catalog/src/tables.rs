@@ -11,7 +11,7 @@ use huitong_proof::{ContentRoot, Digest, Timestamp};
 use huitong_store::{Read, Row, Table};
 
 use crate::model::{
-    DeliveryForm, FileName, Publication, PublicationState, ResourceRecord, SecurityLevel, Source,
+    DeliveryForm, FileName, Place, Publication, PublicationState, ResourceRecord, SecurityLevel, Source,
 };
 use crate::peer::Hit;
 
@@ -191,11 +191,24 @@ pub(crate) struct Certified {
 impl PublicationRow {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let source = Map::new()
-            .bytes(1, self.source.path.as_os_str().as_bytes())
+            .maybe_bytes(
+                1,
+                match &self.source.place {
+                    Place::Here(path) => Some(path.as_os_str().as_bytes()),
+                    Place::Elsewhere(_) => None,
+                },
+            )
             .uint(2, self.source.size)
             .bytes(4, self.source.root.as_bytes())
             .maybe_uint(5, self.source.files)
-            .digest(6, &self.source.stamp);
+            .digest(6, &self.source.stamp)
+            .maybe_text(
+                7,
+                match &self.source.place {
+                    Place::Here(_) => None,
+                    Place::Elsewhere(url) => Some(url),
+                },
+            );
         let mut row = Map::new()
             .uint(0, VERSION)
             .uint(1, state_number(self.state))
@@ -229,7 +242,11 @@ impl PublicationRow {
         let mut fields = open(bytes, "publication")?;
         let mut source = fields.fields(3, "source")?;
         let source_row = Source {
-            path: PathBuf::from(OsString::from_vec(source.bytes(1, "path")?)),
+            place: match (source.maybe_bytes(1, "path")?, source.maybe_text(7, "url")?) {
+                (Some(path), None) => Place::Here(PathBuf::from(OsString::from_vec(path))),
+                (None, Some(url)) => Place::Elsewhere(url),
+                _ => return Err(damaged("a publication lies neither here nor elsewhere")),
+            },
             size: source.uint(2, "size")?,
             root: crate::model::root(&mut source, 4)?,
             files: source.maybe_uint(5, "files")?,
@@ -281,7 +298,7 @@ impl PublicationRow {
             state: self.state,
             name: resource.name,
             file_name: self.file_name,
-            file: self.source.path,
+            place: self.source.place,
             size: self.source.size,
             files: self.source.files,
             root: self.source.root,

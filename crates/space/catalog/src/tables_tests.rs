@@ -68,7 +68,7 @@ fn publication_row(state: PublicationState) -> PublicationRow {
         request: Digest::sha256(b"request"),
         // A path need not be text.
         source: Source {
-            path: PathBuf::from(OsString::from_vec(b"/data/\xff.csv".to_vec())),
+            place: Place::Here(PathBuf::from(OsString::from_vec(b"/data/\xff.csv".to_vec()))),
             size: 7,
             root,
             files: Some(3),

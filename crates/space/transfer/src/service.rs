@@ -23,7 +23,7 @@ use huitong_identity::{Credential, Directory, Refusal, ServiceError, Standing, c
 use huitong_ids::NodeId;
 use huitong_ledger::{Evidence, Ledger, LedgerError, QuorumPolicy};
 use huitong_proof::cbor::Map;
-use huitong_proof::{Digest, Draft, Kind, Statement};
+use huitong_proof::{Digest, Draft, Kind, Statement, Timestamp};
 use huitong_store::{Read, StoreError, Tx, TxError};
 use tokio::sync::watch;
 
@@ -119,6 +119,20 @@ impl Transfers {
     pub fn list(&self, limit: usize) -> Result<Vec<Transfer>, ServiceError> {
         let newest = tables::newest(&self.ledger().store().view(), limit)?;
         Ok(newest.into_iter().map(|transfer| self.with_obstacle(transfer)).collect())
+    }
+
+    /// Transfers that have not ended, at most `limit`.
+    pub fn live(&self, limit: usize) -> Result<Vec<[u8; 16]>, ServiceError> {
+        tables::all_live(&self.ledger().store().view(), limit)
+    }
+
+    /// Transfers that began after this moment and this id, the oldest first, at most `limit`; they may have ended.
+    pub fn begun_after(
+        &self,
+        after: (Timestamp, [u8; 16]),
+        limit: usize,
+    ) -> Result<Vec<(Timestamp, [u8; 16])>, ServiceError> {
+        tables::begun_after(&self.ledger().store().view(), after, limit)
     }
 
     /// Consumer transfers that want to move.

@@ -74,6 +74,27 @@ pub(crate) fn save(tx: &mut Tx<'_>, transfer: &Transfer) -> Result<(), ServiceEr
     Ok(())
 }
 
+/// Transfers that have not ended.
+pub(crate) fn all_live(read: &impl Read, limit: usize) -> Result<Vec<[u8; 16]>, ServiceError> {
+    let rows = read.scan(&LIVE, &[], None, limit)?;
+    Ok(rows.into_iter().filter_map(|row| row.key.last_chunk().copied()).collect())
+}
+
+/// Transfers that began after this one, the oldest first.
+pub(crate) fn begun_after(
+    read: &impl Read,
+    (began, id): (Timestamp, [u8; 16]),
+    limit: usize,
+) -> Result<Vec<(Timestamp, [u8; 16])>, ServiceError> {
+    let after = [began.millis().to_be_bytes().as_slice(), &id].concat();
+    let rows = read.scan(&BY_TIME, &[], Some(&after), limit)?;
+    let begun = rows.into_iter().filter_map(|row| {
+        let (began, id) = row.key.split_first_chunk::<8>()?;
+        Some((Timestamp::from_millis(u64::from_be_bytes(*began)), id.try_into().ok()?))
+    });
+    Ok(begun.collect())
+}
+
 /// Where the content lies that the same peer delivered last under the same name, if there is any.
 pub(crate) fn delivered_before(
     read: &impl Read,

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use huitong_catalog::{
-    CatalogPeer, Hit, Publication, PublicationState, Publish, SearchPage, SecurityLevel, Shelf,
+    CatalogPeer, Hit, Place, Publication, PublicationState, Publish, SearchPage, SecurityLevel, Shelf,
     UpdateFrequency, VerifiedProduct,
 };
 use huitong_contract::{ContractPeer, Terms};
@@ -170,7 +170,7 @@ fn publish_command(request: wire::PublishRequest) -> Result<Publish, ServiceErro
         sm3,
     } = request;
     let file = PathBuf::from(path);
-    if !file.is_absolute() {
+    if matches!(Place::named(&file), Place::Here(path) if !path.is_absolute()) {
         return Err(ServiceError::invalid(
             "path",
             "expected an absolute path: the node has another directory",
@@ -200,9 +200,7 @@ fn publish_command(request: wire::PublishRequest) -> Result<Publish, ServiceErro
 }
 
 fn file_name(file: &Path) -> Result<String, ServiceError> {
-    let name = file.file_name().and_then(|name| name.to_str());
-    let name = name.ok_or_else(|| ServiceError::invalid("path", "names no file with a readable name"))?;
-    Ok(name.to_owned())
+    Ok(Place::named(file).file_name()?.as_str().to_owned())
 }
 
 /// Hex, or nothing.
@@ -232,7 +230,7 @@ fn publication_message(publication: Publication) -> wire::Publication {
         id,
         state,
         name,
-        file,
+        place,
         size,
         files,
         root,
@@ -256,7 +254,7 @@ fn publication_message(publication: Publication) -> wire::Publication {
         id: id.to_vec().into(),
         state: state.to_owned(),
         name,
-        path: file.display().to_string(),
+        path: place.to_string(),
         size,
         files: files.unwrap_or(0),
         blake3: root.to_string(),

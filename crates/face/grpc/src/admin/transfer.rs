@@ -1,17 +1,19 @@
 //! Transfers and their receipts.
 
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 
-use huitong_identity::ServiceError;
+use huitong_identity::{ServiceError, Standing};
 use huitong_proof::id_text;
 use huitong_transfer::{
     Limited, Metering, Priority, Rates, StartTransfer, Suspender, Transfer, TransferState, Transfers,
 };
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-use super::watch::{Look, watch};
+use super::watch::{Look, progress, watch};
 use super::{AdminServices, MAX_LISTED, Watch, failed};
 use crate::convert::{contract_id, data_id, fixed};
 use crate::proto::admin as wire;
@@ -48,6 +50,23 @@ impl AdminServices {
             let look = || look(&transfers, &id).map_err(failed(&standing));
             let show = |(seen, _)| wire::WatchTransferResponse { transfer: Some(message(&transfers, seen)) };
             watch(out, commits, Some(ticks), look, show).await;
+        });
+        Ok(ReceiverStream::new(stream))
+    }
+
+    /// Never ends by itself.
+    pub(super) async fn watch_transfers(
+        &self,
+        request: wire::WatchTransfersRequest,
+    ) -> Result<Watch<wire::WatchTransfersResponse>, Status> {
+        let wire::WatchTransfersRequest {} = request;
+        let transfers = self.transfers()?.clone();
+        let (out, stream) = mpsc::channel(BUFFERED);
+        let standing = self.standing.clone();
+        tokio::spawn(async move {
+            if let Err(error) = watch_all(&transfers, &standing, &out).await {
+                let _ = out.send(Err(failed(&standing)(error))).await;
+            }
         });
         Ok(ReceiverStream::new(stream))
     }
@@ -94,6 +113,52 @@ impl AdminServices {
         let id = fixed("id", &id).map_err(self.failed())?;
         let receipt = transfers.receipt(&id).await.map_err(self.failed())?;
         Ok(wire::ExportReceiptResponse { receipt: receipt.into() })
+    }
+}
+
+/// Shows what has not ended whenever it has changed, and how it ends, until nobody reads.
+async fn watch_all(
+    transfers: &Transfers,
+    standing: &Standing,
+    out: &mpsc::Sender<Result<wire::WatchTransfersResponse, Status>>,
+) -> Result<(), ServiceError> {
+    let (mut commits, mut ticks) = (standing.ledger.store().commits(), transfers.changes());
+    // What begins and ends between two looks is not to be missed.
+    let mut newest = (standing.ledger.clock().now(), [0; 16]);
+    let mut shown: HashMap<[u8; 16], (Transfer, u64)> = HashMap::new();
+    loop {
+        // Marked as seen before looking, so that a change in between wakes us again.
+        commits.borrow_and_update();
+        ticks.borrow_and_update();
+        let looked = Instant::now();
+        let mut ids: BTreeSet<[u8; 16]> = transfers.live(MAX_LISTED)?.into_iter().collect();
+        let begun = transfers.begun_after(newest, MAX_LISTED)?;
+        newest = begun.last().copied().unwrap_or(newest);
+        ids.extend(begun.into_iter().map(|(_, id)| id));
+        ids.extend(shown.keys());
+        for id in ids {
+            let Some(transfer) = transfers.transfer(&id)? else { continue };
+            let seen = (transfer, transfers.moved(&id));
+            if shown.get(&id) == Some(&seen) {
+                continue;
+            }
+            if seen.0.state.is_terminal() {
+                shown.remove(&id);
+            } else {
+                shown.insert(id, seen.clone());
+            }
+            let answer = wire::WatchTransfersResponse { transfer: Some(message(transfers, seen.0)) };
+            if out.send(Ok(answer)).await.is_err() {
+                return Ok(());
+            }
+        }
+        tokio::select! {
+            () = out.closed() => return Ok(()),
+            changed = commits.changed() => if changed.is_err() {
+                return Err(ServiceError::Busy { reason: "the node is stopping".to_owned() });
+            },
+            () = progress(Some(&mut ticks), looked) => {}
+        }
     }
 }
 

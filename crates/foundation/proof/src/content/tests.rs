@@ -351,3 +351,33 @@ proptest! {
         prop_assert_eq!(Content::of_bytes(&bytes).root(), expect);
     }
 }
+
+#[test]
+fn a_content_elsewhere_has_the_same_tree() {
+    let directory = tempfile::tempdir().unwrap();
+    let files =
+        [("a", vec![1; 3 << 20]), ("b/c", Vec::new()), ("b/d", vec![2; 5]), ("e", vec![3; (1 << 20) + 1])];
+    let paths: Vec<_> = files
+        .iter()
+        .enumerate()
+        .map(|(index, (name, bytes))| {
+            let path = directory.path().join(index.to_string());
+            std::fs::write(&path, bytes).unwrap();
+            ((*name).to_owned(), path)
+        })
+        .collect();
+    let read = |place: GroupPlace, buffer: &mut Vec<u8>| {
+        let start = place.offset as usize;
+        buffer.extend_from_slice(&files[place.file].1[start..start + place.length as usize]);
+        Ok::<_, std::io::Error>(())
+    };
+    let sizes: Vec<u64> = files.iter().map(|(_, bytes)| bytes.len() as u64).collect();
+    let names = files.iter().map(|(name, _)| (*name).to_owned()).collect();
+    let elsewhere = Content::of_groups(Some(names), &sizes, read).unwrap();
+    assert_eq!(elsewhere, Content::of_dataset(&paths, &mut |_| ()).unwrap());
+    let one = Content::of_groups(None, &sizes[..1], read).unwrap();
+    assert_eq!(one, Content::of_file(&paths[0].1, &mut |_| ()).unwrap());
+    assert_eq!(Content::of_groups(None, &[0], read).unwrap(), Content::of_bytes(b""));
+    let large = Content::of_groups(None, &[u64::MAX], read).unwrap_err();
+    assert_eq!(large.kind(), std::io::ErrorKind::FileTooLarge);
+}

@@ -17,5 +17,5 @@ pub use record::{
     RecordError, ResourceRecord,
 };
 pub(crate) use record::{MAX_RECORD_BYTES, root};
-pub use source::{Source, SourceFile};
-pub(crate) use source::{file_name_of, stamp, walk};
+pub use source::{Place, Source, SourceFile, SourceReader};
+pub(crate) use source::{list, stamp, walk};

@@ -12,7 +12,7 @@ use super::codes::{
     DataFormat, DeliveryForm, Grade, Origin, Ownership, PersonalInformation, SecurityLevel, UpdateFrequency,
 };
 use super::record::{FileName, ListingRecord, ProductRecord};
-use super::source::Source;
+use super::source::{Place, Source};
 
 /// 64 MiB: what a consumer may hold unacknowledged when the provider names nothing else.
 const DEFAULT_WINDOW_BYTES: u64 = 64 << 20;
@@ -22,8 +22,8 @@ const DEFAULT_WINDOW_BYTES: u64 = 64 << 20;
 pub struct Publish {
     /// Chosen by who asks, so that asking again is the same request.
     pub id: [u8; 16],
-    /// A regular file, or a directory, which makes a dataset of all files in it. Nothing is copied: they must stay where
-    /// they are, unchanged, for as long as the product is on offer.
+    /// A regular file, or a directory, which makes a dataset of all files in it; or the URL of an object or a prefix. Nothing is
+    /// copied: they must stay where they are, unchanged, for as long as the product is on offer.
     pub file: PathBuf,
     /// Name of resource, product and listing: 1 to 128 characters on one line.
     pub name: String,
@@ -197,7 +197,7 @@ pub struct Publication {
     /// The name under which consumers save it.
     pub file_name: FileName,
     /// Where its bytes lie.
-    pub file: PathBuf,
+    pub place: Place,
     /// Bytes.
     pub size: u64,
     /// How many files the dataset has; `None` for a product that is one file.

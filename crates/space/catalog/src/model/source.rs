@@ -3,94 +3,271 @@
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::{fmt, io};
 
 use huitong_identity::ServiceError;
-use huitong_proof::{Content, ContentRoot, Digest, MAX_FILES};
+use huitong_proof::{Content, ContentRoot, Digest, MAX_FILES, Manifest};
+use tokio::runtime::Handle;
 
 use super::nfc;
 use super::record::{FileName, RecordError};
+use crate::peer::{Elsewhere, RemoteFile, RemoteReader};
 
 /// Where the bytes of a product lie, and how they looked when their root was computed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Source {
-    /// Canonical path of a regular file, or of the directory of a dataset.
-    pub path: PathBuf,
+    /// Where its file, or the files of the dataset, lie.
+    pub place: Place,
     /// Bytes in all files.
     pub size: u64,
     /// What the content tree's root is.
     pub root: ContentRoot,
     /// How many files the dataset has; `None` for a product that is one file.
     pub files: Option<u64>,
-    /// SHA-256 of the sizes and modification times of all files.
+    /// SHA-256 of the sizes and versions of all files.
     pub stamp: Digest,
+}
+
+/// Where a product lies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// On this machine: the canonical path of a regular file, or of the directory of a dataset.
+    Here(PathBuf),
+    /// Elsewhere: the URL of an object, or of all objects below a prefix, which make a dataset.
+    Elsewhere(String),
+}
+
+impl Place {
+    /// What an operator has named: something with a scheme, such as `s3://bucket/prefix/`, is a URL.
+    pub fn named(path: &Path) -> Self {
+        match path.to_str() {
+            Some(url) if url.contains("://") => Self::Elsewhere(url.to_owned()),
+            _ => Self::Here(path.to_owned()),
+        }
+    }
+
+    /// Its last segment: what consumers save it as.
+    ///
+    /// # Errors
+    /// An input error when there is none, or none that is a file name.
+    pub fn file_name(&self) -> Result<FileName, RecordError> {
+        let name = match self {
+            Self::Here(path) => path.file_name().and_then(|name| name.to_str()),
+            Self::Elsewhere(url) => {
+                let end = if url.starts_with("s3://") { None } else { url.find(['?', '#']) };
+                let path = end.and_then(|end| url.get(..end)).unwrap_or(url);
+                path.trim_end_matches('/').rsplit('/').next()
+            }
+        };
+        let name =
+            name.ok_or_else(|| RecordError::value("file", "the name must be UTF-8, and no `..`; rename it"))?;
+        FileName::parse(&nfc(name))
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Here(path) => path.display().fmt(formatter),
+            Self::Elsewhere(url) => formatter.write_str(url),
+        }
+    }
 }
 
 impl Source {
     /// Looks for the files of the content, which is this source's, and whether they still are what was published by
-    /// size and modification time; blocks on the file system. The bytes themselves are verified group by group by who
-    /// receives them.
+    /// size and version; blocks. The bytes themselves are verified group by group by who receives them.
     ///
     /// # Errors
     /// `Invalid` when a file is missing or not a regular one, `Conflict` when one has changed. Files that the manifest
     /// does not name are nobody's business.
-    pub fn open(&self, content: &Content) -> Result<Vec<SourceFile>, ServiceError> {
-        let files = match content.manifest() {
-            None => vec![SourceFile::look(self.path.clone())?],
-            Some(manifest) => {
-                let path = |entry: &huitong_proof::ManifestEntry| self.path.join(&entry.path);
-                manifest
-                    .entries()
-                    .iter()
-                    .map(|entry| SourceFile::look(path(entry)))
-                    .collect::<Result<Vec<_>, _>>()?
+    pub fn open(
+        &self,
+        content: &Content,
+        elsewhere: Option<&Arc<dyn Elsewhere>>,
+    ) -> Result<Vec<SourceFile>, ServiceError> {
+        let files = match (&self.place, content.manifest()) {
+            (Place::Here(path), None) => vec![SourceFile::look(path.clone())?],
+            (Place::Here(path), Some(manifest)) => {
+                let look = |entry: &huitong_proof::ManifestEntry| SourceFile::look(path.join(&entry.path));
+                manifest.entries().iter().map(look).collect::<Result<Vec<_>, _>>()?
+            }
+            (Place::Elsewhere(url), manifest) => {
+                let mut listed = list(url, elsewhere)?;
+                match manifest {
+                    None => listed,
+                    Some(manifest) => {
+                        listed.retain(|file| is_in(manifest, &file.name));
+                        if listed.len() != manifest.entries().len() {
+                            return Err(changed(&self.place));
+                        }
+                        listed
+                    }
+                }
             }
         };
-        if stamp(&files) == self.stamp {
-            return Ok(files);
-        }
-        Err(changed(&self.path))
+        if stamp(&files) == self.stamp { Ok(files) } else { Err(changed(&self.place)) }
     }
 }
 
 /// One file of a source, as it looked when it was opened.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct SourceFile {
-    /// Where it lies.
-    pub path: PathBuf,
     /// Bytes.
     pub size: u64,
-    /// Modification time in nanoseconds since 1970-01-01T00:00:00Z; 0 for anything earlier.
-    modified: u64,
+    /// Where it lies in a dataset; empty for a file of this machine.
+    pub(crate) name: String,
+    at: At,
+}
+
+#[derive(Debug, Clone)]
+enum At {
+    /// With the modification time in nanoseconds since 1970-01-01T00:00:00Z; 0 for anything earlier.
+    Here {
+        path: PathBuf,
+        modified: u64,
+    },
+    Elsewhere {
+        file: RemoteFile,
+        reach: Arc<dyn Elsewhere>,
+    },
 }
 
 impl SourceFile {
     pub(crate) fn look(path: PathBuf) -> Result<Self, ServiceError> {
         let metadata = regular_file(&path)?;
-        Ok(Self { size: metadata.len(), modified: modified_nanos(&metadata), path })
+        let modified = modified_nanos(&metadata);
+        Ok(Self { size: metadata.len(), name: String::new(), at: At::Here { path, modified } })
     }
 
-    /// Looks whether the file is what it was; blocks on the file system.
+    /// Looks whether the file is what it was; blocks on the file system. A file elsewhere is only ever read in the version in
+    /// which it was listed, so there is nothing to look for.
     ///
     /// # Errors
     /// `Invalid` when it is missing or no regular file, `Conflict` when it has changed.
     pub fn check_unchanged(&self) -> Result<(), ServiceError> {
-        if Self::look(self.path.clone())? == *self { Ok(()) } else { Err(changed(&self.path)) }
+        let At::Here { path, .. } = &self.at else { return Ok(()) };
+        let now = Self::look(path.clone())?;
+        if now.version() == self.version() && now.size == self.size {
+            return Ok(());
+        }
+        Err(changed(&Place::Here(path.clone())))
+    }
+
+    /// Opens it for reading; blocks.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn reader(&self) -> Result<SourceReader, ServiceError> {
+        match &self.at {
+            At::Here { path, .. } => {
+                let file = fs::File::open(path).map_err(|error| unreadable(path, &error))?;
+                Ok(SourceReader(Reading::Here { path: path.clone(), file }))
+            }
+            At::Elsewhere { file, reach } => Ok(SourceReader(Reading::Elsewhere(reach.reader(file)?))),
+        }
+    }
+
+    /// Tells two states of the file apart.
+    fn version(&self) -> Vec<u8> {
+        match &self.at {
+            At::Here { modified, .. } => modified.to_be_bytes().to_vec(),
+            At::Elsewhere { file, .. } => file.version.as_bytes().to_vec(),
+        }
     }
 }
 
-fn changed(path: &Path) -> ServiceError {
-    let path = path.display();
-    ServiceError::Conflict {
-        reason: format!("{path} has changed since it was published; publish it again as a new product"),
+/// A file of a source that is being read. Call it where blocking is allowed, within the runtime.
+pub struct SourceReader(Reading);
+
+enum Reading {
+    Here { path: PathBuf, file: fs::File },
+    Elsewhere(Box<dyn RemoteReader>),
+}
+
+impl SourceReader {
+    /// Appends exactly `length` bytes from `offset` on.
+    ///
+    /// # Errors
+    /// What the system or the other machine says; `Conflict` when the file is shorter, or another version, by now.
+    pub fn append(&mut self, offset: u64, length: usize, buffer: &mut Vec<u8>) -> Result<(), ServiceError> {
+        match &mut self.0 {
+            Reading::Here { path, file } => {
+                append(buffer, file, offset, length).map_err(|error| unreadable(path, &error))
+            }
+            Reading::Elsewhere(reader) => Handle::current().block_on(reader.append(offset, length, buffer)),
+        }
     }
+}
+
+impl fmt::Debug for SourceReader {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_tuple("SourceReader").finish_non_exhaustive()
+    }
+}
+
+fn append(buffer: &mut Vec<u8>, file: &fs::File, offset: u64, length: usize) -> io::Result<()> {
+    let before = buffer.len();
+    let end = before.saturating_add(length);
+    buffer.reserve(length);
+    while buffer.len() < end {
+        let at = offset.saturating_add(buffer.len().saturating_sub(before) as u64);
+        if rustix::io::pread(file, rustix::buffer::spare_capacity(buffer), at)? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        // There may be room for more than was asked for.
+        buffer.truncate(end);
+    }
+    Ok(())
+}
+
+/// The files at a URL, in the order in which a manifest has them; blocks.
+pub(crate) fn list(
+    url: &str,
+    elsewhere: Option<&Arc<dyn Elsewhere>>,
+) -> Result<Vec<SourceFile>, ServiceError> {
+    let reach = elsewhere.ok_or_else(|| {
+        ServiceError::invalid("file", format!("{url}: this node reaches nothing but its own files"))
+    })?;
+    let mut files = Handle::current().block_on(reach.list(url, MAX_FILES))?;
+    files.sort_by(|left, right| left.path.as_bytes().cmp(right.path.as_bytes()));
+    if files.is_empty() {
+        return Err(ServiceError::invalid("file", format!("{url}: there is nothing below this prefix")));
+    }
+    let file = |file: RemoteFile| SourceFile {
+        size: file.size,
+        name: file.path.clone(),
+        at: At::Elsewhere { file, reach: Arc::clone(reach) },
+    };
+    Ok(files.into_iter().map(file).collect())
+}
+
+fn is_in(manifest: &Manifest, name: &str) -> bool {
+    manifest.entries().binary_search_by(|entry| entry.path.as_bytes().cmp(name.as_bytes())).is_ok()
+}
+
+fn changed(place: &Place) -> ServiceError {
+    ServiceError::Conflict {
+        reason: format!("{place} has changed since it was published; publish it again as a new version"),
+    }
+}
+
+fn unreadable(path: &Path, error: &io::Error) -> ServiceError {
+    ServiceError::invalid("file", format!("{} cannot be read: {error}", path.display()))
 }
 
 /// Tells the same files in another state apart.
 pub(crate) fn stamp(files: &[SourceFile]) -> Digest {
     let mut states = Vec::with_capacity(files.len().saturating_mul(16));
     for file in files {
+        let version = file.version();
         states.extend_from_slice(&file.size.to_be_bytes());
-        states.extend_from_slice(&file.modified.to_be_bytes());
+        // Only the length of a foreign version is not known beforehand.
+        if let At::Elsewhere { .. } = file.at {
+            states.extend_from_slice(&(version.len() as u64).to_be_bytes());
+        }
+        states.extend_from_slice(&version);
     }
     Digest::sha256(&states)
 }
@@ -101,9 +278,6 @@ pub(crate) fn stamp(files: &[SourceFile]) -> Digest {
 /// `Invalid` when it holds anything but regular files and directories, a name that is not UTF-8, no file at all, or too
 /// many.
 pub(crate) fn walk(directory: &Path) -> Result<Vec<(String, PathBuf)>, ServiceError> {
-    let unreadable = |path: &Path, error: &std::io::Error| {
-        ServiceError::invalid("file", format!("{} cannot be read: {error}", path.display()))
-    };
     let mut files = Vec::new();
     let mut waiting = vec![(String::new(), directory.to_owned())];
     while let Some((inside, path)) = waiting.pop() {
@@ -153,12 +327,4 @@ fn modified_nanos(metadata: &Metadata) -> u64 {
     let seconds = i128::from(metadata.mtime());
     let nanos = seconds.saturating_mul(1_000_000_000).saturating_add(i128::from(metadata.mtime_nsec()));
     u64::try_from(nanos).unwrap_or(0)
-}
-
-/// The name under which consumers will save the file or directory.
-pub(crate) fn file_name_of(path: &Path) -> Result<FileName, RecordError> {
-    let name = path.file_name().and_then(|name| name.to_str());
-    let name =
-        name.ok_or_else(|| RecordError::value("file", "the name must be UTF-8, and no `..`; rename it"))?;
-    FileName::parse(&nfc(name))
 }

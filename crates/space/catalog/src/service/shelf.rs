@@ -10,16 +10,18 @@ use huitong_ids::{DataId, DataType};
 use huitong_ledger::Ledger;
 use huitong_policy::Policy;
 use huitong_proof::{
-    Content, ContentRoot, Digest, Draft, FileDigests, Kind, Manifest, Statement, Timestamp, WantedDigests,
+    Content, ContentRoot, Digest, DigestsInOrder, Draft, FileDigests, GroupPlace, Kind, Manifest, Statement,
+    Timestamp, WantedDigests,
 };
 use huitong_store::{Outgoing, Read, Tx};
 
 use super::{Abort, aborted};
 use crate::model::{
-    AssetCertificate, AssetKind, Classification, FileName, ListingRecord, ProductRecord, Publication,
-    PublicationState, Publish, Registration, ResourceRecord, ShelfProduct, Source, SourceFile, file_name_of,
-    stamp, walk,
+    AssetCertificate, AssetKind, Classification, FileName, ListingRecord, Place, ProductRecord, Publication,
+    PublicationState, Publish, Registration, ResourceRecord, ShelfProduct, Source, SourceFile, list, stamp,
+    walk,
 };
+use crate::peer::Elsewhere;
 use crate::tables::{self, PublicationRow};
 use crate::workers::{Message, Step, TOPIC};
 
@@ -38,6 +40,7 @@ pub struct Shelf {
     pub(crate) membership: Membership,
     pub(crate) directory: Directory,
     trees: Arc<Trees>,
+    elsewhere: Option<Arc<dyn Elsewhere>>,
 }
 
 impl Shelf {
@@ -49,7 +52,19 @@ impl Shelf {
             membership,
             directory,
             trees: Arc::new(Trees { dir: trees_dir, writing: Mutex::new(()) }),
+            elsewhere: None,
         }
+    }
+
+    /// The same shelf, which also publishes what this reaches.
+    #[must_use]
+    pub fn reaching(self, elsewhere: Arc<dyn Elsewhere>) -> Self {
+        Self { elsewhere: Some(elsewhere), ..self }
+    }
+
+    /// Looks for the files of a product, and whether they still are what was published; blocks. See [`Source::open`].
+    pub fn open(&self, product: &ShelfProduct, content: &Content) -> Result<Vec<SourceFile>, ServiceError> {
+        product.source.open(content, self.elsewhere.as_ref())
     }
 
     /// Begins to publish a file, or a directory as a dataset: computes the root, keeps the tree, and asks the registrar.
@@ -73,7 +88,7 @@ impl Shelf {
             return Err(ServiceError::Forbidden { reason });
         }
         let id = publish.id;
-        let file_name = file_name_of(&publish.file)?;
+        let file_name = Place::named(&publish.file).file_name()?;
         let renews = publish.renews.clone();
         let renewed = renewed(&self.ledger.store().view(), renews.as_ref())?;
         if let Some((_, renewed)) = &renewed {
@@ -186,7 +201,7 @@ impl Shelf {
     fn check_offer(&self, publish: &Publish, file_name: &FileName) -> Result<(), ServiceError> {
         Policy::parse(&publish.policy).map_err(|error| ServiceError::invalid("policy", error))?;
         let nothing = Source {
-            path: publish.file.clone(),
+            place: Place::named(&publish.file),
             size: 0,
             root: Content::of_bytes(&[]).root(),
             files: None,
@@ -217,9 +232,13 @@ impl Shelf {
         publish: &Publish,
         progress: impl FnMut(u64) + Send + 'static,
     ) -> Result<(Source, FileDigests), ServiceError> {
-        let (file, wanted, trees) = (publish.file.clone(), publish.digests, Arc::clone(&self.trees));
+        let (place, wanted) = (Place::named(&publish.file), publish.digests);
+        let (trees, elsewhere) = (Arc::clone(&self.trees), self.elsewhere.clone());
         let work = move || {
-            let (source, content, digests) = read_source(&file, wanted, progress)?;
+            let (source, content, digests) = match place {
+                Place::Here(file) => read_source(&file, wanted, progress)?,
+                Place::Elsewhere(url) => read_elsewhere(url, wanted, elsewhere.as_ref(), progress)?,
+            };
             trees
                 .keep(&content)
                 .map_err(|error| ServiceError::Internal(format!("{}: {error}", trees.dir.display())))?;
@@ -520,13 +539,72 @@ fn read_source(
         Some(files) if walk(&path)? != *files => None,
         _ => Some(look()?),
     };
-    if after.as_ref() != Some(&before) {
+    if after.as_deref().map(stamp) != Some(stamp(&before)) {
         let reason = format!("{} changed while it was read; publish it when it is at rest", path.display());
         return Err(ServiceError::Conflict { reason });
     }
     let files = listed.map(|files| files.len() as u64);
-    let source = Source { size: content.size(), root: content.root(), files, stamp: stamp(&before), path };
+    let (size, root, place) = (content.size(), content.root(), Place::Here(path));
+    let source = Source { place, size, root, files, stamp: stamp(&before) };
     Ok((source, content, digests))
+}
+
+/// Hashes an object, or the objects below a prefix, each in the version in which it is listed.
+fn read_elsewhere(
+    url: String,
+    wanted: WantedDigests,
+    elsewhere: Option<&Arc<dyn Elsewhere>>,
+    mut progress: impl FnMut(u64),
+) -> Result<(Source, Content, FileDigests), ServiceError> {
+    let files = list(&url, elsewhere)?;
+    let names = url.ends_with('/').then(|| files.iter().map(|file| file.name.clone()).collect::<Vec<_>>());
+    if names.is_some() && wanted.any() {
+        return Err(ServiceError::invalid("digests", "are of one file; publish a file, or leave them out"));
+    }
+    let sizes: Vec<u64> = files.iter().map(|file| file.size).collect();
+    let (mut open, mut done, mut digests) = (None, 0_u64, DigestsInOrder::new(wanted));
+    let read = |place: GroupPlace, buffer: &mut Vec<u8>| -> Result<(), Unread> {
+        let mut reader = match open.take() {
+            Some((at, reader)) if at == place.file => reader,
+            _ => files.get(place.file).ok_or_else(|| Unread(missing()))?.reader()?,
+        };
+        let length = usize::try_from(place.length).unwrap_or(usize::MAX);
+        reader.append(place.offset, length, buffer)?;
+        open = Some((place.file, reader));
+        digests.update(buffer);
+        done = done.saturating_add(place.length);
+        progress(done);
+        Ok(())
+    };
+    let dataset = names.as_ref().map(|names| names.len() as u64);
+    let content = Content::of_groups(names, &sizes, read).map_err(|Unread(error)| match error {
+        ServiceError::Invalid { field, reason } => {
+            ServiceError::Invalid { field, reason: format!("{url}: {reason}") }
+        }
+        other => other,
+    })?;
+    let (size, root, place) = (content.size(), content.root(), Place::Elsewhere(url));
+    let source = Source { place, size, root, files: dataset, stamp: stamp(&files) };
+    Ok((source, content, digests.finish()))
+}
+
+fn missing() -> ServiceError {
+    ServiceError::Internal("a listed file is missing".to_owned())
+}
+
+/// Why a content elsewhere was not read.
+struct Unread(ServiceError);
+
+impl From<ServiceError> for Unread {
+    fn from(error: ServiceError) -> Self {
+        Self(error)
+    }
+}
+
+impl From<std::io::Error> for Unread {
+    fn from(error: std::io::Error) -> Self {
+        Self(ServiceError::invalid("file", error.to_string()))
+    }
 }
 
 /// Manifests and leaves of content trees, one file for each root.

@@ -54,7 +54,7 @@ async fn a_file_becomes_a_listed_product() {
     let tree = world.shelf.content(&offered).unwrap();
     assert_eq!((tree.root(), tree.groups()), (publication.root, 4));
     tree.verify_group(3, &[&content[3 * 1024 * 1024..]]).unwrap();
-    assert_eq!(offered.source.open(&tree).unwrap().len(), 1);
+    assert_eq!(world.shelf.open(&offered, &tree).unwrap().len(), 1);
     assert!(world.shelf.product(&resource).unwrap().is_none());
 
     // The same request again is the same publication; anything else under this id is a conflict.
@@ -257,12 +257,12 @@ async fn a_changed_file_and_a_damaged_tree_are_noticed() {
     let publication = world.listed(Publish::new([1; 16], file.clone(), "name", "intro", POLICY)).await;
     let offered = world.shelf.product(&publication.product.unwrap()).unwrap().unwrap();
     let content = world.shelf.content(&offered).unwrap();
-    let opened = offered.source.open(&content).unwrap();
+    let opened = world.shelf.open(&offered, &content).unwrap();
     std::fs::write(&file, vec![8; 2 << 20]).unwrap();
-    assert!(matches!(offered.source.open(&content), Err(ServiceError::Conflict { .. })));
+    assert!(matches!(world.shelf.open(&offered, &content), Err(ServiceError::Conflict { .. })));
     assert!(matches!(opened[0].check_unchanged(), Err(ServiceError::Conflict { .. })));
     std::fs::remove_file(&file).unwrap();
-    assert!(matches!(offered.source.open(&content), Err(ServiceError::Invalid { .. })));
+    assert!(matches!(world.shelf.open(&offered, &content), Err(ServiceError::Invalid { .. })));
     assert!(matches!(opened[0].check_unchanged(), Err(ServiceError::Invalid { .. })));
     let leaves = world.dir.path().join("trees").join(format!("{}.leaves", publication.root));
     std::fs::write(&leaves, [0; 64]).unwrap();
@@ -295,18 +295,18 @@ async fn a_directory_becomes_a_dataset() {
     let paths: Vec<_> = entries.iter().map(|entry| entry.path.as_str()).collect();
     assert_eq!(paths, ["README", "rain/2.csv", "rain/daily/1.csv"]);
     assert_eq!((content.root(), content.groups()), (publication.root, 3));
-    assert_eq!(offered.source.open(&content).unwrap().len(), 3);
+    assert_eq!(world.shelf.open(&offered, &content).unwrap().len(), 3);
 
     // What the manifest does not name is nobody's business; what it names must stay.
     std::fs::write(home.join("new"), b"new").unwrap();
-    assert!(offered.source.open(&content).is_ok());
+    assert!(world.shelf.open(&offered, &content).is_ok());
     let one = home.join("rain/daily/1.csv");
     std::fs::write(&one, b"12").unwrap();
-    assert!(matches!(offered.source.open(&content), Err(ServiceError::Conflict { .. })));
+    assert!(matches!(world.shelf.open(&offered, &content), Err(ServiceError::Conflict { .. })));
     std::fs::remove_file(&one).unwrap();
-    assert!(matches!(offered.source.open(&content), Err(ServiceError::Invalid { .. })));
+    assert!(matches!(world.shelf.open(&offered, &content), Err(ServiceError::Invalid { .. })));
     std::os::unix::fs::symlink(home.join("README"), &one).unwrap();
-    assert!(matches!(offered.source.open(&content), Err(ServiceError::Invalid { .. })));
+    assert!(matches!(world.shelf.open(&offered, &content), Err(ServiceError::Invalid { .. })));
     let manifest = world.dir.path().join("trees").join(format!("{}.manifest", publication.root));
     let other = huitong_proof::Manifest::new(entries[1..].to_vec()).unwrap();
     std::fs::write(&manifest, other.encoded()).unwrap();

@@ -78,7 +78,7 @@ async fn only_one_version_is_under_way_and_it_must_be_another_content() {
         assert!(matches!(outcome, Err(ServiceError::Conflict { .. })), "{outcome:?}");
     };
     let same = version(&world, 2, &product);
-    std::fs::copy(&first.file, &same.file).unwrap();
+    std::fs::copy(first.place.to_string(), &same.file).unwrap();
     conflict(same).await;
 
     world.shelf.publish(version(&world, 3, &product), |_| {}).await.unwrap();

@@ -48,6 +48,11 @@ const INDEX_FRAME: usize = 1 << 20;
 /// What the consumer hears of a file that cannot be delivered: where it lies here is none of its business.
 const SOURCE_CHANGED: &str = "the provider's file cannot be read as it was published";
 
+/// Its files lie on another machine, which does not answer: the consumer comes again.
+fn source_away() -> ServiceError {
+    ServiceError::Busy { reason: "the provider does not reach its storage; try again later".to_owned() }
+}
+
 /// What is delivered, as it was found before the decision.
 #[derive(Clone)]
 struct Goods {
@@ -151,12 +156,16 @@ impl Transfers {
         let shelf = self.shelf.clone();
         let looked = tokio::task::spawn_blocking(move || {
             let content = shelf.content(&product)?;
-            let files = product.source.open(&content)?;
-            Ok(Goods { product, content: Arc::new(content), files })
+            let files = shelf.open(&product, &content)?;
+            Ok::<_, ServiceError>(Goods { product, content: Arc::new(content), files })
         });
         match looked.await.map_err(|error| ServiceError::Internal(error.to_string()))? {
             Ok(goods) => Ok(Looked::Found(Box::new(goods))),
-            Err::<_, ServiceError>(error) => {
+            Err(error @ ServiceError::Busy { .. }) => {
+                tracing::warn!(product = %want.product, %error, "a product cannot be read now");
+                Err(source_away())
+            }
+            Err(error) => {
                 tracing::warn!(product = %want.product, %error, "a product cannot be delivered");
                 Ok(Looked::Changed)
             }
@@ -541,9 +550,12 @@ impl Exchange<'_> {
                 () = sleep_until(may_leave_at), if !is_due => {}
                 run = reader.recv(), if next.is_none() && arrived < total => match run {
                     Some(Ok(run)) => next = Some(run),
-                    Some(Err(reason)) => {
-                        tracing::warn!(%reason, "a published file cannot be delivered");
-                        return Err(self.abort("source.changed", SOURCE_CHANGED).await?);
+                    Some(Err(error)) => {
+                        tracing::warn!(%error, "a published file cannot be delivered");
+                        return Err(match error {
+                            ServiceError::Busy { .. } => source_away(),
+                            _ => self.abort("source.changed", SOURCE_CHANGED).await?,
+                        });
                     }
                     None => return Err(ServiceError::Internal("the reader stopped early".to_owned())),
                 },

@@ -1,11 +1,10 @@
 //! Reads groups of published files, on a thread of its own.
 
-use std::fs::File;
-use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use huitong_catalog::SourceFile;
+use huitong_catalog::{SourceFile, SourceReader};
+use huitong_identity::ServiceError;
 use huitong_proof::{Content, GROUP_BYTES, GroupPlace};
 use tokio::sync::mpsc;
 
@@ -28,7 +27,7 @@ pub(super) fn runs(
     content: Arc<Content>,
     wanted: Ranges,
     buffers: Buffers,
-) -> mpsc::Receiver<Result<Run, String>> {
+) -> mpsc::Receiver<Result<Run, ServiceError>> {
     let (sender, receiver) = mpsc::channel(READ_AHEAD);
     tokio::task::spawn_blocking(move || {
         let mut reader = Reader { files, content, buffers, open: None };
@@ -53,48 +52,31 @@ struct Reader {
     content: Arc<Content>,
     buffers: Buffers,
     /// The file that was read last.
-    open: Option<(usize, File)>,
+    open: Option<(usize, SourceReader)>,
 }
 
 impl Reader {
-    fn read(&mut self, first: u64, groups: u64) -> Result<Bytes, String> {
+    fn read(&mut self, first: u64, groups: u64) -> Result<Bytes, ServiceError> {
         let places: Vec<GroupPlace> =
             (first..first.saturating_add(groups)).filter_map(|group| self.content.place(group)).collect();
         let length = places.iter().map(|place| place.length).fold(0, u64::saturating_add);
         let mut buffer = self.buffers.take();
         buffer.reserve_exact(usize::try_from(length).unwrap_or(0));
         for place in places {
-            let file = self.files.get(place.file).ok_or("a file of the dataset is missing")?;
+            let missing = || ServiceError::Internal("a file of the dataset is missing".to_owned());
+            let file = self.files.get(place.file).ok_or_else(missing)?;
             let open = match self.open.take() {
                 Some((at, open)) if at == place.file => Ok(open),
-                _ => File::open(&file.path),
+                _ => file.reader(),
             };
-            let read = open.and_then(|open| {
-                append(&mut buffer, &open, &place)?;
-                self.open = Some((place.file, open));
-                Ok(())
-            });
-            read.map_err(|error| format!("{}: {error}", file.path.display()))?;
+            let length = usize::try_from(place.length).unwrap_or(usize::MAX);
+            let mut open = open?;
+            open.append(place.offset, length, &mut buffer)?;
+            self.open = Some((place.file, open));
             // A file that changes while it is read must not pass for what was agreed: its size and modification time are
             // looked at after the bytes, and the consumer verifies every group in any case.
-            file.check_unchanged().map_err(|error| error.to_string())?;
+            file.check_unchanged()?;
         }
         Ok(self.buffers.filled(buffer))
     }
-}
-
-fn append(buffer: &mut Vec<u8>, file: &File, place: &GroupPlace) -> io::Result<()> {
-    let length = usize::try_from(place.length).map_err(|_| io::ErrorKind::OutOfMemory)?;
-    let before = buffer.len();
-    let end = before.saturating_add(length);
-    buffer.reserve(length);
-    while buffer.len() < end {
-        let at = place.offset.saturating_add(buffer.len().saturating_sub(before) as u64);
-        if rustix::io::pread(file, rustix::buffer::spare_capacity(buffer), at)? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        // There may be room for more than was asked for.
-        buffer.truncate(end);
-    }
-    Ok(())
 }
