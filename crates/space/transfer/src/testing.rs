@@ -35,8 +35,8 @@ pub fn transfers(home: &Path, node: &TestNode) -> Transfers {
     Transfers::new(node.standing.clone(), contracts, shelf, settings)
 }
 
-/// A completed transfer of files that lie in the node's directory and are still to be put at `location`: a dataset, or with
-/// an empty path one file.
+/// A completed and proven transfer of files that lie in the node's directory and are still to be put at `location`: a
+/// dataset, or with an empty path one file.
 ///
 /// # Panics
 /// When something is wrong with the disk.
@@ -100,8 +100,8 @@ fn completed(
         suspended_by: None,
         code: String::new(),
         reason: String::new(),
-        proven: false,
-        finality: Finality::Provisional,
+        proven: true,
+        finality: Finality::Final,
         started: now,
         finished: Some(now),
         statements: Statements::default(),

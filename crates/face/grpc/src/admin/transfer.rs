@@ -116,7 +116,7 @@ impl AdminServices {
     }
 }
 
-/// Shows what has not ended whenever it has changed, and how it ends, until nobody reads.
+/// Shows what has not ended, or is still to be deposited, whenever it has changed, and how it ends, until nobody reads.
 async fn watch_all(
     transfers: &Transfers,
     standing: &Standing,
@@ -135,6 +135,7 @@ async fn watch_all(
         let begun = transfers.begun_after(newest, MAX_LISTED)?;
         newest = begun.last().copied().unwrap_or(newest);
         ids.extend(begun.into_iter().map(|(_, id)| id));
+        ids.extend(transfers.open_deposits()?);
         ids.extend(shown.keys());
         for id in ids {
             let Some(transfer) = transfers.transfer(&id)? else { continue };
@@ -142,7 +143,7 @@ async fn watch_all(
             if shown.get(&id) == Some(&seen) {
                 continue;
             }
-            if seen.0.state.is_terminal() {
+            if seen.0.state.is_terminal() && !seen.0.awaits_deposit() {
                 shown.remove(&id);
             } else {
                 shown.insert(id, seen.clone());

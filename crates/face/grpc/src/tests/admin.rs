@@ -1,9 +1,13 @@
 //! The operator's interface, on a connector and on a function node.
 
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
+use bytes::Bytes;
+use huitong_transfer::{Depot, DepotError, testing};
 use hyper_util::rt::TokioIo;
 use tokio::time::timeout;
 use tonic::codegen::http::Uri;
@@ -288,4 +292,62 @@ async fn inputs_are_refused_by_the_name_of_their_field() {
     named(admin.get_product(product).await.map(|_| ()), "product");
     let unknown = wire::WatchTransferRequest { id };
     failed_as(admin.watch_transfer(unknown).await, Code::NotFound, "request.unknown");
+}
+
+/// Takes everything.
+struct Anywhere;
+
+#[async_trait]
+impl Depot for Anywhere {
+    fn check(&self, _: &str) -> Result<(), DepotError> {
+        Ok(())
+    }
+
+    async fn is_free(&self, _: &str) -> Result<bool, DepotError> {
+        Ok(true)
+    }
+
+    async fn begin(&self, _: &str, _: u64, _: &str) -> Result<Bytes, DepotError> {
+        Ok(Bytes::new())
+    }
+
+    async fn put(&self, _: &[u8], _: &Path) -> Result<(), DepotError> {
+        Ok(())
+    }
+
+    async fn abort(&self, _: &[u8]) -> Result<(), DepotError> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_transfer_is_watched_until_it_is_deposited() {
+    let space = Space::new().await;
+    let transfers = &space.consumer.transfers;
+    let mut admin = space.connector_admin("consumer.sock", &space.consumer);
+    let id = [6; 16];
+    let file: [(&str, &[u8]); 1] = [("", b"rain")];
+    let received = testing::received(transfers, id, "s3://data/in/", "rain.csv", &file).await;
+    let request = wire::WatchTransferRequest { id: id.to_vec().into() };
+    let mut one = admin.watch_transfer(request).await.unwrap().into_inner();
+    let mut all = admin.watch_transfers(wire::WatchTransfersRequest {}).await.unwrap().into_inner();
+    let open = until(&mut one, |_| true).await.transfer.unwrap();
+    assert_eq!((open.state.as_str(), open.proven), ("COMPLETED", true));
+    assert_eq!(open.path, received.path.unwrap().display().to_string());
+    let deposit = open.deposit.clone().unwrap();
+    assert_eq!((deposit.location.as_str(), deposit.state.as_str()), ("s3://data/in/", "open"));
+    assert_eq!(until(&mut all, |_| true).await.transfer.unwrap(), open);
+
+    // Why it is not done yet is no change of what is stored.
+    assert!(transfers.deposit(&id).await.is_err());
+    let reason = |transfer: &Option<wire::Transfer>| transfer.clone().unwrap().deposit.unwrap().reason;
+    until(&mut one, |answer| reason(&answer.transfer).contains("configuration")).await;
+    until(&mut all, |answer| reason(&answer.transfer).contains("configuration")).await;
+
+    transfers.clone().with_depot(Arc::new(Anywhere)).deposit(&id).await.unwrap();
+    let state = |transfer: &Option<wire::Transfer>| transfer.clone().unwrap().deposit.unwrap().state;
+    let done = until(&mut one, |answer| state(&answer.transfer) == "done").await.transfer.unwrap();
+    assert_eq!((done.path.as_str(), reason(&Some(done.clone())).as_str()), ("s3://data/in/rain.csv", ""));
+    assert!(timeout(PATIENCE, one.message()).await.unwrap().unwrap().is_none(), "deposited is the end");
+    until(&mut all, |answer| state(&answer.transfer) == "done").await;
 }
