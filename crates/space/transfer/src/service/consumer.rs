@@ -235,19 +235,21 @@ impl Transfers {
                 let ended = self
                     .ledger()
                     .store()
-                    .transact("transfer.refused", move |tx| -> Result<(), ServiceError> {
-                        if let Some(mut transfer) = tables::transfer(tx, &id)?
-                            && !transfer.state.is_terminal()
-                        {
+                    .transact("transfer.refused", move |tx| -> Result<bool, ServiceError> {
+                        let Some(mut transfer) = tables::transfer(tx, &id)? else { return Ok(true) };
+                        if !transfer.state.is_terminal() {
                             transfer.terminate(&code, &reason, ledger.clock().now());
                             tables::save(tx, &transfer)?;
                         }
-                        Ok(())
+                        Ok(transfer.state == TransferState::Terminated)
                     })
                     .await;
                 match ended {
-                    Ok(()) => {
-                        remove_arrived(transfer).await;
+                    Ok(is_terminated) => {
+                        // Another run may have completed it.
+                        if is_terminated {
+                            remove_arrived(transfer).await;
+                        }
                         Stop::Over(shown)
                     }
                     Err(error) => Stop::Retry(ServiceError::from(error).to_string()),

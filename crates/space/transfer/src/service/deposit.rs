@@ -102,19 +102,12 @@ impl Transfers {
             let files = received(&transfer).await?;
             Putting { transfers: self, depot, transfer: &transfer, deposit, files, progress }.run().await?;
         }
-        let staging = transfer.directory.clone();
-        let removed = tokio::task::spawn_blocking(move || match remove(&staging) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            removed => removed,
-        });
-        match removed.await {
+        let (staging, shown) = (transfer.directory.clone(), transfer.directory.display().to_string());
+        match tokio::task::spawn_blocking(move || take_away(&staging)).await {
             Ok(Ok(())) => Ok(self.conclude_deposit(*id).await?),
-            Ok(Err(error)) => {
-                let directory = transfer.directory.display();
-                Err(DepotError::Again(format!(
-                    "{directory}: all is deposited, but this cannot be removed: {error}"
-                )))
-            }
+            Ok(Err(error)) => Err(DepotError::Again(format!(
+                "{shown}: all is deposited, but this cannot be removed: {error}"
+            ))),
             Err(error) => Err(DepotError::Again(error.to_string())),
         }
     }
@@ -255,14 +248,13 @@ impl Putting<'_> {
     /// Stores how far it is.
     async fn keep(&self) -> Result<(), ServiceError> {
         let (id, progress) = (self.transfer.id, self.progress.clone());
-        let kept =
-            self.transfers.ledger().store().transact("transfer.deposit", move |tx| match deposits::progress(
-                tx, &id,
-            )? {
+        let keep = move |tx: &mut Tx<'_>| -> Result<(), ServiceError> {
+            match deposits::progress(tx, &id)? {
                 Some(_) => deposits::put(tx, &id, &progress),
                 None => Ok(()),
-            });
-        kept.await.map_err(Into::into)
+            }
+        };
+        self.transfers.ledger().store().transact("transfer.deposit", keep).await.map_err(Into::into)
     }
 }
 
@@ -315,6 +307,15 @@ fn files_below(directory: &Path) -> io::Result<Vec<Received>> {
     }
     files.sort_unstable_by(|left, right| left.below.cmp(&right.below));
     Ok(files)
+}
+
+/// Removes what is deposited, for good; nothing to remove is fine.
+fn take_away(staging: &Path) -> io::Result<()> {
+    match remove(staging) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        removed => removed?,
+    }
+    fs::File::open(staging.parent().unwrap_or_else(|| Path::new("/")))?.sync_all()
 }
 
 impl From<ServiceError> for DepotError {

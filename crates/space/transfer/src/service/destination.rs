@@ -25,7 +25,7 @@ pub(super) enum Destination {
 
 /// A destination that is no path but a URL.
 pub(super) fn url(destination: &Path) -> Option<&str> {
-    destination.to_str().filter(|text| text.contains("://"))
+    destination.to_str().filter(|text| destination.is_relative() && text.contains("://"))
 }
 
 /// Makes the directory for what a transfer is to put into a depot, durably.
