@@ -13,9 +13,14 @@ use crate::rules;
 /// Bytes of a file name that every file system takes.
 const LONGEST_NAME: usize = 255;
 
-/// The name itself if it is free, else the name with the transfer's id in it.
+/// The name itself if it is free, else the name with the transfer's id in it. The name is the provider's: one that begins with a
+/// dot could pass for a file that programs read by themselves, so it does not begin with one.
 pub(super) fn free_path(directory: &Path, name: &str, id: &[u8; 16]) -> PathBuf {
-    let plain = directory.join(name);
+    let plain = match name.strip_prefix('.') {
+        Some(_) => directory
+            .join(format!("_{}", name.get(..name.floor_char_boundary(LONGEST_NAME - 1)).unwrap_or(name))),
+        None => directory.join(name),
+    };
     if !plain.exists() {
         return plain;
     }
@@ -111,5 +116,21 @@ pub(super) fn file_path(place: &Path, content: &Content, file: usize) -> PathBuf
             Some(entry) => place.join(&entry.path),
             None => place.to_owned(),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_begins_with_a_dot_does_not_stay_so() {
+        let directory = Path::new("/nowhere/at/all");
+        let name = |given: &str| free_path(directory, given, &[0; 16]).file_name().unwrap().to_owned();
+        for (given, expected) in [(".ssh", "_.ssh"), ("...", "_..."), ("a.csv", "a.csv")] {
+            assert_eq!(name(given), expected, "{given}");
+        }
+        let long = format!(".{}", "x".repeat(254));
+        assert_eq!(name(&long).len(), LONGEST_NAME);
     }
 }
