@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::sync::{Mutex, PoisonError};
 
 use ed25519_dalek::Signer as _;
 use zeroize::Zeroizing;
@@ -92,6 +93,12 @@ impl fmt::Debug for SigningKey {
 #[derive(Clone, PartialEq, Eq)]
 pub struct VerifyingKey(ed25519_dalek::VerifyingKey);
 
+/// Keys that have been checked, a place for each by its first byte. The check is the same each time, costs as much as a signature, and
+/// a node sees the keys of few others again and again.
+static SEEN: [Mutex<Option<ed25519_dalek::VerifyingKey>>; SEEN_KEYS] =
+    [const { Mutex::new(None) }; SEEN_KEYS];
+const SEEN_KEYS: usize = 256;
+
 impl VerifyingKey {
     /// Takes the 32 bytes of RFC 8032 section 5.1.2.
     ///
@@ -100,6 +107,19 @@ impl VerifyingKey {
     /// [`KeyError::Order`] for a point of low or mixed order.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, KeyError> {
         let bytes: &[u8; 32] = bytes.try_into().map_err(|_| KeyError::Length { found: bytes.len() })?;
+        let slot = SEEN.get(usize::from(bytes[0]) % SEEN_KEYS);
+        let seen = slot.and_then(|slot| *slot.lock().unwrap_or_else(PoisonError::into_inner));
+        if let Some(key) = seen.filter(|key| key.as_bytes() == bytes) {
+            return Ok(Self(key));
+        }
+        let key = Self::checked(bytes)?;
+        if let Some(slot) = slot {
+            *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(key.0);
+        }
+        Ok(key)
+    }
+
+    fn checked(bytes: &[u8; 32]) -> Result<Self, KeyError> {
         let key = ed25519_dalek::VerifyingKey::from_bytes(bytes).map_err(|_| KeyError::Encoding)?;
         let point = key.to_edwards();
         if point.compress().as_bytes() != bytes {

@@ -17,7 +17,7 @@ mod workers;
 
 pub use model::{
     AssetCertificate, AssetKind, Classification, DataFormat, DeliveryForm, FileName, Grade, ListingNotice,
-    ListingRecord, MAX_POLICY_BYTES, MAX_WINDOW_BYTES, MIN_WINDOW_BYTES, Origin, Ownership,
+    ListingRecord, MAX_POLICY_BYTES, MAX_WINDOW_BYTES, MIN_WINDOW_BYTES, OpenSource, Origin, Ownership,
     PersonalInformation, Place, ProductRecord, Publication, PublicationState, Publish, RecordError,
     Registration, ResourceRecord, SecurityLevel, ShelfProduct, Source, SourceFile, SourceReader,
     UpdateFrequency,

@@ -202,6 +202,7 @@ impl PublicationRow {
             .bytes(4, self.source.root.as_bytes())
             .maybe_uint(5, self.source.files)
             .digest(6, &self.source.stamp)
+            .digest(8, &self.source.seal)
             .maybe_text(
                 7,
                 match &self.source.place {
@@ -251,6 +252,7 @@ impl PublicationRow {
             root: crate::model::root(&mut source, 4)?,
             files: source.maybe_uint(5, "files")?,
             stamp: source.digest(6, "stamp")?,
+            seal: source.digest(8, "seal")?,
         };
         source.finish()?;
         let reason = match fields.maybe_value(16, "reason")? {

@@ -73,6 +73,7 @@ fn publication_row(state: PublicationState) -> PublicationRow {
             root,
             files: Some(3),
             stamp: Digest::sha256(b"stamp"),
+            seal: Digest::sha256(b"seal"),
         },
         file_name: FileName::parse("name.csv").unwrap(),
         delivery_form: DeliveryForm::Dataset,
@@ -114,7 +115,7 @@ fn rows_read_back_and_their_bytes_never_change() {
             "asset 4dc6d2d15ab3731fd0a6c866c114ddc3e7732b66859d5d72c150923294188b4e",
             "listing 1faf55ee4ebb02727b3a980ff75bc0a1f20b3342249e9885adf39d1387db60a4",
             "recent aca122157b8747fd6dd5da7ad5d90abb79e0ba825e916edb0fe70b09aafedccb",
-            "publication a9e8bf62c1939a0b927e8ef776ea0967053789364137b70ead55c865a1b064e6",
+            "publication 201270f0aabf1ee314d7919d11df0d4b114649acc9bbf504c1ee450ddfb1ca17",
         ]
     );
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use futures_util::stream::{SelectAll, unfold};
 use huitong_identity::PeerError;
 use huitong_ids::NodeId;
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::{Mutex, Notify, mpsc};
 use tokio_stream::{Stream, StreamExt as _};
 
 use crate::model::FromProvider;
@@ -21,6 +21,7 @@ pub const MOST_LANES: usize = 15;
 pub(crate) struct Lanes {
     chunks: mpsc::Sender<FromProvider>,
     open: Arc<AtomicUsize>,
+    broken: Arc<Notify>,
 }
 
 /// Where the other connections take their chunks from.
@@ -29,19 +30,30 @@ pub(crate) struct LaneEnds {
     peer: NodeId,
     chunks: Arc<Mutex<mpsc::Receiver<FromProvider>>>,
     open: Arc<AtomicUsize>,
+    broken: Arc<Notify>,
 }
 
 impl Lanes {
     pub(crate) fn new(peer: NodeId) -> (Self, LaneEnds) {
         let (sender, receiver) = mpsc::channel(1);
-        let open = Arc::new(AtomicUsize::new(0));
-        let ends = LaneEnds { peer, chunks: Arc::new(Mutex::new(receiver)), open: Arc::clone(&open) };
-        (Self { chunks: sender, open }, ends)
+        let (open, broken) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
+        let ends = LaneEnds {
+            peer,
+            chunks: Arc::new(Mutex::new(receiver)),
+            open: Arc::clone(&open),
+            broken: Arc::clone(&broken),
+        };
+        (Self { chunks: sender, open, broken }, ends)
     }
 
     /// A place for a chunk, as soon as another connection is free; never without any.
     pub(crate) async fn reserve(&self) -> Option<mpsc::Permit<'_, FromProvider>> {
         self.chunks.reserve().await.ok()
+    }
+
+    /// Comes back when a connection has gone with a chunk that it took: nobody knows whether that arrived.
+    pub(crate) async fn broken(&self) {
+        self.broken.notified().await;
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -55,23 +67,41 @@ impl LaneEnds {
         if *peer != self.peer {
             return None;
         }
-        let open = OpenLane(Arc::clone(&self.open));
-        if open.0.fetch_add(1, Ordering::AcqRel) >= MOST_LANES {
+        let open = OpenLane { open: Arc::clone(&self.open), broken: Arc::clone(&self.broken), holds: false };
+        if open.open.fetch_add(1, Ordering::AcqRel) >= MOST_LANES {
             return None;
         }
-        Some(unfold((Arc::clone(&self.chunks), open), |(chunks, open)| async move {
-            let chunk = chunks.lock().await.recv().await?;
+        Some(unfold((Arc::clone(&self.chunks), open), |(chunks, mut open)| async move {
+            let Some(chunk) = chunks.lock().await.recv().await else {
+                open.note(false);
+                return None;
+            };
+            open.note(true);
             Some((chunk, (chunks, open)))
         }))
     }
 }
 
 /// Counts one connection until it is gone.
-struct OpenLane(Arc<AtomicUsize>);
+struct OpenLane {
+    open: Arc<AtomicUsize>,
+    broken: Arc<Notify>,
+    /// It has taken a chunk, and the exchange has not ended since.
+    holds: bool,
+}
+
+impl OpenLane {
+    fn note(&mut self, holds: bool) {
+        self.holds = holds;
+    }
+}
 
 impl Drop for OpenLane {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
+        self.open.fetch_sub(1, Ordering::AcqRel);
+        if self.holds {
+            self.broken.notify_one();
+        }
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::collections::HashSet;
 
+use unicase::UniCase;
+
 use crate::cbor::{self, CborError, Limits, Value};
 use crate::content::ContentRoot;
 
@@ -178,7 +180,7 @@ fn check(entries: &[ManifestEntry]) -> Result<(), ManifestError> {
     for ManifestEntry { path, size: bytes, .. } in entries {
         check_path(path).map_err(|reason| ManifestError::Path { path: path.clone(), reason })?;
         size = size.checked_add(*bytes).filter(|size| *size <= MAX_SIZE).ok_or(ManifestError::Size)?;
-        folded.push(path.to_lowercase());
+        folded.push(UniCase::unicode(path).to_folded_case());
     }
     let mut files = HashSet::with_capacity(folded.len());
     let twice = folded.iter().position(|path| !files.insert(path.as_str()));

@@ -70,6 +70,9 @@ fn no_two_files_get_in_each_others_way() {
         (["a", "a/b"], "a/b", "a"),
         (["A", "a/b"], "a/b", "A"),
         (["é", "É"], "é", "É"),
+        (["ß", "ss"], "ß", "ss"),
+        (["ſ", "s"], "ſ", "s"),
+        (["ς", "σ"], "σ", "ς"),
     ] {
         let refused = manifest(&paths);
         let expected = ManifestError::Collision { path: one.to_owned(), other: other.to_owned() };

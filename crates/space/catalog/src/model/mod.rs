@@ -17,5 +17,5 @@ pub use record::{
     RecordError, ResourceRecord,
 };
 pub(crate) use record::{MAX_RECORD_BYTES, root};
-pub use source::{Place, Source, SourceFile, SourceReader};
-pub(crate) use source::{list, stamp, walk};
+pub use source::{OpenSource, Place, Source, SourceFile, SourceReader};
+pub(crate) use source::{list, seal, stamp, walk};

@@ -1,13 +1,15 @@
 //! Where the bytes of a product lie, and whether they still are what was published.
 
 use std::fs::{self, Metadata};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::{fmt, io};
 
 use huitong_identity::ServiceError;
 use huitong_proof::{Content, ContentRoot, Digest, MAX_FILES, Manifest};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
 use tokio::runtime::Handle;
 
 use super::nfc;
@@ -27,6 +29,19 @@ pub struct Source {
     pub files: Option<u64>,
     /// SHA-256 of the sizes and versions of all files.
     pub stamp: Digest,
+    /// SHA-256 of what tells that nobody has touched them at all: device, inode and time of the last change of any kind. Zeros for
+    /// what lies elsewhere.
+    pub seal: Digest,
+}
+
+/// The files of a source, as they were when it was opened.
+#[derive(Debug, Clone)]
+pub struct OpenSource {
+    /// In the order of the manifest.
+    pub files: Vec<SourceFile>,
+    /// They are the very files that were hashed, and nobody has touched them since. Otherwise, although sizes and versions are
+    /// right, only their bytes tell whether they are what was published: nothing may leave without being compared.
+    pub is_untouched: bool,
 }
 
 /// Where a product lies.
@@ -86,7 +101,7 @@ impl Source {
         &self,
         content: &Content,
         elsewhere: Option<&Arc<dyn Elsewhere>>,
-    ) -> Result<Vec<SourceFile>, ServiceError> {
+    ) -> Result<OpenSource, ServiceError> {
         let files = match (&self.place, content.manifest()) {
             (Place::Here(path), None) => vec![SourceFile::look(path.clone())?],
             (Place::Here(path), Some(manifest)) => {
@@ -107,7 +122,11 @@ impl Source {
                 }
             }
         };
-        if stamp(&files) == self.stamp { Ok(files) } else { Err(changed(&self.place)) }
+        if stamp(&files) != self.stamp {
+            return Err(changed(&self.place));
+        }
+        let is_untouched = self.seal != Digest::ZERO && seal(&files) == self.seal;
+        Ok(OpenSource { files, is_untouched })
     }
 }
 
@@ -127,6 +146,7 @@ enum At {
     Here {
         path: PathBuf,
         modified: u64,
+        inode: Inode,
     },
     Elsewhere {
         file: RemoteFile,
@@ -134,11 +154,27 @@ enum At {
     },
 }
 
+/// Which file this is, and when anything about it changed last: nobody can set that time back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Inode {
+    device: u64,
+    number: u64,
+    changed: (i64, i64),
+}
+
+impl Inode {
+    fn of(metadata: &Metadata) -> Self {
+        let changed = (metadata.ctime(), metadata.ctime_nsec());
+        Self { device: metadata.dev(), number: metadata.ino(), changed }
+    }
+}
+
 impl SourceFile {
     pub(crate) fn look(path: PathBuf) -> Result<Self, ServiceError> {
         let metadata = regular_file(&path)?;
         let modified = modified_nanos(&metadata);
-        Ok(Self { size: metadata.len(), name: String::new(), at: At::Here { path, modified } })
+        let inode = Inode::of(&metadata);
+        Ok(Self { size: metadata.len(), name: String::new(), at: At::Here { path, modified, inode } })
     }
 
     /// Looks whether the file is what it was; blocks on the file system. A file elsewhere is only ever read in the version in
@@ -161,9 +197,12 @@ impl SourceFile {
     /// What the system says.
     pub fn reader(&self) -> Result<SourceReader, ServiceError> {
         match &self.at {
-            At::Here { path, .. } => {
-                let file = fs::File::open(path).map_err(|error| unreadable(path, &error))?;
-                Ok(SourceReader(Reading::Here { path: path.clone(), file }))
+            At::Here { path, inode, .. } => {
+                // Neither a link that leads elsewhere nor a pipe that never answers.
+                let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+                let opened = fs::OpenOptions::new().read(true).custom_flags(flags).open(path);
+                let file = opened.map_err(|error| unreadable(path, &error))?;
+                Ok(SourceReader(Reading::Here { path: path.clone(), file, inode: *inode }))
             }
             At::Elsewhere { file, reach } => Ok(SourceReader(Reading::Elsewhere(reach.reader(file)?))),
         }
@@ -182,7 +221,7 @@ impl SourceFile {
 pub struct SourceReader(Reading);
 
 enum Reading {
-    Here { path: PathBuf, file: fs::File },
+    Here { path: PathBuf, file: fs::File, inode: Inode },
     Elsewhere(Box<dyn RemoteReader>),
 }
 
@@ -193,10 +232,26 @@ impl SourceReader {
     /// What the system or the other machine says; `Conflict` when the file is shorter, or another version, by now.
     pub fn append(&mut self, offset: u64, length: usize, buffer: &mut Vec<u8>) -> Result<(), ServiceError> {
         match &mut self.0 {
-            Reading::Here { path, file } => {
+            Reading::Here { path, file, .. } => {
                 append(buffer, file, offset, length).map_err(|error| unreadable(path, &error))
             }
             Reading::Elsewhere(reader) => Handle::current().block_on(reader.append(offset, length, buffer)),
+        }
+    }
+}
+
+impl SourceReader {
+    /// Whether this is, also after reading, the very file that was looked at, and nobody has touched it since.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn is_untouched(&self) -> Result<bool, ServiceError> {
+        match &self.0 {
+            Reading::Here { path, file, inode } => {
+                let metadata = file.metadata().map_err(|error| unreadable(path, &error))?;
+                Ok(Inode::of(&metadata) == *inode)
+            }
+            Reading::Elsewhere(_) => Ok(true),
         }
     }
 }
@@ -253,8 +308,32 @@ fn changed(place: &Place) -> ServiceError {
     }
 }
 
+/// A file that is not there, or is no file, has changed; anything else may pass.
 fn unreadable(path: &Path, error: &io::Error) -> ServiceError {
-    ServiceError::invalid("file", format!("{} cannot be read: {error}", path.display()))
+    use io::ErrorKind::{InvalidInput, IsADirectory, NotADirectory, NotFound, UnexpectedEof};
+    let reason = format!("{} cannot be read: {error}", path.display());
+    match error.kind() {
+        NotFound | NotADirectory | IsADirectory | InvalidInput | UnexpectedEof => {
+            ServiceError::invalid("file", reason)
+        }
+        _ if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {
+            ServiceError::invalid("file", reason)
+        }
+        _ => ServiceError::Busy { reason },
+    }
+}
+
+/// See [`Source::seal`].
+pub(crate) fn seal(files: &[SourceFile]) -> Digest {
+    let mut inodes = Vec::with_capacity(files.len().saturating_mul(32));
+    for file in files {
+        let At::Here { inode: Inode { device, number, changed }, .. } = &file.at else { return Digest::ZERO };
+        inodes.extend_from_slice(&device.to_be_bytes());
+        inodes.extend_from_slice(&number.to_be_bytes());
+        inodes.extend_from_slice(&changed.0.to_be_bytes());
+        inodes.extend_from_slice(&changed.1.to_be_bytes());
+    }
+    Digest::sha256(&inodes)
 }
 
 /// Tells the same files in another state apart.
@@ -314,8 +393,7 @@ pub(crate) fn walk(directory: &Path) -> Result<Vec<(String, PathBuf)>, ServiceEr
 /// The metadata of a regular file; anything else, a symbolic link among them, is an input error.
 fn regular_file(path: &Path) -> Result<Metadata, ServiceError> {
     let shown = path.display();
-    let metadata = fs::symlink_metadata(path)
-        .map_err(|error| ServiceError::invalid("file", format!("{shown} cannot be read: {error}")))?;
+    let metadata = fs::symlink_metadata(path).map_err(|error| unreadable(path, &error))?;
     if metadata.is_file() {
         return Ok(metadata);
     }

@@ -17,9 +17,9 @@ use huitong_store::{Outgoing, Read, Tx};
 
 use super::{Abort, aborted};
 use crate::model::{
-    AssetCertificate, AssetKind, Classification, FileName, ListingRecord, Place, ProductRecord, Publication,
-    PublicationState, Publish, Registration, ResourceRecord, ShelfProduct, Source, SourceFile, list, stamp,
-    walk,
+    AssetCertificate, AssetKind, Classification, FileName, ListingRecord, OpenSource, Place, ProductRecord,
+    Publication, PublicationState, Publish, Registration, ResourceRecord, ShelfProduct, Source, SourceFile,
+    list, seal, stamp, walk,
 };
 use crate::peer::Elsewhere;
 use crate::tables::{self, PublicationRow};
@@ -63,7 +63,7 @@ impl Shelf {
     }
 
     /// Looks for the files of a product, and whether they still are what was published; blocks. See [`Source::open`].
-    pub fn open(&self, product: &ShelfProduct, content: &Content) -> Result<Vec<SourceFile>, ServiceError> {
+    pub fn open(&self, product: &ShelfProduct, content: &Content) -> Result<OpenSource, ServiceError> {
         product.source.open(content, self.elsewhere.as_ref())
     }
 
@@ -191,6 +191,13 @@ impl Shelf {
     /// Blocks on the file system.
     pub fn content(&self, product: &ShelfProduct) -> Result<Content, ServiceError> {
         self.trees.content(&product.source).map_err(|error| {
+            // What is there and cannot be read now may be read later.
+            let passes = error
+                .downcast_ref::<std::io::Error>()
+                .is_some_and(|error| error.kind() != std::io::ErrorKind::NotFound);
+            if passes {
+                return ServiceError::Busy { reason: format!("{}: {error}", self.trees.dir.display()) };
+            }
             let place = self.trees.dir.join(product.source.root.to_string());
             let next_step = "publish it again under a new id";
             ServiceError::Internal(format!("{}: {error}; {next_step}", place.display()))
@@ -206,6 +213,7 @@ impl Shelf {
             root: Content::of_bytes(&[]).root(),
             files: None,
             stamp: stamp(&[]),
+            seal: Digest::ZERO,
         };
         let resource = self.resource_record(publish, &nothing, FileDigests::default());
         resource.encode()?;
@@ -539,13 +547,14 @@ fn read_source(
         Some(files) if walk(&path)? != *files => None,
         _ => Some(look()?),
     };
-    if after.as_deref().map(stamp) != Some(stamp(&before)) {
+    let seen = |files: &[SourceFile]| (stamp(files), seal(files));
+    if after.as_deref().map(seen) != Some(seen(&before)) {
         let reason = format!("{} changed while it was read; publish it when it is at rest", path.display());
         return Err(ServiceError::Conflict { reason });
     }
     let files = listed.map(|files| files.len() as u64);
     let (size, root, place) = (content.size(), content.root(), Place::Here(path));
-    let source = Source { place, size, root, files, stamp: stamp(&before) };
+    let source = Source { place, size, root, files, stamp: stamp(&before), seal: seal(&before) };
     Ok((source, content, digests))
 }
 
@@ -584,7 +593,7 @@ fn read_elsewhere(
         other => other,
     })?;
     let (size, root, place) = (content.size(), content.root(), Place::Elsewhere(url));
-    let source = Source { place, size, root, files: dataset, stamp: stamp(&files) };
+    let source = Source { place, size, root, files: dataset, stamp: stamp(&files), seal: Digest::ZERO };
     Ok((source, content, digests.finish()))
 }
 

@@ -54,7 +54,7 @@ async fn a_file_becomes_a_listed_product() {
     let tree = world.shelf.content(&offered).unwrap();
     assert_eq!((tree.root(), tree.groups()), (publication.root, 4));
     tree.verify_group(3, &[&content[3 * 1024 * 1024..]]).unwrap();
-    assert_eq!(world.shelf.open(&offered, &tree).unwrap().len(), 1);
+    assert_eq!(world.shelf.open(&offered, &tree).unwrap().files.len(), 1);
     assert!(world.shelf.product(&resource).unwrap().is_none());
 
     // The same request again is the same publication; anything else under this id is a conflict.
@@ -260,10 +260,10 @@ async fn a_changed_file_and_a_damaged_tree_are_noticed() {
     let opened = world.shelf.open(&offered, &content).unwrap();
     std::fs::write(&file, vec![8; 2 << 20]).unwrap();
     assert!(matches!(world.shelf.open(&offered, &content), Err(ServiceError::Conflict { .. })));
-    assert!(matches!(opened[0].check_unchanged(), Err(ServiceError::Conflict { .. })));
+    assert!(matches!(opened.files[0].check_unchanged(), Err(ServiceError::Conflict { .. })));
     std::fs::remove_file(&file).unwrap();
     assert!(matches!(world.shelf.open(&offered, &content), Err(ServiceError::Invalid { .. })));
-    assert!(matches!(opened[0].check_unchanged(), Err(ServiceError::Invalid { .. })));
+    assert!(matches!(opened.files[0].check_unchanged(), Err(ServiceError::Invalid { .. })));
     let leaves = world.dir.path().join("trees").join(format!("{}.leaves", publication.root));
     std::fs::write(&leaves, [0; 64]).unwrap();
     assert!(world.shelf.content(&offered).is_err());
@@ -295,7 +295,7 @@ async fn a_directory_becomes_a_dataset() {
     let paths: Vec<_> = entries.iter().map(|entry| entry.path.as_str()).collect();
     assert_eq!(paths, ["README", "rain/2.csv", "rain/daily/1.csv"]);
     assert_eq!((content.root(), content.groups()), (publication.root, 3));
-    assert_eq!(world.shelf.open(&offered, &content).unwrap().len(), 3);
+    assert_eq!(world.shelf.open(&offered, &content).unwrap().files.len(), 3);
 
     // What the manifest does not name is nobody's business; what it names must stay.
     std::fs::write(home.join("new"), b"new").unwrap();

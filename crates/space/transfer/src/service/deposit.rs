@@ -9,7 +9,7 @@ use huitong_proof::id_text;
 use huitong_store::Tx;
 
 use super::Transfers;
-use super::destination::{marked_name, remove};
+use super::destination::{marked_name, plain_name, remove};
 use crate::model::{Deposit, DepositState, Transfer};
 use crate::peer::{Depot, DepotError};
 use crate::tables::deposits::Progress;
@@ -197,8 +197,8 @@ impl Putting<'_> {
 
     /// The place that the name asks for, or the one that nobody else has.
     fn place(&self, is_marked: bool) -> String {
-        let name = self.transfer.name.as_deref().unwrap_or_default();
-        let name = if is_marked { marked_name(name, &self.transfer.id) } else { name.to_owned() };
+        let plain = plain_name(self.transfer.name.as_deref().unwrap_or_default());
+        let name = if is_marked { marked_name(&plain, &self.transfer.id) } else { plain };
         let end = if self.transfer.files.is_some() { "/" } else { "" };
         format!("{}{name}{end}", self.deposit.location)
     }

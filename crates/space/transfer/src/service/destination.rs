@@ -38,9 +38,18 @@ pub(super) fn make_staging(directory: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// The name of a received file or directory. The provider's may begin with a dot and pass for a file that programs read by
+/// themselves: then this one does not.
+pub(super) fn plain_name(given: &str) -> String {
+    match given.strip_prefix('.') {
+        Some(_) => format!("_{}", given.get(..given.floor_char_boundary(LONGEST_NAME - 1)).unwrap_or(given)),
+        None => given.to_owned(),
+    }
+}
+
 /// The name itself if it is free, else the name with the transfer's id in it.
 pub(super) fn free_path(directory: &Path, name: &str, id: &[u8; 16]) -> PathBuf {
-    let plain = directory.join(name);
+    let plain = directory.join(plain_name(name));
     if !plain.exists() {
         return plain;
     }
@@ -149,5 +158,21 @@ pub(super) fn file_path(place: &Path, content: &Content, file: usize) -> PathBuf
             Some(entry) => place.join(&entry.path),
             None => place.to_owned(),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_begins_with_a_dot_does_not_stay_so() {
+        let directory = Path::new("/nowhere/at/all");
+        let name = |given: &str| free_path(directory, given, &[0; 16]).file_name().unwrap().to_owned();
+        for (given, expected) in [(".ssh", "_.ssh"), ("...", "_..."), ("a.csv", "a.csv")] {
+            assert_eq!(name(given), expected, "{given}");
+        }
+        let long = format!(".{}", "x".repeat(254));
+        assert_eq!(name(&long).len(), LONGEST_NAME);
     }
 }

@@ -21,6 +21,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use super::consumer::Stop;
 use super::destination::{free_path, marked_path, part_path, publish, remove_arrived};
 use super::sink::{Event, Run, Sink, Work};
+use super::stock::Patience;
 use super::{Abort, Order, Transfers, check_belongs, issue, order, stock, stopped};
 use crate::details::{
     AcceptDetail, AckDetail, AckStatus, OfferDetail, UsageDetail, abort_detail, read_abort, read_final,
@@ -250,10 +251,22 @@ impl Fetch<'_> {
             true => tables::delivered_before(&self.transfers.ledger().store().view(), &self.transfer)?,
             false => None,
         };
-        let taken = tokio::task::spawn_blocking(move || {
-            stock::take(&part, &content, acknowledged, before.as_deref())
+        let patience = Patience::until(Instant::now() + stock::PATIENCE);
+        let within = patience.clone();
+        let mut taken = tokio::task::spawn_blocking(move || {
+            stock::take(&part, &content, acknowledged, before.as_deref(), &within)
         });
-        match taken.await.map_err(|error| Stop::Retry(error.to_string()))? {
+        let taken = loop {
+            tokio::select! {
+                biased;
+                order = order(&mut self.orders) => if let Err(stop) = self.obey(&order) {
+                    patience.end();
+                    return Err(stop);
+                },
+                taken = &mut taken => break taken,
+            }
+        };
+        match taken.map_err(|error| Stop::Retry(error.to_string()))? {
             Ok(missing) => Ok(missing),
             Err(error) => Err(self.destination_failed(&error).await?),
         }
@@ -271,13 +284,6 @@ impl Fetch<'_> {
     }
 
     async fn accept(&mut self, wanted: Ranges) -> Result<(), Stop> {
-        if let Some(digest) = self.transfer.statements.ack {
-            let ledger = self.transfers.ledger();
-            let found = ledger.statement(&ledger.store().view(), &digest).map_err(ServiceError::from)?;
-            if let Some(ack) = found {
-                self.say_again(&ack).await?;
-            }
-        }
         let statement = self
             .change("transfer.accept", move |tx, ledger, transfer, contract| {
                 if transfer.suspended_by.is_some() {
@@ -291,6 +297,15 @@ impl Fetch<'_> {
                 Ok(statement)
             })
             .await?;
+        // Said again only now, so that nothing keeps the new acceptance from following at once: a provider that has not heard of
+        // the one before would begin with what that wanted.
+        if let Some(digest) = self.transfer.statements.ack {
+            let ledger = self.transfers.ledger();
+            let found = ledger.statement(&ledger.store().view(), &digest).map_err(ServiceError::from)?;
+            if let Some(ack) = found {
+                self.say_again(&ack).await?;
+            }
+        }
         self.send(&statement).await
     }
 
@@ -392,6 +407,19 @@ impl Fetch<'_> {
                         return Err(self.abort(&refusal, &offer).await?);
                     }
                     Some(Event::Failed(error)) => return Err(self.destination_failed(&error).await?),
+                    Some(Event::Unsynced(error)) => {
+                        // What the system could not write it may have forgotten, although it still reads right.
+                        let (part, acknowledged) = (self.part_path()?, self.transfer.acknowledged_groups);
+                        let discarded = tokio::task::spawn_blocking(move || {
+                            stock::discard(&part, &content, acknowledged)
+                        });
+                        match discarded.await {
+                            Ok(Ok(())) => {}
+                            Ok(Err(error)) => tracing::error!(%error, "what was not made durable cannot be removed"),
+                            Err(error) => tracing::error!(%error, "removing what was not made durable died"),
+                        }
+                        return Err(self.destination_failed(&error).await?);
+                    }
                     None => return Err(Stop::Retry("the writer stopped".to_owned())),
                 },
                 _ = sync.tick() => {

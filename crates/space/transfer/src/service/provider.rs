@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use huitong_catalog::{ShelfProduct, SourceFile};
+use huitong_catalog::{OpenSource, ShelfProduct};
 use huitong_contract::{Contract, Contracts, Side, Standing};
 use huitong_identity::{
     AuthenticationError, Caller, PeerError, Refusal, ServiceError, refuse, remember, statement_from,
@@ -58,7 +58,7 @@ fn source_away() -> ServiceError {
 struct Goods {
     product: ShelfProduct,
     content: Arc<Content>,
-    files: Vec<SourceFile>,
+    source: OpenSource,
 }
 
 /// What the decision about a `Want` led to, already durable.
@@ -96,7 +96,12 @@ impl Transfers {
                 return Err(ServiceError::invalid("frame", "the first frame must say what is wanted"));
             }
             Ok(Some(Err(error))) => return Err(error.into()),
-            Ok(None) | Err(_) => return Err(ServiceError::invalid("frame", "no first frame came")),
+            Ok(None) => return Err(ServiceError::invalid("frame", "no first frame came")),
+            Err(_) => {
+                return Err(ServiceError::Busy {
+                    reason: "no first frame came in time; come again".to_owned(),
+                });
+            }
         };
         let offered = match self.open(&caller, address, want).await? {
             Opening::Refused(statement) => {
@@ -156,8 +161,8 @@ impl Transfers {
         let shelf = self.shelf.clone();
         let looked = tokio::task::spawn_blocking(move || {
             let content = shelf.content(&product)?;
-            let files = shelf.open(&product, &content)?;
-            Ok::<_, ServiceError>(Goods { product, content: Arc::new(content), files })
+            let source = shelf.open(&product, &content)?;
+            Ok::<_, ServiceError>(Goods { product, content: Arc::new(content), source })
         });
         match looked.await.map_err(|error| ServiceError::Internal(error.to_string()))? {
             Ok(goods) => Ok(Looked::Found(Box::new(goods))),
@@ -444,7 +449,7 @@ impl Exchange<'_> {
                         return Ok(());
                     }
                 }
-                Kind::Accept if self.offered.transfer.statements.accept == Some(said.digest()) => {}
+                Kind::Accept if self.is_known(&said)? => {}
                 Kind::Accept => {
                     let wanted = self.accepted(said, &goods.content).await?;
                     return self.stream(goods, wanted).await;
@@ -486,11 +491,11 @@ impl Exchange<'_> {
     }
 
     async fn stream(&mut self, goods: Goods, mut wanted: Ranges) -> Result<(), ServiceError> {
-        let Goods { content, files, .. } = goods;
+        let Goods { content, source, .. } = goods;
         let window = self.offered.contract.agreement.window_bytes;
         let total = content.groups();
         let buffers = Buffers::new(self.transfers.serving.join());
-        let mut reader = source::runs(files.clone(), Arc::clone(&content), wanted.clone(), buffers.clone());
+        let mut reader = source::runs(source.clone(), Arc::clone(&content), wanted.clone(), buffers.clone());
         let mut next: Option<Run> = None;
         // All groups before this one were sent, or are the consumer's already.
         let mut arrived = wanted.first().unwrap_or(total);
@@ -534,10 +539,11 @@ impl Exchange<'_> {
                                 under_way.arrived(self.offered.transfer.acknowledged_groups);
                             }
                         }
+                        Kind::Accept if self.is_known(&statement)? => {}
                         // The acceptance before was said again, and was new to us.
                         Kind::Accept => {
                             wanted = self.accepted(statement, &content).await?;
-                            reader = source::runs(files.clone(), Arc::clone(&content), wanted.clone(), buffers.clone());
+                            reader = source::runs(source.clone(), Arc::clone(&content), wanted.clone(), buffers.clone());
                             next = None;
                             arrived = arrived.max(wanted.first().unwrap_or(total));
                         }
@@ -546,6 +552,10 @@ impl Exchange<'_> {
                     }
                 }
                 () = sleep_until(moved_at + IDLE) => return Err(idle()),
+                () = lanes.broken() => {
+                    let reason = "one of the transfer's connections broke with content on it; come again";
+                    return Err(ServiceError::Busy { reason: reason.to_owned() });
+                }
                 Ok(()) = limits.changed() => may_leave_at = Instant::now(),
                 () = sleep_until(may_leave_at), if !is_due => {}
                 run = reader.recv(), if next.is_none() && arrived < total => match run {
@@ -589,6 +599,13 @@ impl Exchange<'_> {
         let statement = statement_from(&self.caller, bytes, self.transfers.ledger())?;
         check_belongs(&statement, &self.offered.transfer, &self.offered.contract)?;
         Ok(statement)
+    }
+
+    /// Whether we have this statement already: an acceptance that was taken before, which a newer one may have taken the place
+    /// of, sets nothing off.
+    fn is_known(&self, statement: &Statement) -> Result<bool, ServiceError> {
+        let ledger = self.transfers.ledger();
+        Ok(ledger.index_of(&ledger.store().view(), &statement.digest())?.is_some())
     }
 
     /// Takes an acceptance, and gives what the consumer wants.

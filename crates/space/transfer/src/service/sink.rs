@@ -46,6 +46,8 @@ pub(super) enum Event {
     Wrong { group: u64, reason: String },
     /// The disk failed or is full.
     Failed(io::Error),
+    /// What was written since the last success was not made durable, and never will be.
+    Unsynced(io::Error),
 }
 
 pub(super) struct Sink {
@@ -187,11 +189,31 @@ fn sync(root: &File, is_dataset: bool, queue: &sync_mpsc::Receiver<u64>, report:
         }
         let synced =
             if is_dataset { rustix::fs::syncfs(root).map_err(io::Error::from) } else { root.sync_data() };
-        let event = synced.map_or_else(Event::Failed, |()| Event::Durable(groups));
-        let failed = matches!(event, Event::Failed(_));
+        let event = synced.map_or_else(Event::Unsynced, |()| Event::Durable(groups));
+        let failed = matches!(event, Event::Unsynced(_));
         durable = Some(groups);
         if report.blocking_send(event).is_err() || failed {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_system_cannot_make_durable_is_told_apart() {
+        // Nothing can be synced through a pipe.
+        let (reader, _writer) = std::io::pipe().unwrap();
+        let root = File::from(std::os::fd::OwnedFd::from(reader));
+        let (queue, work) = sync_mpsc::sync_channel(2);
+        let (report, mut events) = mpsc::channel(2);
+        queue.send(3).unwrap();
+        queue.send(4).unwrap();
+        sync(&root, false, &work, &report);
+        assert!(matches!(events.try_recv(), Ok(Event::Unsynced(_))));
+        // A sync that failed is never tried again: the next one would say that all is well.
+        assert!(events.try_recv().is_err());
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use huitong_catalog::{SourceFile, SourceReader};
+use huitong_catalog::{OpenSource, SourceReader};
 use huitong_identity::ServiceError;
 use huitong_proof::{Content, GROUP_BYTES, GroupPlace};
 use tokio::sync::mpsc;
@@ -23,14 +23,14 @@ const READ_AHEAD: usize = 4;
 
 /// Streams the wanted groups in order, or says why there are no more. The reader stops when the receiver is dropped.
 pub(super) fn runs(
-    files: Vec<SourceFile>,
+    source: OpenSource,
     content: Arc<Content>,
     wanted: Ranges,
     buffers: Buffers,
 ) -> mpsc::Receiver<Result<Run, ServiceError>> {
     let (sender, receiver) = mpsc::channel(READ_AHEAD);
     tokio::task::spawn_blocking(move || {
-        let mut reader = Reader { files, content, buffers, open: None };
+        let mut reader = Reader { source, content, buffers, open: None };
         for range in wanted.iter() {
             let mut first = range.start;
             while first < range.end {
@@ -48,7 +48,7 @@ pub(super) fn runs(
 }
 
 struct Reader {
-    files: Vec<SourceFile>,
+    source: OpenSource,
     content: Arc<Content>,
     buffers: Buffers,
     /// The file that was read last.
@@ -62,16 +62,24 @@ impl Reader {
         let length = places.iter().map(|place| place.length).fold(0, u64::saturating_add);
         let mut buffer = self.buffers.take();
         buffer.reserve_exact(usize::try_from(length).unwrap_or(0));
-        for place in places {
+        for (group, place) in (first..).zip(places) {
             let missing = || ServiceError::Internal("a file of the dataset is missing".to_owned());
-            let file = self.files.get(place.file).ok_or_else(missing)?;
+            let file = self.source.files.get(place.file).ok_or_else(missing)?;
             let open = match self.open.take() {
                 Some((at, open)) if at == place.file => Ok(open),
                 _ => file.reader(),
             };
             let length = usize::try_from(place.length).unwrap_or(usize::MAX);
-            let mut open = open?;
+            let (mut open, before) = (open?, buffer.len());
             open.append(place.offset, length, &mut buffer)?;
+            // Nothing that was not agreed on leaves: what somebody has touched is compared first, also when size and modification
+            // time are what they were.
+            if !self.source.is_untouched || !open.is_untouched()? {
+                let bytes = buffer.get(before..).unwrap_or_default();
+                self.content.verify_group(group, &[bytes]).map_err(|error| ServiceError::Conflict {
+                    reason: format!("a published file is not what it was: {error}"),
+                })?;
+            }
             self.open = Some((place.file, open));
             // A file that changes while it is read must not pass for what was agreed: its size and modification time are
             // looked at after the bytes, and the consumer verifies every group in any case.

@@ -111,3 +111,39 @@ async fn a_lost_unfinished_file_is_fetched_again() {
         space.assert_delivered(id);
     }
 }
+
+/// Size and modification time are what they were; the bytes are not, and none of them leaves.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_only_looks_unchanged_is_compared_before_anything_leaves() {
+    let space = Space::new(2 * MIB, MIB, &policy(&[ALWAYS])).await;
+    let modified = std::fs::metadata(space.source()).unwrap().modified().unwrap();
+    let restore = || {
+        std::fs::OpenOptions::new().write(true).open(space.source()).unwrap().set_modified(modified).unwrap();
+    };
+    // Touched, but the same: compared, and delivered.
+    restore();
+    let id = [31; 16];
+    space.start(id).await;
+    assert_eq!(space.run(id).await.consumer, Ok(()));
+    space.assert_delivered(id);
+    space.forget_delivered();
+    let mut bytes = space.content.clone();
+    bytes[5] ^= 1;
+    std::fs::write(space.source(), &bytes).unwrap();
+    restore();
+    let id = [32; 16];
+    space.start(id).await;
+    let attempt = space.run(id).await;
+    attempt.assert_over("source.changed");
+    assert!(!attempt.frames.iter().any(|frame| frame.starts_with("chunk")), "{attempt:?}");
+    // Another file in its place, with the same size and time.
+    let other = space.home.path().join("other");
+    std::fs::write(&other, &bytes).unwrap();
+    std::fs::rename(&other, space.source()).unwrap();
+    restore();
+    let id = [33; 16];
+    space.start(id).await;
+    let attempt = space.run(id).await;
+    attempt.assert_over("source.changed");
+    assert!(!attempt.frames.iter().any(|frame| frame.starts_with("chunk")), "{attempt:?}");
+}

@@ -170,3 +170,43 @@ async fn an_acceptance_that_was_lost_is_said_again() {
         space.assert_delivered(id);
     }
 }
+
+/// What was accepted before is said again with the acknowledgement that answers it; it does not set off what it wanted then.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_acceptance_that_another_one_followed_sets_nothing_off() {
+    let space = Space::new(6 * MIB, MIB, &policy(&[ALWAYS])).await;
+    let id = id(0);
+    space.start(id).await;
+    let first = space.attempt(id, Wire::cut(7)).await;
+    assert_eq!(first.frames.last().map(String::as_str), Some("ack"), "{first:?}");
+    // Accepted anew, and cut off before anything is acknowledged.
+    let second = space.attempt(id, Wire::cut(7)).await;
+    assert_eq!(second.frames.iter().filter(|frame| *frame == "accept").count(), 2, "{second:?}");
+    assert_eq!(second.frames.last().map(String::as_str), Some("accept"), "{second:?}");
+    let mut statements = 0;
+    let late = Wire {
+        up: Box::new(move |frame| {
+            statements += usize::from(matches!(frame, FromConsumer::Statement(_)));
+            if statements == 3 {
+                // The newest one is a while behind those that are said again.
+                std::thread::sleep(std::time::Duration::from_millis(200));
+            }
+            vec![frame]
+        }),
+        ..Wire::default()
+    };
+    let third = space.attempt(id, late).await;
+    assert_eq!(third.consumer, Ok(()), "{third:?}");
+    space.assert_delivered(id);
+}
+
+#[tokio::test]
+async fn who_says_nothing_at_first_is_told_to_come_again() {
+    let space = Space::small().await;
+    let (_silent, incoming) = tokio::sync::mpsc::channel(1);
+    let (out, _answers) = tokio::sync::mpsc::channel(1);
+    tokio::time::pause();
+    let caller = space.network.consumer.caller.clone();
+    let ended = space.provider.exchange(caller, super::link::ADDRESS, incoming, out).await;
+    assert!(matches!(ended, Err(huitong_identity::ServiceError::Busy { .. })), "{ended:?}");
+}

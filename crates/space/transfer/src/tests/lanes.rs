@@ -105,3 +105,38 @@ async fn only_its_own_consumer_may_open_connections_of_an_exchange_and_not_too_m
     assert_eq!(space.seen_by(Who::Provider, ID).acknowledged, 0);
     running.abort();
 }
+
+/// Takes a chunk off each further connection, and then does as if there had never been one.
+struct Losing(Link);
+
+#[async_trait]
+impl TransferPeer for Losing {
+    async fn exchange(
+        &self,
+        provider: &NodeId,
+        size: u64,
+        outgoing: mpsc::Receiver<FromConsumer>,
+    ) -> Result<Frames, PeerError> {
+        self.0.exchange(provider, size, outgoing).await
+    }
+
+    async fn lane(&self, provider: &NodeId, transfer: [u8; 16]) -> Result<Frames, PeerError> {
+        let mut frames = self.0.lane(provider, transfer).await?;
+        let _ = frames.next().await;
+        Err(PeerError::Unavailable("lost".to_owned()))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_is_lost_with_a_chunk_ends_the_attempt_at_once() {
+    let space = space(40 * MIB).await;
+    let losing = Losing(Link::new(&space, Wire::default()));
+    let began = std::time::Instant::now();
+    let ended = space.consumer.run(&ID, &losing).await.unwrap_err();
+    assert!(matches!(ended, huitong_identity::Delivery::Retry(_)), "{ended:?}");
+    // Far below the minute after which nobody waits any more.
+    assert!(began.elapsed() < std::time::Duration::from_secs(30), "{ended:?}");
+    let _ = losing.0.ended().await;
+    assert_eq!(space.run(ID).await.consumer, Ok(()));
+    space.assert_delivered(ID);
+}

@@ -107,3 +107,21 @@ async fn a_version_before_that_is_gone_or_something_else_is_no_hindrance() {
         space.assert_delivered(SECOND);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_before_that_cannot_be_read_is_no_hindrance() {
+    let files = || BTreeMap::from([("a", content(2 * MIB))]);
+    let mut space = Space::of_files(files(), MIB, &policy(&[ALWAYS])).await;
+    space.start(FIRST).await;
+    assert_eq!(space.run(FIRST).await.consumer, Ok(()));
+    let path = space.seen_by(Who::Consumer, FIRST).path.unwrap();
+    fs::remove_dir_all(&path).unwrap();
+    // Every look below it fails, and not because nothing is there.
+    std::os::unix::fs::symlink(&path, &path).unwrap();
+    space.publish_again(MIB).await;
+    space.start(SECOND).await;
+    let attempt = space.run(SECOND).await;
+    assert_eq!((attempt.consumer.clone(), chunks(&attempt)), (Ok(()), vec!["0".to_owned(), "1".to_owned()]));
+    let delivered = space.seen_by(Who::Consumer, SECOND).path.unwrap();
+    assert_eq!(fs::read(delivered.join("a")).unwrap(), content(2 * MIB));
+}
