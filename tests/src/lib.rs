@@ -56,7 +56,7 @@ pub const ONLY_IN: &[(&str, &[&str])] = &[
     ("hyper", &["huitong-objects"]),
     ("quick-xml", &["huitong-objects"]),
     ("s3s", &["huitong-objects"]),
-    ("huitong-objects", &["huitong-node", "huitong-cli"]),
+    ("huitong-objects", &["huitong-node"]),
 ];
 
 /// Packages that are named where they do not belong, in words.

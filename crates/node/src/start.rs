@@ -336,9 +336,9 @@ impl Services {
         }
         let standing = evidence.standing();
         let Standing { ledger, membership, directory } = standing;
-        let objects = objects(&config.objects, Arc::clone(ledger.clock()))?;
+        let objects = Arc::new(objects(&config.objects, Arc::clone(ledger.clock()))?);
         let shelf = Shelf::new(ledger.clone(), membership.clone(), directory.clone(), config.trees_dir())
-            .reaching(Arc::new(objects));
+            .reaching(objects.clone());
         let contracts = Contracts::new(ledger.clone(), membership.clone(), shelf.clone(), config.approval);
         let settings = TransferSettings {
             received: config.received_dir.clone(),
@@ -350,7 +350,8 @@ impl Services {
             rates: config.rates,
             policy: evidence.policy().map_err(StartError::records)?,
         };
-        let transfers = Transfers::new(standing.clone(), contracts.clone(), shelf.clone(), settings);
+        let transfers =
+            Transfers::new(standing.clone(), contracts.clone(), shelf.clone(), settings).with_depot(objects);
         Ok(Self {
             registrar: None,
             registry: None,

@@ -6,6 +6,8 @@ mod backup;
 #[cfg(test)]
 mod demo;
 #[cfg(test)]
+mod deposits;
+#[cfg(test)]
 mod document;
 #[cfg(test)]
 mod killing;
