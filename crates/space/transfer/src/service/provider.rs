@@ -803,17 +803,20 @@ impl UnderWay {
 }
 
 /// What a consumer must know before it says what it wants: manifest and leaf values, cut into frames.
-fn index_frames(content: &Content) -> Vec<FromProvider> {
-    let cut = |bytes: Bytes, frame: fn(Bytes) -> FromProvider| {
-        (0..bytes.len())
-            .step_by(INDEX_FRAME)
-            .map(move |start| frame(bytes.slice(start..bytes.len().min(start.saturating_add(INDEX_FRAME)))))
-    };
-    let manifest = content.manifest().map(|manifest| Bytes::copy_from_slice(manifest.encoded()));
-    let leaves = Bytes::from(content.leaf_bytes());
-    cut(manifest.unwrap_or_default(), FromProvider::Manifest)
-        .chain(cut(leaves, FromProvider::Leaves))
-        .collect()
+fn index_frames(content: &Content) -> impl Iterator<Item = FromProvider> + Send + use<> {
+    let manifest = content.manifest().map(|manifest| manifest.encoded().to_vec());
+    let manifest = parts(manifest.unwrap_or_default()).map(FromProvider::Manifest);
+    manifest.chain(parts(content.leaf_bytes()).map(FromProvider::Leaves))
+}
+
+/// Each part has memory of its own: one that is not taken keeps nothing else.
+fn parts(bytes: Vec<u8>) -> impl Iterator<Item = Bytes> + Send {
+    let mut sent = 0_usize;
+    std::iter::from_fn(move || {
+        let part = bytes.get(sent..)?.chunks(INDEX_FRAME).next()?;
+        sent = sent.saturating_add(part.len());
+        Some(Bytes::copy_from_slice(part))
+    })
 }
 
 /// Why nothing moves, to the consumer.
@@ -831,5 +834,19 @@ fn cannot_come(kind: Kind) -> ServiceError {
 fn idle() -> ServiceError {
     ServiceError::Busy {
         reason: "nothing moved for 60 seconds; the exchange is closed and may be resumed".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_keeps_nothing_but_itself() {
+        let whole: Vec<u8> = (0..2 * INDEX_FRAME + 5).map(|at| (at % 251) as u8).collect();
+        let cut: Vec<Bytes> = parts(whole.clone()).collect();
+        assert_eq!((cut.len(), cut.concat()), (3, whole));
+        assert!(cut.iter().all(Bytes::is_unique));
+        assert_eq!(parts(Vec::new()).count(), 0);
     }
 }
