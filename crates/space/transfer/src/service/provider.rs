@@ -500,7 +500,12 @@ impl Exchange<'_> {
         let out = self.out.clone();
         let lanes = std::mem::replace(&mut self.lanes, Lanes::new(self.caller.node().clone()).0);
         let mut limits = self.transfers.pace.changes();
-        let mut may_leave_at = moved_at;
+        // What has left before, by whichever exchange, is paid for first.
+        let due = |this: &Self| {
+            let Transfer { id, peer, contract, .. } = &this.offered.transfer;
+            this.transfers.pace.due(id, peer, contract, Instant::now())
+        };
+        let mut may_leave_at = due(self);
         loop {
             let is_due = may_leave_at <= Instant::now();
             let may_send = is_due
@@ -544,8 +549,9 @@ impl Exchange<'_> {
                         other => return Err(cannot_come(other)),
                     }
                 }
-                () = sleep_until(moved_at + IDLE) => return Err(idle()),
-                Ok(()) = limits.changed() => may_leave_at = Instant::now(),
+                // What may not leave yet is not held against the consumer.
+                () = sleep_until(moved_at.max(may_leave_at) + IDLE) => return Err(idle()),
+                Ok(()) = limits.changed() => may_leave_at = due(self),
                 () = sleep_until(may_leave_at), if !is_due => {}
                 run = reader.recv(), if next.is_none() && arrived < total => match run {
                     Some(Ok(run)) => next = Some(run),
