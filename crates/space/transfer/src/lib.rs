@@ -33,5 +33,6 @@ pub use model::{
 pub use pace::{LOWEST_RATE, Limited, Rates};
 pub use peer::{EvidencePeer, Frames, SubscriptionPeer, TransferPeer};
 pub use pieces::Pieces;
+pub use places::Place;
 pub use schedule::Schedule;
-pub use service::{TOPIC, Transfers};
+pub use service::{Served, ServedLane, TOPIC, Transfers};

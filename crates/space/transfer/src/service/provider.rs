@@ -2,7 +2,9 @@
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,7 +18,7 @@ use huitong_policy::{Action, ClauseId};
 use huitong_proof::{Content, Digest, Kind, Statement, Timestamp, random};
 use huitong_store::{Read, Tx};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout, timeout_at};
 use tokio_stream::Stream;
 
 use super::source::{self, Run};
@@ -25,17 +27,19 @@ use crate::details::{
     AcceptDetail, AckDetail, AckStatus, DatasetShape, OfferDetail, UsageDetail, abort_detail, final_detail,
     read_abort,
 };
-use crate::lanes::Lanes;
+use crate::lanes::{LaneEnds, Lanes};
 use crate::model::{
     Finality, FromConsumer, FromProvider, Priority, Statements, Suspender, Transfer, TransferState, Want,
 };
+use crate::places::Place;
 use crate::ranges::Ranges;
 use crate::share::Buffers;
 use crate::{rules, tables};
 
 /// How long the consumer may take for its first frame.
 const FIRST_FRAME: Duration = Duration::from_secs(10);
-/// How long a consumer may look through what it has before it says what it wants: a terabyte at the speed of a disk.
+/// How long a consumer may take, from our offer on, to look through what it has and to say what it wants: a terabyte at the
+/// speed of a disk.
 const STOCKTAKING: Duration = Duration::from_secs(600);
 /// How long nothing at all may move.
 const IDLE: Duration = Duration::from_secs(60);
@@ -78,18 +82,75 @@ struct Offered {
     statements: Vec<Statement>,
 }
 
+/// How an exchange ended.
+pub struct Served {
+    /// As the consumer is told.
+    pub outcome: Result<(), ServiceError>,
+    /// Whether it was for nothing: it neither brought the transfer forward nor was put off before it began. A caller may
+    /// cause only so many of these.
+    pub is_idle: bool,
+    /// To be kept until everything has left that was sent, or never will.
+    pub place: Option<Place>,
+}
+
+/// One more connection of an exchange: its chunks, until the exchange ends. It shares the exchange's place.
+pub struct ServedLane {
+    chunks: Pin<Box<dyn Stream<Item = FromProvider> + Send>>,
+    orders: watch::Receiver<()>,
+    _place: Place,
+}
+
+impl ServedLane {
+    /// Returns when the exchange has ended, whether or not all chunks were taken.
+    pub fn ended(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut orders = self.orders.clone();
+        async move { while let Order::LookAgain = order(&mut orders).await {} }
+    }
+}
+
+impl Stream for ServedLane {
+    type Item = FromProvider;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<FromProvider>> {
+        self.chunks.as_mut().poll_next(context)
+    }
+}
+
 impl Transfers {
     /// Serves one exchange from its first frame to its end. A refusal is a signed statement in `out` and no error.
-    pub async fn exchange(
+    pub async fn serve(
+        &self,
+        caller: Caller,
+        address: IpAddr,
+        incoming: mpsc::Receiver<Result<FromConsumer, PeerError>>,
+        out: mpsc::Sender<FromProvider>,
+    ) -> Served {
+        let (mut is_idle, mut place) = (true, None);
+        let outcome = self.conduct(caller, address, incoming, out, &mut is_idle, &mut place).await;
+        Served { outcome, is_idle, place }
+    }
+
+    /// An exchange whose frames do not lie about afterwards.
+    #[cfg(test)]
+    pub(crate) async fn exchange(
+        &self,
+        caller: Caller,
+        address: IpAddr,
+        incoming: mpsc::Receiver<Result<FromConsumer, PeerError>>,
+        out: mpsc::Sender<FromProvider>,
+    ) -> Result<(), ServiceError> {
+        self.serve(caller, address, incoming, out).await.outcome
+    }
+
+    async fn conduct(
         &self,
         caller: Caller,
         address: IpAddr,
         mut incoming: mpsc::Receiver<Result<FromConsumer, PeerError>>,
         out: mpsc::Sender<FromProvider>,
+        is_idle: &mut bool,
+        place: &mut Option<Place>,
     ) -> Result<(), ServiceError> {
-        let _place = self.places.wait(caller.node()).await.ok_or_else(|| ServiceError::Busy {
-            reason: "this node serves as many transfers as it may; try again later".to_owned(),
-        })?;
         let want = match timeout(FIRST_FRAME, incoming.recv()).await {
             Ok(Some(Ok(FromConsumer::Want(want)))) => want,
             Ok(Some(Ok(FromConsumer::Statement(_)))) => {
@@ -98,7 +159,21 @@ impl Transfers {
             Ok(Some(Err(error))) => return Err(error.into()),
             Ok(None) | Err(_) => return Err(ServiceError::invalid("frame", "no first frame came")),
         };
-        let offered = match self.open(&caller, address, want).await? {
+        // A place is for those who may have something: a stranger is told off without one.
+        let may_open = self.may_open(&caller, &want)?;
+        if may_open {
+            *place = self.places.wait(caller.node()).await;
+            if place.is_none() {
+                *is_idle = false;
+                let reason = "this node serves as many transfers as it may; try again later".to_owned();
+                return Err(ServiceError::Busy { reason });
+            }
+        }
+        let opened = self.open(&caller, address, want, may_open).await;
+        if let Err(ServiceError::Busy { .. }) = opened {
+            *is_idle = false;
+        }
+        let offered = match opened? {
             Opening::Refused(statement) => {
                 let _ = out.send(FromProvider::Statement(statement.bytes().clone())).await;
                 return Ok(());
@@ -107,10 +182,11 @@ impl Transfers {
         };
         let id = offered.transfer.id;
         let (lanes, ends) = Lanes::new(caller.node().clone());
-        let orders = self.take_over(id, Some(ends));
+        let orders = self.take_over(id, place.clone().map(|place| (ends, place)));
         let run = orders.clone();
-        let outcome =
-            Exchange { transfers: self, caller, address, incoming, out, lanes, orders, offered }.run().await;
+        let exchange =
+            Exchange { transfers: self, caller, address, incoming, out, lanes, orders, offered, is_idle };
+        let outcome = exchange.run().await;
         self.forget_run(&id, &run);
         if self.transfer(&id)?.is_none_or(|transfer| transfer.state.is_terminal()) {
             self.pace.forget(&id);
@@ -122,15 +198,23 @@ impl Transfers {
     ///
     /// # Errors
     /// `Busy` where there is none, or it has as many as it may.
-    pub fn lane(
-        &self,
-        caller: &Caller,
-        id: &[u8; 16],
-    ) -> Result<impl Stream<Item = FromProvider> + Send + use<>, ServiceError> {
-        let ends = self.with_running(id, |running| running.lanes.clone()).flatten();
-        ends.and_then(|ends| ends.open(caller.node())).ok_or_else(|| ServiceError::Busy {
+    pub fn lane(&self, caller: &Caller, id: &[u8; 16]) -> Result<ServedLane, ServiceError> {
+        let opened = self.with_running(id, |running| {
+            let (ends, place): &(LaneEnds, Place) = running.lanes.as_ref()?;
+            let chunks = Box::pin(ends.open(caller.node())?);
+            Some(ServedLane { chunks, orders: running.orders.subscribe(), _place: place.clone() })
+        });
+        opened.flatten().ok_or_else(|| ServiceError::Busy {
             reason: "no exchange of this transfer takes another connection".to_owned(),
         })
+    }
+
+    /// Whether the caller may have what it wants at all, by what is stored now.
+    fn may_open(&self, caller: &Caller, want: &Want) -> Result<bool, ServiceError> {
+        let view = self.ledger().store().view();
+        let contract = self.contracts.contract(&view, &want.contract)?;
+        let existing = tables::transfer(&view, &want.transfer)?;
+        Ok(rules::may_open(want, caller, contract.as_ref(), existing.as_ref()).is_ok())
     }
 
     /// Looks for the files before the transaction: the journal's writer must not wait for another disk. Who may not have
@@ -172,9 +256,16 @@ impl Transfers {
         }
     }
 
-    /// Decides about a `Want` and commits the outcome: an offer with its counters consumed, or a refusal.
-    async fn open(&self, caller: &Caller, address: IpAddr, want: Want) -> Result<Opening, ServiceError> {
-        let goods = self.goods(caller, &want).await?;
+    /// Decides about a `Want` and commits the outcome: an offer with its counters consumed, or a refusal. Without a place
+    /// nothing is looked for.
+    async fn open(
+        &self,
+        caller: &Caller,
+        address: IpAddr,
+        want: Want,
+        has_place: bool,
+    ) -> Result<Opening, ServiceError> {
+        let goods = if has_place { self.goods(caller, &want).await? } else { Looked::Not };
         let (ledger, contracts, caller) = (self.ledger().clone(), self.contracts.clone(), caller.clone());
         self.ledger()
             .store()
@@ -417,10 +508,13 @@ struct Exchange<'a> {
     lanes: Lanes,
     orders: watch::Receiver<()>,
     offered: Offered,
+    /// Whether it has not brought the transfer forward yet.
+    is_idle: &'a mut bool,
 }
 
 impl Exchange<'_> {
     async fn run(mut self) -> Result<(), ServiceError> {
+        let deadline = Instant::now() + STOCKTAKING;
         for statement in &self.offered.statements {
             if !self.send(statement).await {
                 return Ok(());
@@ -428,14 +522,14 @@ impl Exchange<'_> {
         }
         let Some(goods) = self.offered.goods.clone() else { return Ok(()) };
         for frame in index_frames(&goods.content) {
-            if !self.send_frame(frame).await {
+            if !self.send_frame(frame).await || Instant::now() > deadline {
                 return Ok(());
             }
         }
         // A consumer first says again what may have been lost with the connection before: its newest acknowledgement, without
         // which the window would stay closed, and the acceptance that it answers.
         for _ in 0..OPENING {
-            let Some(said) = self.first_statement().await? else { return Ok(()) };
+            let Some(said) = self.first_statement(deadline).await? else { return Ok(()) };
             match said.kind() {
                 Kind::Ack => {
                     let arrived = self.can_have_arrived(&goods.content)?;
@@ -456,12 +550,12 @@ impl Exchange<'_> {
     }
 
     /// The consumer's next statement before bytes move; `None` when it has gone or a newer exchange took over.
-    async fn first_statement(&mut self) -> Result<Option<Statement>, ServiceError> {
+    async fn first_statement(&mut self, deadline: Instant) -> Result<Option<Statement>, ServiceError> {
         let frame = loop {
             tokio::select! {
                 biased;
                 order = order(&mut self.orders) => if self.obey(&order).await? == Heard::Over { return Ok(None) },
-                frame = timeout(STOCKTAKING, self.incoming.recv()) => break frame,
+                frame = timeout_at(deadline, self.incoming.recv()) => break frame,
             }
         };
         match frame {
@@ -642,6 +736,8 @@ impl Exchange<'_> {
         }
         rules::check_ack(&ack, &self.offered.transfer, content, arrived)
             .map_err(|refusal| ServiceError::invalid(refusal.code, refusal.reason))?;
+        let is_forward =
+            ack.groups > self.offered.transfer.acknowledged_groups || ack.status == AckStatus::Complete;
         self.change("transfer.acknowledged", move |tx, ledger, transfer, contract| {
             ledger.admit(tx, &statement)?;
             transfer.statements.ack = Some(statement.digest());
@@ -664,6 +760,9 @@ impl Exchange<'_> {
             Ok(())
         })
         .await?;
+        if is_forward {
+            *self.is_idle = false;
+        }
         if let Some(digest) = self.offered.transfer.statements.last {
             let view = self.transfers.ledger().store().view();
             if let Some(last) = self.transfers.ledger().statement(&view, &digest)? {
