@@ -47,6 +47,8 @@ const IDLE: Duration = Duration::from_secs(60);
 const RECHECK: Duration = Duration::from_millis(500);
 /// The most statements before the acceptance with which bytes begin to move.
 const OPENING: usize = 3;
+/// New acceptances in one exchange: one that was lost with the connection before and is said again, and the exchange's own.
+const ACCEPTANCES: usize = 2;
 /// Bytes of the manifest or of the leaf list in one frame.
 const INDEX_FRAME: usize = 1 << 20;
 /// What the consumer hears of a file that cannot be delivered: where it lies here is none of its business.
@@ -184,8 +186,18 @@ impl Transfers {
         let (lanes, ends) = Lanes::new(caller.node().clone());
         let orders = self.take_over(id, place.clone().map(|place| (ends, place)));
         let run = orders.clone();
-        let exchange =
-            Exchange { transfers: self, caller, address, incoming, out, lanes, orders, offered, is_idle };
+        let exchange = Exchange {
+            transfers: self,
+            caller,
+            address,
+            incoming,
+            out,
+            lanes,
+            orders,
+            offered,
+            acceptances: 0,
+            is_idle,
+        };
         let outcome = exchange.run().await;
         self.forget_run(&id, &run);
         if self.transfer(&id)?.is_none_or(|transfer| transfer.state.is_terminal()) {
@@ -508,6 +520,8 @@ struct Exchange<'a> {
     lanes: Lanes,
     orders: watch::Receiver<()>,
     offered: Offered,
+    /// New ones, so far.
+    acceptances: usize,
     /// Whether it has not brought the transfer forward yet.
     is_idle: &'a mut bool,
 }
@@ -700,6 +714,14 @@ impl Exchange<'_> {
             return Err(ServiceError::invalid("accept.reference", "is not our offer"));
         }
         let digest = statement.digest();
+        // Each one stays in the ledger for good.
+        if self.offered.transfer.statements.accept != Some(digest) {
+            self.acceptances = self.acceptances.saturating_add(1);
+            if self.acceptances > ACCEPTANCES {
+                let expected = format!("an exchange takes at most {ACCEPTANCES} new acceptances");
+                return Err(ServiceError::invalid("statement.kind", expected));
+            }
+        }
         self.change("transfer.accepted", move |tx, ledger, transfer, _| {
             ledger.admit(tx, &statement)?;
             if transfer.suspended_by.is_some() {

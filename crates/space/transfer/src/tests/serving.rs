@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use huitong_identity::ServiceError;
+use huitong_proof::Kind;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
@@ -179,6 +180,33 @@ async fn a_slow_limit_is_no_silence() {
     assert_eq!(running.await.unwrap(), Ok(()));
     assert!(began.elapsed() >= Duration::from_secs(200), "{:?}", began.elapsed());
     space.assert_delivered(ID);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_exchange_takes_only_few_acceptances() {
+    let space = Space::new(4 * MIB, MIB, &policy(&[ALWAYS])).await;
+    let (raw, offer) = Raw::open(&space, ID).await;
+    let before = space.statements(Who::Provider, ID).len();
+    let mut different = Vec::new();
+    for _ in 0..100 {
+        different.push(space.issue(Who::Consumer, accept(&offer, &space, 0, 4)).await);
+    }
+    let (out, said) = (raw.out.clone(), different);
+    let saying = tokio::spawn(async move {
+        for statement in said {
+            let frame = FromConsumer::Statement(statement.bytes().clone());
+            if out.send(Ok(frame)).await.is_err() {
+                return;
+            }
+        }
+    });
+    match raw.served.await.unwrap() {
+        Err(ServiceError::Invalid { field, .. }) => assert_eq!(field, "statement.kind"),
+        other => panic!("{other:?}"),
+    }
+    saying.await.unwrap();
+    assert_eq!(space.counted(Who::Provider, ID, Kind::Accept), 2);
+    assert_eq!(space.statements(Who::Provider, ID).len(), before + 2);
 }
 
 /// What an exchange has cost, by what came of it.
