@@ -50,8 +50,13 @@ pub(crate) struct Bounds {
 pub(crate) trait Admit: Clone + Send + Sync + 'static {
     /// What requests of the connection carry in their extensions.
     type Info: Clone + Send + Sync + 'static;
-    /// The connection's information, or why it is closed.
-    fn admit(&self, remote: SocketAddr, chain: Option<&[CertificateDer<'_>]>) -> io::Result<Self::Info>;
+    /// The connection's information, or why it is closed; `close` ends it later.
+    fn admit(
+        &self,
+        remote: SocketAddr,
+        chain: Option<&[CertificateDer<'_>]>,
+        close: &CancellationToken,
+    ) -> io::Result<Self::Info>;
     /// Called once for each connection that is handed to the server; `close` ends it.
     fn opened(&self, info: &Self::Info, close: &CancellationToken) -> Option<OpenConnection>;
     /// The longest that any connection lasts; `None` sets no end to one that has begun to speak.
@@ -107,7 +112,12 @@ impl AdmitPeers {
 impl Admit for AdmitPeers {
     type Info = PeerConnection;
 
-    fn admit(&self, remote: SocketAddr, chain: Option<&[CertificateDer<'_>]>) -> io::Result<PeerConnection> {
+    fn admit(
+        &self,
+        remote: SocketAddr,
+        chain: Option<&[CertificateDer<'_>]>,
+        close: &CancellationToken,
+    ) -> io::Result<PeerConnection> {
         let caller =
             self.tls.caller(chain).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         if self.registry.count_of(caller.node()) >= self.most_per_node {
@@ -115,7 +125,7 @@ impl Admit for AdmitPeers {
                 format!("node {} has as many connections open as it may, see [limits]", caller.node());
             return Err(io::Error::new(io::ErrorKind::QuotaExceeded, reason));
         }
-        Ok(PeerConnection { caller, remote })
+        Ok(PeerConnection { caller, remote, close: close.clone() })
     }
 
     fn opened(&self, info: &PeerConnection, close: &CancellationToken) -> Option<OpenConnection> {
@@ -142,7 +152,12 @@ pub(crate) struct AdmitStrangers;
 impl Admit for AdmitStrangers {
     type Info = Stranger;
 
-    fn admit(&self, _remote: SocketAddr, _chain: Option<&[CertificateDer<'_>]>) -> io::Result<Stranger> {
+    fn admit(
+        &self,
+        _remote: SocketAddr,
+        _chain: Option<&[CertificateDer<'_>]>,
+        _close: &CancellationToken,
+    ) -> io::Result<Stranger> {
         Ok(Stranger)
     }
 
@@ -194,7 +209,7 @@ impl Connections {
     }
 
     fn open(&self, connection: &PeerConnection, close: CancellationToken) -> OpenConnection {
-        let PeerConnection { caller, remote } = connection;
+        let PeerConnection { caller, remote, .. } = connection;
         // Whoever misses it loses nothing but a shorter wait.
         let _ = self.arrivals.send(caller.node().clone());
         self.table().insert(*remote, Open { caller: caller.clone(), close, endless: false });
@@ -304,7 +319,7 @@ impl<I: Unpin> AsyncRead for Secured<I> {
         if self.closed.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Err(io::Error::new(
                 io::ErrorKind::ConnectionAborted,
-                "the node on the other side is no longer accepted, or this node is stopping",
+                "the node on the other side is no longer accepted or reads nothing, or this node is stopping",
             )));
         }
         if self.patience.as_mut().is_some_and(|patience| patience.over.as_mut().poll(cx).is_ready()) {
@@ -389,10 +404,11 @@ impl<A: Admit> Listening<A> {
 
     async fn shake_hands(self, stream: TcpStream, remote: SocketAddr, slot: Slot) {
         let listener = self.admit.name();
+        let close = self.close_all.child_token();
         let handshake = async {
             stream.set_nodelay(true)?;
             let stream = self.acceptor.accept(stream).await?;
-            let info = self.admit.admit(remote, stream.get_ref().1.peer_certificates())?;
+            let info = self.admit.admit(remote, stream.get_ref().1.peer_certificates(), &close)?;
             Ok::<_, io::Error>((stream, info))
         };
         let result = tokio::time::timeout(self.slots.bounds.handshake_timeout, handshake).await;
@@ -415,7 +431,6 @@ impl<A: Admit> Listening<A> {
             }
         };
         self.metrics.connection_accepted(listener);
-        let close = self.close_all.child_token();
         let open = self.admit.opened(&info, &close);
         let stream = Counted::new(stream, &self.metrics);
         let patience = Patience::new(self.admit.lifetime(), self.slots.bounds.handshake_timeout);
@@ -538,7 +553,8 @@ mod tests {
         let (arrivals, _named) = broadcast::channel(1);
         let connections = Connections::new(arrivals);
         let remote = SocketAddr::from(([127, 0, 0, 1], 1));
-        let peer = PeerConnection { caller: network.provider.caller.clone(), remote };
+        let close = CancellationToken::new();
+        let peer = PeerConnection { caller: network.provider.caller.clone(), remote, close };
         let _open = connections.open(&peer, CancellationToken::new());
         let waiting = tokio::spawn({
             let connections = connections.clone();

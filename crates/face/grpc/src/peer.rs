@@ -15,6 +15,7 @@ use huitong_contract::Contracts;
 use huitong_evidence::Evidence;
 use huitong_identity::{Caller, Registrar, ServiceError, Standing};
 use huitong_transfer::Transfers;
+use tokio_util::sync::CancellationToken;
 use tonic::server::NamedService;
 use tonic::service::Routes;
 use tonic::service::RoutesBuilder;
@@ -26,6 +27,8 @@ use self::allowance::Allowances;
 #[cfg(test)]
 pub(crate) use self::allowance::BURST;
 pub(crate) use self::identity::TIME_HEADER;
+#[cfg(test)]
+pub(crate) use self::transfer::LEFTOVERS;
 use crate::MAX_REQUEST_BYTES;
 use crate::proto;
 use crate::proto::catalog::catalog_service_server::CatalogServiceServer;
@@ -44,6 +47,8 @@ pub struct PeerConnection {
     pub caller: Caller,
     /// Where it connects from.
     pub remote: SocketAddr,
+    /// Ends the connection, for a peer that takes nothing of what it has asked for.
+    pub close: CancellationToken,
 }
 
 /// What this node has for other nodes. A service that is `None` is not served.

@@ -32,6 +32,7 @@ use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::transport::server::Connected;
@@ -48,6 +49,13 @@ const POLICY: &[u8] = br#"{"contractPolicies":{"permissionPolicies":[{"actions":
 struct Accepted {
     stream: DuplexStream,
     peer: Option<PeerConnection>,
+    closed: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+impl Accepted {
+    fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.closed.as_mut().poll(cx)
+    }
 }
 
 /// What the listener knows of a connection: nothing where it made no handshake.
@@ -65,6 +73,12 @@ impl Connected for Accepted {
 /// The same with an authenticated peer.
 struct Authenticated(Accepted);
 
+impl Authenticated {
+    fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.0.poll_closed(cx)
+    }
+}
+
 impl Connected for Authenticated {
     type ConnectInfo = PeerConnection;
 
@@ -77,6 +91,9 @@ macro_rules! forward_io {
     ($($name:ident . $($field:tt).+;)*) => {$(
         impl AsyncRead for $name {
             fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+                if self.poll_closed(cx).is_ready() {
+                    return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+                }
                 Pin::new(&mut self.$($field).+).poll_read(cx, buf)
             }
         }
@@ -154,7 +171,9 @@ impl Net {
             return Err(io::Error::other(format!("another node answers on {address}")));
         }
         let (near, far) = tokio::io::duplex(1 << 20);
-        let accepted = listener.accept.send(Accepted { stream: far, peer }).await;
+        let close = peer.as_ref().map(|peer| peer.close.clone()).unwrap_or_default();
+        let closed = Box::pin(close.cancelled_owned());
+        let accepted = listener.accept.send(Accepted { stream: far, peer, closed }).await;
         accepted.map_err(|_| io::Error::other("the listener is gone"))?;
         Ok(Box::new(near))
     }
@@ -170,7 +189,8 @@ struct Wire {
 impl Dial for Wire {
     async fn dial(&self, address: &str, expect: &NodeId) -> io::Result<Box<dyn Stream>> {
         let remote = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
-        let peer = PeerConnection { caller: self.caller.clone(), remote };
+        let close = CancellationToken::new();
+        let peer = PeerConnection { caller: self.caller.clone(), remote, close };
         self.net.connect(address, Some(expect), Some(peer)).await
     }
 

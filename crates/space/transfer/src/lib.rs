@@ -36,5 +36,6 @@ pub use model::{
 pub use pace::{LOWEST_RATE, Limited, Rates};
 pub use peer::{Depot, DepotError, EvidencePeer, Frames, SubscriptionPeer, TransferPeer};
 pub use pieces::Pieces;
+pub use places::Place;
 pub use schedule::Schedule;
-pub use service::{TOPIC, Transfers};
+pub use service::{Served, ServedLane, TOPIC, Transfers};

@@ -75,21 +75,28 @@ impl Pace {
         now: Instant,
     ) -> Instant {
         let mut state = self.lock();
-        let accounts = [
-            (Account::Node, state.rates.node),
-            (Account::Peer(peer.clone()), state.rates.each_peer),
-            (Account::Contract(contract.clone()), state.rates.each_contract),
-            (Account::Transfer(*transfer), state.transfers.get(transfer).copied()),
-        ];
         let mut next = now;
-        for (account, rate) in accounts {
-            let Some(rate) = rate else { continue };
+        for (account, rate) in state.limited(transfer, peer, contract) {
             let paid_at = state.paid_at.get(&account).copied().unwrap_or(now).max(now) + cost(bytes, rate);
             state.paid_at.insert(account, paid_at);
             next = next.max(paid_at);
         }
         state.paid_at.retain(|_, paid_at| *paid_at > now);
         next
+    }
+
+    /// When bytes of a transfer to this peer under this contract may leave: not before what has left is paid for, whichever
+    /// exchange it left by.
+    pub(crate) fn due(
+        &self,
+        transfer: &[u8; 16],
+        peer: &NodeId,
+        contract: &ContractId,
+        now: Instant,
+    ) -> Instant {
+        let state = self.lock();
+        let accounts = state.limited(transfer, peer, contract);
+        accounts.filter_map(|(account, _)| state.paid_at.get(&account).copied()).fold(now, Instant::max)
     }
 
     /// Sets or lifts a limit, for bytes that leave from now on; gives all general limits.
@@ -133,6 +140,25 @@ impl Pace {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// The accounts that bytes of a transfer are charged to, and at which rate.
+    fn limited(
+        &self,
+        transfer: &[u8; 16],
+        peer: &NodeId,
+        contract: &ContractId,
+    ) -> impl Iterator<Item = (Account, u64)> + use<> {
+        [
+            (Account::Node, self.rates.node),
+            (Account::Peer(peer.clone()), self.rates.each_peer),
+            (Account::Contract(contract.clone()), self.rates.each_contract),
+            (Account::Transfer(*transfer), self.transfers.get(transfer).copied()),
+        ]
+        .into_iter()
+        .filter_map(|(account, rate)| Some((account, rate?)))
     }
 }
 

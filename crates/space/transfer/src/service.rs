@@ -27,12 +27,13 @@ use huitong_proof::{Digest, Draft, Kind, Statement, Timestamp};
 use huitong_store::{Read, StoreError, Tx, TxError};
 use tokio::sync::watch;
 
+pub use self::provider::{Served, ServedLane};
 pub use self::subscribe::TOPIC;
 use crate::lanes::LaneEnds;
 use crate::model::{Suspender, Transfer, TransferSettings};
 use crate::pace::{Limited, Pace, Rates};
 use crate::peer::Depot;
-use crate::places::Places;
+use crate::places::{Place, Places};
 use crate::share::Share;
 use crate::{receipt, tables};
 
@@ -61,8 +62,8 @@ struct Running {
     moved: u64,
     /// Why it waits, if it does.
     waits: String,
-    /// The other connections of an exchange that we serve.
-    lanes: Option<LaneEnds>,
+    /// The other connections of an exchange that we serve, and its place, which they share.
+    lanes: Option<(LaneEnds, Place)>,
     /// Tells the run that the stored transfer says something else now; dropped when a newer exchange takes over.
     orders: watch::Sender<()>,
 }
@@ -234,7 +235,7 @@ impl Transfers {
     }
 
     /// Registers this run of a transfer; an older one of the same id is told to stop.
-    fn take_over(&self, id: [u8; 16], lanes: Option<LaneEnds>) -> watch::Receiver<()> {
+    fn take_over(&self, id: [u8; 16], lanes: Option<(LaneEnds, Place)>) -> watch::Receiver<()> {
         let (orders, receiver) = watch::channel(());
         self.lock().insert(id, Running { moved: 0, waits: String::new(), lanes, orders });
         receiver

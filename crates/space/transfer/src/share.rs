@@ -1,6 +1,6 @@
 //! Memory that running exchanges share: however many they are, their content in memory has a bound.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -41,9 +41,13 @@ impl Drop for Member {
 }
 
 /// Buffers that a provider reads into. Each comes back when what was read into it has been sent, so that reading touches
-/// no fresh memory.
+/// no fresh memory. Clones are the same reader's.
 #[derive(Clone)]
-pub(crate) struct Buffers(Arc<Pool>);
+pub(crate) struct Buffers {
+    pool: Arc<Pool>,
+    /// The reader is to end. Set while the pool is locked, so that one that is about to wait cannot miss it.
+    closed: Arc<AtomicBool>,
+}
 
 struct Pool {
     member: Member,
@@ -59,25 +63,45 @@ struct State {
 
 impl Buffers {
     pub(crate) fn new(member: Member) -> Self {
-        Self(Arc::new(Pool { member, state: Mutex::default(), returned: Condvar::new() }))
+        let pool = Pool { member, state: Mutex::default(), returned: Condvar::new() };
+        Self { pool: Arc::new(pool), closed: Arc::default() }
     }
 
-    /// An empty buffer, as soon as the exchange may hold one more; to be given to [`Buffers::filled`]. Blocks.
-    pub(crate) fn take(&self) -> Vec<u8> {
+    /// The same buffers for another reader, which ends by itself.
+    pub(crate) fn for_reader(&self) -> Self {
+        Self { pool: Arc::clone(&self.pool), closed: Arc::default() }
+    }
+
+    /// Lets the reader end: nothing is taken any more, and whoever waits for a buffer gets none at once.
+    pub(crate) fn close(&self) {
+        let state = self.pool.lock();
+        self.closed.store(true, Ordering::Release);
+        drop(state);
+        self.pool.returned.notify_all();
+    }
+
+    /// An empty buffer, as soon as the exchange may hold one more; to be given to [`Buffers::filled`]. Blocks. `None` once
+    /// the reader is to end.
+    pub(crate) fn take(&self) -> Option<Vec<u8>> {
         // One is sent while the other is read.
         const LEAST: usize = 2;
-        let pool = &*self.0;
+        let pool = &*self.pool;
         let mut state = pool.lock();
-        while state.held >= pool.member.quota(LEAST) {
+        loop {
+            if self.closed.load(Ordering::Acquire) {
+                return None;
+            }
+            if state.held < pool.member.quota(LEAST) {
+                state.held = state.held.saturating_add(1);
+                return Some(state.free.pop().unwrap_or_default());
+            }
             state = pool.returned.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        state.held = state.held.saturating_add(1);
-        state.free.pop().unwrap_or_default()
     }
 
     /// What was read, which gives its buffer back when the last reference to it is gone.
     pub(crate) fn filled(&self, buffer: Vec<u8>) -> Bytes {
-        Bytes::from_owner(Filled { buffer, pool: Arc::clone(&self.0) })
+        Bytes::from_owner(Filled { buffer, pool: Arc::clone(&self.pool) })
     }
 }
 
@@ -108,7 +132,8 @@ impl Drop for Filled {
             state.free.push(buffer);
         }
         drop(state);
-        self.pool.returned.notify_one();
+        // Readers of one exchange may wait side by side, and one of them may be about to end.
+        self.pool.returned.notify_all();
     }
 }
 
@@ -176,19 +201,32 @@ mod tests {
         let buffers = Buffers::new(Share::default().join());
         let mut taken: Vec<Bytes> = (0..MOST)
             .map(|number| {
-                let mut buffer = buffers.take();
+                let mut buffer = buffers.take().unwrap();
                 buffer.extend_from_slice(&[number as u8; 100]);
                 buffers.filled(buffer)
             })
             .collect();
         let waiting = buffers.clone();
-        let reader = std::thread::spawn(move || waiting.take());
+        let reader = std::thread::spawn(move || waiting.take().unwrap());
         let slice = taken.pop().unwrap().slice(1..2);
         assert!(!reader.is_finished(), "part of it is still in use");
         let address = slice.as_ptr() as usize - 1;
         drop(slice);
         let again = reader.join().unwrap();
         assert_eq!((again.len(), again.as_ptr() as usize), (0, address), "the same memory, emptied");
+    }
+
+    #[test]
+    fn one_reader_ends_and_the_next_goes_on() {
+        let buffers = Buffers::new(Share::default().join());
+        let (first, second) = (buffers.for_reader(), buffers.for_reader());
+        let taken: Vec<Bytes> = (0..MOST).map(|_| first.filled(first.take().unwrap())).collect();
+        let waiting = first.clone();
+        let reader = std::thread::spawn(move || waiting.take().is_none());
+        first.close();
+        assert!(reader.join().unwrap());
+        drop(taken);
+        assert!(first.take().is_none() && second.take().is_some());
     }
 
     #[tokio::test]

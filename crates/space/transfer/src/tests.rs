@@ -13,6 +13,7 @@ mod provider_lies;
 mod receipts;
 mod refusals;
 mod series;
+mod serving;
 mod standing;
 mod subscriptions;
 mod versions;

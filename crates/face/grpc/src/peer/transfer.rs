@@ -8,12 +8,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body::Frame;
 use huitong_identity::{Caller, PeerError, ServiceError, Standing};
-use huitong_proof::{Envelope, Kind};
-use huitong_transfer::{FromConsumer, FromProvider, Pieces, Transfers, Want};
+use huitong_transfer::{FromConsumer, FromProvider, Pieces, Served, ServedLane, Transfers, Want};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
-use tokio_stream::Stream;
+use tokio_stream::Stream as _;
+use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tonic::codec::Codec as _;
 use tonic::codegen::http::{HeaderMap, Request, Response, header};
@@ -35,6 +35,8 @@ use crate::{MAX_REQUEST_BYTES, proto};
 
 /// How long the request for one more connection may take.
 const REQUEST: Duration = Duration::from_secs(10);
+/// How long a peer may take to read what is left of an exchange that has ended.
+pub(crate) const LEFTOVERS: Duration = Duration::from_secs(60);
 /// Frames of the consumer that wait to be read: acknowledgements are small.
 const INCOMING: usize = 16;
 /// Frames for the consumer that wait to be sent: up to 1 MiB each, so this bounds the memory of an exchange.
@@ -101,31 +103,33 @@ impl PushService for Pushes {
 impl Service {
     fn exchange(&self, request: Request<Body>) -> Result<Response<Body>, Status> {
         let (parts, body) = request.into_parts();
-        let PeerConnection { caller, remote } = connection(&parts.extensions, &self.standing)?;
+        let PeerConnection { caller, remote, close } = connection(&parts.extensions, &self.standing)?;
         let cost = Cost::take(&self.allowances, &caller).map_err(failed(&self.standing))?;
         let decoder = ProstCodec::<(), wire::ExchangeRequest>::default().decoder();
         let requests = Streaming::new_request(decoder, body, None, Some(MAX_REQUEST_BYTES));
         let (incoming, frames) = mpsc::channel(INCOMING);
         let (out, answers) = mpsc::channel(OUTGOING);
         let (end, outcome) = oneshot::channel();
+        let (there, held) = oneshot::channel();
         let reader = tokio::spawn(read(requests, incoming, self.standing.clone(), caller.clone()));
         let transfers = self.transfers.clone();
         // Not aborted when the consumer goes away: it then finds both of its channels closed, and puts its affairs in
         // order before it ends.
         tokio::spawn(async move {
-            let outcome = transfers.exchange(caller, remote.ip(), frames, out).await;
-            let _ = end.send(outcome);
+            let served = transfers.serve(caller, remote.ip(), frames, out).await;
+            cost.settle(&served);
+            let _ = end.send(served);
+            cut_off(std::future::ready(()), there, close).await;
         });
         let (standing, reader) = (self.standing.clone(), reader.abort_handle());
-        let answers =
-            Answers { answers, content: Pieces::default(), outcome: Some(outcome), reader, standing, cost };
-        Ok(response(answers))
+        let content = Pieces::default();
+        Ok(response(Answers { answers, content, outcome: Some(outcome), reader, standing, _held: held }))
     }
 
     /// One more connection of an exchange: costs nothing that the exchange has not cost already.
     async fn lane(&self, request: Request<Body>) -> Result<Response<Body>, Status> {
         let (parts, body) = request.into_parts();
-        let PeerConnection { caller, .. } = connection(&parts.extensions, &self.standing)?;
+        let PeerConnection { caller, close, .. } = connection(&parts.extensions, &self.standing)?;
         let decoder = ProstCodec::<(), wire::LaneRequest>::default().decoder();
         let mut requests = Streaming::new_request(decoder, body, None, Some(MAX_REQUEST_BYTES));
         let request = timeout(REQUEST, requests.message()).await;
@@ -134,7 +138,29 @@ impl Service {
             request.ok_or_else(|| Status::invalid_argument("no request came"))?;
         let transfer = fixed("transfer", &transfer).map_err(failed(&self.standing))?;
         let chunks = self.transfers.lane(&caller, &transfer).map_err(failed(&self.standing))?;
-        Ok(response(Lane { chunks: Box::pin(chunks), content: Pieces::default(), is_over: false }))
+        let (there, held) = oneshot::channel();
+        tokio::spawn(cut_off(chunks.ended(), there, close));
+        Ok(response(Lane { chunks, content: Pieces::default(), is_over: false, _held: held }))
+    }
+}
+
+/// Nothing is ever sent: it only says how long a body is there.
+type Held = oneshot::Receiver<Infallible>;
+
+/// Closes the connection of a body that its peer has not read some time after the exchange ended: nothing else ends a stream
+/// whose window the peer keeps shut, and what it holds would be held for ever.
+async fn cut_off(
+    ended: impl Future<Output = ()> + Send,
+    mut there: oneshot::Sender<Infallible>,
+    close: CancellationToken,
+) {
+    tokio::select! {
+        () = there.closed() => return,
+        () = ended => {}
+    }
+    if timeout(LEFTOVERS, there.closed()).await.is_err() {
+        tracing::info!("a connection is closed: its node does not read what it has asked for");
+        close.cancel();
     }
 }
 
@@ -149,10 +175,11 @@ where
 
 /// Chunks of an exchange, until it ends.
 struct Lane {
-    chunks: Pin<Box<dyn Stream<Item = FromProvider> + Send>>,
+    chunks: ServedLane,
     /// What is left of the content of the message that is being sent.
     content: Pieces,
     is_over: bool,
+    _held: Held,
 }
 
 impl http_body::Body for Lane {
@@ -169,7 +196,7 @@ impl http_body::Body for Lane {
         if self.is_over {
             return Poll::Ready(None);
         }
-        Poll::Ready(Some(match ready!(self.chunks.as_mut().poll_next(context)) {
+        Poll::Ready(Some(match ready!(Pin::new(&mut self.chunks).poll_next(context)) {
             Some(chunk) => {
                 let (head, content) = bulk::encode(chunk);
                 self.content = content;
@@ -188,29 +215,22 @@ fn trailers(status: &Status) -> Result<Frame<Bytes>, Status> {
     status.add_header(&mut trailers).map(|()| Frame::trailers(trailers))
 }
 
-/// What an exchange costs of its caller's allowance: one for each refusal, and one as long as none of that is known.
+/// What an exchange costs of its caller's allowance: one, unless it brings the transfer forward. A refusal, an acceptance and
+/// an offer stay in our ledger, and even silence takes a stream.
 struct Cost {
     allowances: Allowances,
     caller: String,
-    is_open: bool,
 }
 
 impl Cost {
     fn take(allowances: &Allowances, caller: &Caller) -> Result<Self, ServiceError> {
         let caller = caller.node().to_string();
         allowances.take(&caller)?;
-        Ok(Self { allowances: allowances.clone(), caller, is_open: true })
+        Ok(Self { allowances: allowances.clone(), caller })
     }
 
-    fn refused(&mut self) {
-        if !std::mem::take(&mut self.is_open) {
-            // The exchange goes on whether or not there is room: its next one will not.
-            let _ = self.allowances.take(&self.caller);
-        }
-    }
-
-    fn accepted(&mut self) {
-        if std::mem::take(&mut self.is_open) {
+    fn settle(self, served: &Served) {
+        if !served.is_idle && !served.outcome.as_ref().is_err_and(is_recorded) {
             self.allowances.give_back(&self.caller);
         }
     }
@@ -252,10 +272,11 @@ struct Answers {
     answers: mpsc::Receiver<FromProvider>,
     /// What is left of the content of the message that is being sent.
     content: Pieces,
-    outcome: Option<oneshot::Receiver<Result<(), ServiceError>>>,
+    /// Has the exchange's place: given back when all frames are taken, or this is dropped.
+    outcome: Option<oneshot::Receiver<Served>>,
     reader: AbortHandle,
     standing: Standing,
-    cost: Cost,
+    _held: Held,
 }
 
 impl http_body::Body for Answers {
@@ -270,26 +291,16 @@ impl http_body::Body for Answers {
             return Poll::Ready(Some(Ok(Frame::data(piece))));
         }
         if let Some(frame) = ready!(self.answers.poll_recv(context)) {
-            if let FromProvider::Statement(statement) = &frame {
-                if is_refusal(statement, &self.standing) { self.cost.refused() } else { self.cost.accepted() }
-            }
             let (head, content) = bulk::encode(frame);
             self.content = content;
             return Poll::Ready(Some(Ok(Frame::data(head))));
         }
         let Some(outcome) = self.outcome.as_mut() else { return Poll::Ready(None) };
-        let outcome = ready!(Pin::new(outcome).poll(context));
+        let served = ready!(Pin::new(outcome).poll(context));
         self.outcome = None;
-        let status = match outcome {
-            Ok(Ok(())) => Status::ok(""),
-            Ok(Err(error)) => {
-                if is_recorded(&error) {
-                    self.cost.refused()
-                } else {
-                    self.cost.accepted()
-                }
-                failed(&self.standing)(error)
-            }
+        let status = match served {
+            Ok(Served { outcome: Ok(()), .. }) => Status::ok(""),
+            Ok(Served { outcome: Err(error), .. }) => failed(&self.standing)(error),
             Err(_) => Status::unavailable("the exchange was cut off; resume it"),
         };
         Poll::Ready(Some(trailers(&status)))
@@ -300,12 +311,6 @@ impl Drop for Answers {
     fn drop(&mut self) {
         self.reader.abort();
     }
-}
-
-fn is_refusal(statement: &Bytes, standing: &Standing) -> bool {
-    Envelope::decode(statement.clone())
-        .and_then(|envelope| envelope.trusted(standing.ledger.space()))
-        .is_ok_and(|statement| statement.kind() == Kind::Refusal)
 }
 
 fn consumer_frame(message: wire::ExchangeRequest) -> Result<FromConsumer, ServiceError> {

@@ -1,18 +1,23 @@
 //! A whole delivery over the wire.
 
+use std::time::Duration;
+
 use huitong_catalog::CatalogPeer;
 use huitong_contract::ContractPeer;
 use huitong_contract::{AcceptCounter, State, Terms};
 use huitong_identity::PeerError;
 use huitong_ids::{ContractId, DataId, DataType};
-use huitong_proof::Clock;
-use huitong_transfer::{FromConsumer, Priority, StartTransfer, TransferPeer, TransferState, Want as Wanted};
+use huitong_proof::cbor::{Map, Value};
+use huitong_proof::{Clock, Digest, Draft, Envelope, Kind, Statement};
+use huitong_transfer::{
+    Frames, FromConsumer, FromProvider, Priority, StartTransfer, TransferPeer, TransferState, Want as Wanted,
+};
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt as _;
 use tonic::Code;
 
 use super::Space;
-use crate::peer::BURST;
+use crate::peer::{BURST, LEFTOVERS};
 use crate::peer_routes;
 use crate::proto::transfer::transfer_service_client::TransferServiceClient;
 use crate::proto::transfer::{ExchangeRequest, LaneRequest, Want, exchange_request};
@@ -131,4 +136,119 @@ async fn a_node_cannot_fill_a_ledger_with_refusals() {
     }
     assert!((BURST..BURST + 10).contains(&heard), "{heard} of {BURST} refusals");
     assert!(size() - before < u64::from(BURST) + 10, "{} more statements", size() - before);
+}
+
+/// A consumer at the provider, frame by frame.
+struct Raw {
+    say: mpsc::Sender<FromConsumer>,
+    frames: Frames,
+    offer: Statement,
+}
+
+impl Space {
+    /// Opens an exchange on a connection of its own, up to the provider's offer.
+    async fn open(
+        &self,
+        transfer: [u8; 16],
+        contract: &ContractId,
+        product: &DataId,
+    ) -> Result<Raw, PeerError> {
+        let (say, outgoing) = mpsc::channel(4);
+        let mut frames = self.consumer.peers.exchange(self.provider.id(), u64::MAX, outgoing).await?;
+        let (contract, product) = (contract.clone(), product.clone());
+        say.send(FromConsumer::Want(Wanted { transfer, contract, product })).await.unwrap();
+        loop {
+            if let FromProvider::Statement(bytes) = frames.next().await.unwrap()? {
+                let space = self.consumer.node.ledger.space();
+                let offer = Envelope::decode(bytes).unwrap().trusted(space).unwrap();
+                if offer.kind() == Kind::Offer {
+                    return Ok(Raw { say, frames, offer });
+                }
+            }
+        }
+    }
+
+    /// Accepts all groups of an offer.
+    async fn accept(&self, offer: &Statement, groups: u64) -> FromConsumer {
+        let wanted = Value::Array(vec![Value::Uint(0), Value::Uint(groups)]);
+        let draft = Draft {
+            kind: Kind::Accept,
+            audience: self.provider.id().to_string(),
+            subject: offer.body().subject,
+            agreement: offer.body().agreement,
+            reference: offer.digest(),
+            detail: Map::new().array(1, vec![wanted]).digest(2, &Digest::ZERO),
+        };
+        let ledger = self.consumer.node.ledger.clone();
+        let store = ledger.store().clone();
+        let issued = store.transact("test", move |tx| -> Result<Statement, huitong_identity::ServiceError> {
+            Ok(ledger.issue(tx, draft)?)
+        });
+        FromConsumer::Statement(issued.await.unwrap().bytes().clone())
+    }
+}
+
+/// A consumer that ends its exchanges and reads nothing of what it was sent.
+#[tokio::test]
+async fn a_consumer_that_does_not_read_keeps_its_places_and_is_cut_off() {
+    let space = Space::new().await;
+    let product = space.publish(&vec![7; 24 << 20]).await;
+    let contract = space.contract(&product).await;
+    let mut stuck = Vec::new();
+    for _ in 0..4 {
+        // Each takes over from the one before, which ends.
+        let raw = space.open([10; 16], &contract, &product).await.unwrap();
+        raw.say.send(space.accept(&raw.offer, 24).await).await.unwrap();
+        // Until all that the window takes has been sent.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        stuck.push(raw);
+    }
+    let (ends, wanted) = (contract.clone(), product.clone());
+    // A second want is an error, which ends the last one.
+    let want = Wanted { transfer: [10; 16], contract: ends, product: wanted };
+    stuck[3].say.send(FromConsumer::Want(want)).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let asked = Duration::from_secs(1);
+    let fifth = tokio::time::timeout(asked, space.open([1; 16], &contract, &product)).await;
+    assert!(fifth.is_err(), "it waits for a place");
+    tokio::time::pause();
+    tokio::time::advance(LEFTOVERS).await;
+    tokio::time::resume();
+    // Nothing of them is read until there is room for another one.
+    let id = [5; 16];
+    let start = StartTransfer { id, contract, product: None, directory: None, priority: Priority::Normal };
+    space.consumer.transfers.start(start).await.unwrap();
+    let run = space.consumer.transfers.run(&id, &space.consumer.peers);
+    tokio::time::timeout(Duration::from_secs(20), run).await.unwrap().unwrap();
+    for raw in stuck {
+        let last = raw.frames.collect::<Vec<_>>().await.pop();
+        assert!(matches!(last, Some(Err(PeerError::Unavailable(_)))), "the connection was closed");
+    }
+}
+
+#[tokio::test]
+async fn exchanges_that_move_nothing_are_counted() {
+    let space = Space::new().await;
+    let product = space.publish(b"rain").await;
+    let contract = space.contract(&product).await;
+    // In turn one that says nothing, and one that only asks.
+    let mut heard = 0;
+    for attempt in 0..BURST + 20 {
+        let mut transfer = [9; 16];
+        transfer[0] = (attempt % 3) as u8;
+        let answer = if attempt % 2 == 0 {
+            let (_, outgoing) = mpsc::channel(1);
+            match space.consumer.peers.exchange(space.provider.id(), 0, outgoing).await {
+                Ok(mut answers) => answers.next().await.unwrap().map(|_| ()),
+                Err(error) => Err(error),
+            }
+        } else {
+            space.open(transfer, &contract, &product).await.map(|_| ())
+        };
+        match answer {
+            Ok(()) | Err(PeerError::Refused { .. }) => heard += 1,
+            Err(error) => assert!(error.to_string().contains("too many"), "{error}"),
+        }
+    }
+    assert!((BURST..BURST + 10).contains(&heard), "{heard} of {BURST}");
 }

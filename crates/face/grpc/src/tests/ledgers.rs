@@ -15,6 +15,7 @@ use huitong_proof::cbor::Map;
 use huitong_proof::{Digest, Draft, Kind, SigningKey, Statement};
 use huitong_store::Tx;
 use hyper_util::rt::TokioIo;
+use tokio_util::sync::CancellationToken;
 use tonic::codegen::http::Uri;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
@@ -35,7 +36,7 @@ impl Space {
             let (address, expect) = (address.clone(), expect.clone());
             async move {
                 let remote = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
-                let peer = Some(PeerConnection { caller, remote });
+                let peer = Some(PeerConnection { caller, remote, close: CancellationToken::new() });
                 Ok::<_, io::Error>(TokioIo::new(net.connect(&address, Some(&expect), peer).await?))
             }
         });

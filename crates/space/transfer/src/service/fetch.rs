@@ -35,6 +35,9 @@ use crate::{rules, tables};
 
 /// How long nothing may come from the provider.
 const IDLE: Duration = Duration::from_secs(60);
+/// How long no content may come: under a low limit of the provider a transfer's turn comes seldom. That the provider is there
+/// at all is for the connection to find out.
+const PATIENCE: Duration = Duration::from_secs(600);
 /// What has arrived is made durable and acknowledged at the latest after this.
 const SYNC_EVERY: Duration = Duration::from_secs(2);
 /// How long the provider may take to read our ABORT.
@@ -438,7 +441,7 @@ impl Fetch<'_> {
                 Some(lane) = opening.next(), if !opening.is_empty() => if let Ok(lane) = lane { self.frames.add(lane) },
                 // What is not asked for cannot come.
                 () = slots.freed(), if !slots.is_free() => heard_at = Instant::now(),
-                () = sleep_until(heard_at + IDLE), if in_hand.is_none() && slots.is_free() => return Err(silent()),
+                () = sleep_until(heard_at + PATIENCE), if in_hand.is_none() && slots.is_free() => return Err(silent(PATIENCE)),
                 frame = self.frames.next(), if in_hand.is_none() && slots.is_free() => match self.frame(frame).await? {
                     FromProvider::Chunk { group, data } => {
                         let length = data.len() as u64;
@@ -537,7 +540,7 @@ impl Fetch<'_> {
                     self.obey(&order)?;
                     continue;
                 }
-                frame = timeout(IDLE, self.frames.next()) => frame.map_err(|_| silent())?,
+                frame = timeout(IDLE, self.frames.next()) => frame.map_err(|_| silent(IDLE))?,
             };
             return self.frame(frame).await;
         }
@@ -731,8 +734,8 @@ fn broken(what: &str) -> Stop {
     Stop::Retry(format!("the provider broke the protocol: {what}"))
 }
 
-fn silent() -> Stop {
-    Stop::Retry("nothing came from the provider for 60 seconds".to_owned())
+fn silent(within: Duration) -> Stop {
+    Stop::Retry(format!("nothing came from the provider for {} seconds", within.as_secs()))
 }
 
 fn taken_over() -> Stop {

@@ -2,7 +2,9 @@
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,7 +18,7 @@ use huitong_policy::{Action, ClauseId};
 use huitong_proof::{Content, Digest, Kind, Statement, Timestamp, random};
 use huitong_store::{Read, Tx};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout, timeout_at};
 use tokio_stream::Stream;
 
 use super::source::{self, Run};
@@ -25,17 +27,19 @@ use crate::details::{
     AcceptDetail, AckDetail, AckStatus, DatasetShape, OfferDetail, UsageDetail, abort_detail, final_detail,
     read_abort,
 };
-use crate::lanes::Lanes;
+use crate::lanes::{LaneEnds, Lanes};
 use crate::model::{
     Finality, FromConsumer, FromProvider, Priority, Statements, Suspender, Transfer, TransferState, Want,
 };
+use crate::places::Place;
 use crate::ranges::Ranges;
 use crate::share::Buffers;
 use crate::{rules, tables};
 
 /// How long the consumer may take for its first frame.
 const FIRST_FRAME: Duration = Duration::from_secs(10);
-/// How long a consumer may look through what it has before it says what it wants: a terabyte at the speed of a disk.
+/// How long a consumer may take, from our offer on, to look through what it has and to say what it wants: a terabyte at the
+/// speed of a disk.
 const STOCKTAKING: Duration = Duration::from_secs(600);
 /// How long nothing at all may move.
 const IDLE: Duration = Duration::from_secs(60);
@@ -43,6 +47,8 @@ const IDLE: Duration = Duration::from_secs(60);
 const RECHECK: Duration = Duration::from_millis(500);
 /// The most statements before the acceptance with which bytes begin to move.
 const OPENING: usize = 3;
+/// New acceptances in one exchange: one that was lost with the connection before and is said again, and the exchange's own.
+const ACCEPTANCES: usize = 2;
 /// Bytes of the manifest or of the leaf list in one frame.
 const INDEX_FRAME: usize = 1 << 20;
 /// What the consumer hears of a file that cannot be delivered: where it lies here is none of its business.
@@ -78,18 +84,75 @@ struct Offered {
     statements: Vec<Statement>,
 }
 
+/// How an exchange ended.
+pub struct Served {
+    /// As the consumer is told.
+    pub outcome: Result<(), ServiceError>,
+    /// Whether it was for nothing: it neither brought the transfer forward nor was put off before it began. A caller may
+    /// cause only so many of these.
+    pub is_idle: bool,
+    /// To be kept until everything has left that was sent, or never will.
+    pub place: Option<Place>,
+}
+
+/// One more connection of an exchange: its chunks, until the exchange ends. It shares the exchange's place.
+pub struct ServedLane {
+    chunks: Pin<Box<dyn Stream<Item = FromProvider> + Send>>,
+    orders: watch::Receiver<()>,
+    _place: Place,
+}
+
+impl ServedLane {
+    /// Returns when the exchange has ended, whether or not all chunks were taken.
+    pub fn ended(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut orders = self.orders.clone();
+        async move { while let Order::LookAgain = order(&mut orders).await {} }
+    }
+}
+
+impl Stream for ServedLane {
+    type Item = FromProvider;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<FromProvider>> {
+        self.chunks.as_mut().poll_next(context)
+    }
+}
+
 impl Transfers {
     /// Serves one exchange from its first frame to its end. A refusal is a signed statement in `out` and no error.
-    pub async fn exchange(
+    pub async fn serve(
+        &self,
+        caller: Caller,
+        address: IpAddr,
+        incoming: mpsc::Receiver<Result<FromConsumer, PeerError>>,
+        out: mpsc::Sender<FromProvider>,
+    ) -> Served {
+        let (mut is_idle, mut place) = (true, None);
+        let outcome = self.conduct(caller, address, incoming, out, &mut is_idle, &mut place).await;
+        Served { outcome, is_idle, place }
+    }
+
+    /// An exchange whose frames do not lie about afterwards.
+    #[cfg(test)]
+    pub(crate) async fn exchange(
+        &self,
+        caller: Caller,
+        address: IpAddr,
+        incoming: mpsc::Receiver<Result<FromConsumer, PeerError>>,
+        out: mpsc::Sender<FromProvider>,
+    ) -> Result<(), ServiceError> {
+        self.serve(caller, address, incoming, out).await.outcome
+    }
+
+    async fn conduct(
         &self,
         caller: Caller,
         address: IpAddr,
         mut incoming: mpsc::Receiver<Result<FromConsumer, PeerError>>,
         out: mpsc::Sender<FromProvider>,
+        is_idle: &mut bool,
+        place: &mut Option<Place>,
     ) -> Result<(), ServiceError> {
-        let _place = self.places.wait(caller.node()).await.ok_or_else(|| ServiceError::Busy {
-            reason: "this node serves as many transfers as it may; try again later".to_owned(),
-        })?;
         let want = match timeout(FIRST_FRAME, incoming.recv()).await {
             Ok(Some(Ok(FromConsumer::Want(want)))) => want,
             Ok(Some(Ok(FromConsumer::Statement(_)))) => {
@@ -103,7 +166,21 @@ impl Transfers {
                 });
             }
         };
-        let offered = match self.open(&caller, address, want).await? {
+        // A place is for those who may have something: a stranger is told off without one.
+        let may_open = self.may_open(&caller, &want)?;
+        if may_open {
+            *place = self.places.wait(caller.node()).await;
+            if place.is_none() {
+                *is_idle = false;
+                let reason = "this node serves as many transfers as it may; try again later".to_owned();
+                return Err(ServiceError::Busy { reason });
+            }
+        }
+        let opened = self.open(&caller, address, want, may_open).await;
+        if let Err(ServiceError::Busy { .. }) = opened {
+            *is_idle = false;
+        }
+        let offered = match opened? {
             Opening::Refused(statement) => {
                 let _ = out.send(FromProvider::Statement(statement.bytes().clone())).await;
                 return Ok(());
@@ -112,10 +189,21 @@ impl Transfers {
         };
         let id = offered.transfer.id;
         let (lanes, ends) = Lanes::new(caller.node().clone());
-        let orders = self.take_over(id, Some(ends));
+        let orders = self.take_over(id, place.clone().map(|place| (ends, place)));
         let run = orders.clone();
-        let outcome =
-            Exchange { transfers: self, caller, address, incoming, out, lanes, orders, offered }.run().await;
+        let exchange = Exchange {
+            transfers: self,
+            caller,
+            address,
+            incoming,
+            out,
+            lanes,
+            orders,
+            offered,
+            acceptances: 0,
+            is_idle,
+        };
+        let outcome = exchange.run().await;
         self.forget_run(&id, &run);
         if self.transfer(&id)?.is_none_or(|transfer| transfer.state.is_terminal()) {
             self.pace.forget(&id);
@@ -127,15 +215,23 @@ impl Transfers {
     ///
     /// # Errors
     /// `Busy` where there is none, or it has as many as it may.
-    pub fn lane(
-        &self,
-        caller: &Caller,
-        id: &[u8; 16],
-    ) -> Result<impl Stream<Item = FromProvider> + Send + use<>, ServiceError> {
-        let ends = self.with_running(id, |running| running.lanes.clone()).flatten();
-        ends.and_then(|ends| ends.open(caller.node())).ok_or_else(|| ServiceError::Busy {
+    pub fn lane(&self, caller: &Caller, id: &[u8; 16]) -> Result<ServedLane, ServiceError> {
+        let opened = self.with_running(id, |running| {
+            let (ends, place): &(LaneEnds, Place) = running.lanes.as_ref()?;
+            let chunks = Box::pin(ends.open(caller.node())?);
+            Some(ServedLane { chunks, orders: running.orders.subscribe(), _place: place.clone() })
+        });
+        opened.flatten().ok_or_else(|| ServiceError::Busy {
             reason: "no exchange of this transfer takes another connection".to_owned(),
         })
+    }
+
+    /// Whether the caller may have what it wants at all, by what is stored now.
+    fn may_open(&self, caller: &Caller, want: &Want) -> Result<bool, ServiceError> {
+        let view = self.ledger().store().view();
+        let contract = self.contracts.contract(&view, &want.contract)?;
+        let existing = tables::transfer(&view, &want.transfer)?;
+        Ok(rules::may_open(want, caller, contract.as_ref(), existing.as_ref()).is_ok())
     }
 
     /// Looks for the files before the transaction: the journal's writer must not wait for another disk. Who may not have
@@ -177,9 +273,16 @@ impl Transfers {
         }
     }
 
-    /// Decides about a `Want` and commits the outcome: an offer with its counters consumed, or a refusal.
-    async fn open(&self, caller: &Caller, address: IpAddr, want: Want) -> Result<Opening, ServiceError> {
-        let goods = self.goods(caller, &want).await?;
+    /// Decides about a `Want` and commits the outcome: an offer with its counters consumed, or a refusal. Without a place
+    /// nothing is looked for.
+    async fn open(
+        &self,
+        caller: &Caller,
+        address: IpAddr,
+        want: Want,
+        has_place: bool,
+    ) -> Result<Opening, ServiceError> {
+        let goods = if has_place { self.goods(caller, &want).await? } else { Looked::Not };
         let (ledger, contracts, caller) = (self.ledger().clone(), self.contracts.clone(), caller.clone());
         self.ledger()
             .store()
@@ -423,10 +526,15 @@ struct Exchange<'a> {
     lanes: Lanes,
     orders: watch::Receiver<()>,
     offered: Offered,
+    /// New ones, so far.
+    acceptances: usize,
+    /// Whether it has not brought the transfer forward yet.
+    is_idle: &'a mut bool,
 }
 
 impl Exchange<'_> {
     async fn run(mut self) -> Result<(), ServiceError> {
+        let deadline = Instant::now() + STOCKTAKING;
         for statement in &self.offered.statements {
             if !self.send(statement).await {
                 return Ok(());
@@ -434,14 +542,14 @@ impl Exchange<'_> {
         }
         let Some(goods) = self.offered.goods.clone() else { return Ok(()) };
         for frame in index_frames(&goods.content) {
-            if !self.send_frame(frame).await {
+            if !self.send_frame(frame).await || Instant::now() > deadline {
                 return Ok(());
             }
         }
         // A consumer first says again what may have been lost with the connection before: its newest acknowledgement, without
         // which the window would stay closed, and the acceptance that it answers.
         for _ in 0..OPENING {
-            let Some(said) = self.first_statement().await? else { return Ok(()) };
+            let Some(said) = self.first_statement(deadline).await? else { return Ok(()) };
             match said.kind() {
                 Kind::Ack => {
                     let arrived = self.can_have_arrived(&goods.content)?;
@@ -462,12 +570,12 @@ impl Exchange<'_> {
     }
 
     /// The consumer's next statement before bytes move; `None` when it has gone or a newer exchange took over.
-    async fn first_statement(&mut self) -> Result<Option<Statement>, ServiceError> {
+    async fn first_statement(&mut self, deadline: Instant) -> Result<Option<Statement>, ServiceError> {
         let frame = loop {
             tokio::select! {
                 biased;
                 order = order(&mut self.orders) => if self.obey(&order).await? == Heard::Over { return Ok(None) },
-                frame = timeout(STOCKTAKING, self.incoming.recv()) => break frame,
+                frame = timeout_at(deadline, self.incoming.recv()) => break frame,
             }
         };
         match frame {
@@ -506,7 +614,12 @@ impl Exchange<'_> {
         let out = self.out.clone();
         let lanes = std::mem::replace(&mut self.lanes, Lanes::new(self.caller.node().clone()).0);
         let mut limits = self.transfers.pace.changes();
-        let mut may_leave_at = moved_at;
+        // What has left before, by whichever exchange, is paid for first.
+        let due = |this: &Self| {
+            let Transfer { id, peer, contract, .. } = &this.offered.transfer;
+            this.transfers.pace.due(id, peer, contract, Instant::now())
+        };
+        let mut may_leave_at = due(self);
         loop {
             let is_due = may_leave_at <= Instant::now();
             let may_send = is_due
@@ -551,12 +664,13 @@ impl Exchange<'_> {
                         other => return Err(cannot_come(other)),
                     }
                 }
-                () = sleep_until(moved_at + IDLE) => return Err(idle()),
+                // What may not leave yet is not held against the consumer.
+                () = sleep_until(moved_at.max(may_leave_at) + IDLE) => return Err(idle()),
                 () = lanes.broken() => {
                     let reason = "one of the transfer's connections broke with content on it; come again";
                     return Err(ServiceError::Busy { reason: reason.to_owned() });
                 }
-                Ok(()) = limits.changed() => may_leave_at = Instant::now(),
+                Ok(()) = limits.changed() => may_leave_at = due(self),
                 () = sleep_until(may_leave_at), if !is_due => {}
                 run = reader.recv(), if next.is_none() && arrived < total => match run {
                     Some(Ok(run)) => next = Some(run),
@@ -618,6 +732,14 @@ impl Exchange<'_> {
             return Err(ServiceError::invalid("accept.reference", "is not our offer"));
         }
         let digest = statement.digest();
+        // Each one stays in the ledger for good.
+        if self.offered.transfer.statements.accept != Some(digest) {
+            self.acceptances = self.acceptances.saturating_add(1);
+            if self.acceptances > ACCEPTANCES {
+                let expected = format!("an exchange takes at most {ACCEPTANCES} new acceptances");
+                return Err(ServiceError::invalid("statement.kind", expected));
+            }
+        }
         self.change("transfer.accepted", move |tx, ledger, transfer, _| {
             ledger.admit(tx, &statement)?;
             if transfer.suspended_by.is_some() {
@@ -654,6 +776,8 @@ impl Exchange<'_> {
         }
         rules::check_ack(&ack, &self.offered.transfer, content, arrived)
             .map_err(|refusal| ServiceError::invalid(refusal.code, refusal.reason))?;
+        let is_forward =
+            ack.groups > self.offered.transfer.acknowledged_groups || ack.status == AckStatus::Complete;
         self.change("transfer.acknowledged", move |tx, ledger, transfer, contract| {
             ledger.admit(tx, &statement)?;
             transfer.statements.ack = Some(statement.digest());
@@ -676,6 +800,9 @@ impl Exchange<'_> {
             Ok(())
         })
         .await?;
+        if is_forward {
+            *self.is_idle = false;
+        }
         if let Some(digest) = self.offered.transfer.statements.last {
             let view = self.transfers.ledger().store().view();
             if let Some(last) = self.transfers.ledger().statement(&view, &digest)? {
@@ -821,17 +948,20 @@ impl UnderWay {
 }
 
 /// What a consumer must know before it says what it wants: manifest and leaf values, cut into frames.
-fn index_frames(content: &Content) -> Vec<FromProvider> {
-    let cut = |bytes: Bytes, frame: fn(Bytes) -> FromProvider| {
-        (0..bytes.len())
-            .step_by(INDEX_FRAME)
-            .map(move |start| frame(bytes.slice(start..bytes.len().min(start.saturating_add(INDEX_FRAME)))))
-    };
-    let manifest = content.manifest().map(|manifest| Bytes::copy_from_slice(manifest.encoded()));
-    let leaves = Bytes::from(content.leaf_bytes());
-    cut(manifest.unwrap_or_default(), FromProvider::Manifest)
-        .chain(cut(leaves, FromProvider::Leaves))
-        .collect()
+fn index_frames(content: &Content) -> impl Iterator<Item = FromProvider> + Send + use<> {
+    let manifest = content.manifest().map(|manifest| manifest.encoded().to_vec());
+    let manifest = parts(manifest.unwrap_or_default()).map(FromProvider::Manifest);
+    manifest.chain(parts(content.leaf_bytes()).map(FromProvider::Leaves))
+}
+
+/// Each part has memory of its own: one that is not taken keeps nothing else.
+fn parts(bytes: Vec<u8>) -> impl Iterator<Item = Bytes> + Send {
+    let mut sent = 0_usize;
+    std::iter::from_fn(move || {
+        let part = bytes.get(sent..)?.chunks(INDEX_FRAME).next()?;
+        sent = sent.saturating_add(part.len());
+        Some(Bytes::copy_from_slice(part))
+    })
 }
 
 /// Why nothing moves, to the consumer.
@@ -849,5 +979,19 @@ fn cannot_come(kind: Kind) -> ServiceError {
 fn idle() -> ServiceError {
     ServiceError::Busy {
         reason: "nothing moved for 60 seconds; the exchange is closed and may be resumed".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_keeps_nothing_but_itself() {
+        let whole: Vec<u8> = (0..2 * INDEX_FRAME + 5).map(|at| (at % 251) as u8).collect();
+        let cut: Vec<Bytes> = parts(whole.clone()).collect();
+        assert_eq!((cut.len(), cut.concat()), (3, whole));
+        assert!(cut.iter().all(Bytes::is_unique));
+        assert_eq!(parts(Vec::new()).count(), 0);
     }
 }

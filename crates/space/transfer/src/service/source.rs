@@ -21,21 +21,39 @@ pub(super) struct Run {
 /// Runs that are read ahead, if the exchange may hold as many.
 const READ_AHEAD: usize = 4;
 
-/// Streams the wanted groups in order, or says why there are no more. The reader stops when the receiver is dropped.
-pub(super) fn runs(
-    source: OpenSource,
-    content: Arc<Content>,
-    wanted: Ranges,
+/// What a reader reads. When this is dropped the reader ends, also one that waits for a buffer: what nobody takes could keep
+/// all buffers, and the thread, for ever.
+pub(super) struct Runs {
+    runs: mpsc::Receiver<Result<Run, ServiceError>>,
     buffers: Buffers,
-) -> mpsc::Receiver<Result<Run, ServiceError>> {
+}
+
+impl Runs {
+    /// The next run, or why there are no more.
+    pub(super) async fn recv(&mut self) -> Option<Result<Run, ServiceError>> {
+        self.runs.recv().await
+    }
+}
+
+impl Drop for Runs {
+    fn drop(&mut self) {
+        self.buffers.close();
+    }
+}
+
+/// Streams the wanted groups in order, or says why there are no more.
+pub(super) fn runs(source: OpenSource, content: Arc<Content>, wanted: Ranges, buffers: Buffers) -> Runs {
     let (sender, receiver) = mpsc::channel(READ_AHEAD);
+    let buffers = buffers.for_reader();
+    let runs = Runs { runs: receiver, buffers: buffers.clone() };
     tokio::task::spawn_blocking(move || {
         let mut reader = Reader { source, content, buffers, open: None };
         for range in wanted.iter() {
             let mut first = range.start;
             while first < range.end {
                 let groups = reader.content.run(first, range.end, GROUP_BYTES);
-                let outcome = reader.read(first, groups).map(|data| Run { first, groups, data });
+                let Some(buffer) = reader.buffers.take() else { return };
+                let outcome = reader.read(first, groups, buffer).map(|data| Run { first, groups, data });
                 let failed = outcome.is_err();
                 if sender.blocking_send(outcome).is_err() || failed {
                     return;
@@ -44,7 +62,7 @@ pub(super) fn runs(
             }
         }
     });
-    receiver
+    runs
 }
 
 struct Reader {
@@ -56,11 +74,10 @@ struct Reader {
 }
 
 impl Reader {
-    fn read(&mut self, first: u64, groups: u64) -> Result<Bytes, ServiceError> {
+    fn read(&mut self, first: u64, groups: u64, mut buffer: Vec<u8>) -> Result<Bytes, ServiceError> {
         let places: Vec<GroupPlace> =
             (first..first.saturating_add(groups)).filter_map(|group| self.content.place(group)).collect();
         let length = places.iter().map(|place| place.length).fold(0, u64::saturating_add);
-        let mut buffer = self.buffers.take();
         buffer.reserve_exact(usize::try_from(length).unwrap_or(0));
         for (group, place) in (first..).zip(places) {
             let missing = || ServiceError::Internal("a file of the dataset is missing".to_owned());
@@ -86,5 +103,36 @@ impl Reader {
             file.check_unchanged()?;
         }
         Ok(self.buffers.filled(buffer))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::share::Share;
+    use crate::tests::{ALWAYS, MIB, Space, policy};
+
+    #[tokio::test]
+    async fn a_reader_ends_with_whoever_takes_its_runs() {
+        let space = Space::new(8 * MIB, MIB, &policy(&[ALWAYS])).await;
+        let shelf = &space.provider.shelf;
+        let product = shelf.product(&space.product).unwrap().unwrap();
+        let content = Arc::new(shelf.content(&product).unwrap());
+        let files = shelf.open(&product, &content).unwrap();
+        // So many exchanges that each may hold two runs.
+        let share = Share::default();
+        let _others: Vec<_> = (1..32).map(|_| share.join()).collect();
+        let buffers = Buffers::new(share.join());
+        let wanted = Ranges::of(0..8);
+        let mut reader = runs(files, Arc::clone(&content), wanted, buffers);
+        let _stuck = [reader.recv().await.unwrap().unwrap(), reader.recv().await.unwrap().unwrap()];
+        drop(reader);
+        let began = Instant::now();
+        while Arc::strong_count(&content) > 1 {
+            assert!(began.elapsed() < Duration::from_secs(1), "it waits for a buffer");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 }
