@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::Path;
 
+use sha2::Digest as _;
 use sm3::Sm3;
 
 use crate::Digest;
@@ -40,13 +41,13 @@ impl WantedDigests {
     /// # Errors
     /// Whatever reading the file gives.
     pub fn of_file(self, path: &Path) -> io::Result<FileDigests> {
-        let sha256 = || self.sha256.then(|| hash::<sha2::Sha256>(path)).transpose();
-        let sm3 = || self.sm3.then(|| hash::<Sm3>(path)).transpose();
+        let alone = |wanted: WantedDigests| move || digests_of(path, DigestsInOrder::new(wanted));
         std::thread::scope(|scope| {
-            let sm3 = scope.spawn(sm3);
-            let sha256 = sha256();
-            let sm3 = sm3.join().map_err(|_| io::Error::other("the thread that hashes has died"))?;
-            Ok(FileDigests { sha256: sha256?, sm3: sm3? })
+            let sm3 = self.sm3.then(|| scope.spawn(alone(Self { sha256: false, sm3: true })));
+            let sha256 = if self.sha256 { alone(Self { sha256: true, sm3: false })()?.sha256 } else { None };
+            let sm3 = sm3.map(|thread| thread.join()).transpose();
+            let sm3 = sm3.map_err(|_| io::Error::other("the thread that hashes has died"))?.transpose()?;
+            Ok(FileDigests { sha256, sm3: sm3.and_then(|digests| digests.sm3) })
         })
     }
 }
@@ -60,13 +61,11 @@ pub struct DigestsInOrder {
 impl DigestsInOrder {
     /// Nothing yet.
     pub fn new(wanted: WantedDigests) -> Self {
-        use sha2::Digest as _;
         Self { sha256: wanted.sha256.then(sha2::Sha256::new), sm3: wanted.sm3.then(Sm3::new) }
     }
 
     /// The next bytes.
     pub fn update(&mut self, bytes: &[u8]) {
-        use sha2::Digest as _;
         if let Some(sha256) = &mut self.sha256 {
             sha256.update(bytes);
         }
@@ -77,7 +76,6 @@ impl DigestsInOrder {
 
     /// There are no more.
     pub fn finish(self) -> FileDigests {
-        use sha2::Digest as _;
         let digest = |bytes: [u8; 32]| Digest::from_bytes(bytes);
         FileDigests {
             sha256: self.sha256.map(|hasher| digest(hasher.finalize().into())),
@@ -86,15 +84,12 @@ impl DigestsInOrder {
     }
 }
 
-fn hash<H: sha2::Digest>(path: &Path) -> io::Result<Digest>
-where
-    [u8; 32]: From<sha2::digest::Output<H>>,
-{
-    let (mut file, mut hasher, mut buffer) = (File::open(path)?, H::new(), vec![0; CHUNK]);
+fn digests_of(path: &Path, mut hashes: DigestsInOrder) -> io::Result<FileDigests> {
+    let (mut file, mut buffer) = (File::open(path)?, vec![0; CHUNK]);
     loop {
         match file.read(&mut buffer) {
-            Ok(0) => return Ok(Digest::from_bytes(hasher.finalize().into())),
-            Ok(read) => hasher.update(buffer.get(..read).unwrap_or_default()),
+            Ok(0) => return Ok(hashes.finish()),
+            Ok(read) => hashes.update(buffer.get(..read).unwrap_or_default()),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }

@@ -227,7 +227,11 @@ impl Shelf {
         let product = self.product_record(&row, &resource, stand_in(DataType::Resource)?);
         product.encode()?;
         self.listing_record(&row, &product, stand_in(DataType::Product)?, 1).encode()?;
-        if publish.digests.any() && publish.file.is_dir() {
+        let has_many_files = match Place::named(&publish.file) {
+            Place::Here(path) => path.is_dir(),
+            Place::Elsewhere(url) => url.ends_with('/'),
+        };
+        if publish.digests.any() && has_many_files {
             let reason = "are of one file; publish a file, or leave them out";
             return Err(ServiceError::invalid("digests", reason));
         }
@@ -567,9 +571,6 @@ fn read_elsewhere(
 ) -> Result<(Source, Content, FileDigests), ServiceError> {
     let files = list(&url, elsewhere)?;
     let names = url.ends_with('/').then(|| files.iter().map(|file| file.name.clone()).collect::<Vec<_>>());
-    if names.is_some() && wanted.any() {
-        return Err(ServiceError::invalid("digests", "are of one file; publish a file, or leave them out"));
-    }
     let sizes: Vec<u64> = files.iter().map(|file| file.size).collect();
     let (mut open, mut done, mut digests) = (None, 0_u64, DigestsInOrder::new(wanted));
     let read = |place: GroupPlace, buffer: &mut Vec<u8>| -> Result<(), Unread> {

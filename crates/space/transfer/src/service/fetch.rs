@@ -182,15 +182,6 @@ impl Fetch<'_> {
             );
             return Err(self.abort(&refusal, &offer).await?);
         }
-        let newest =
-            tables::newest_version(&self.transfers.ledger().store().view(), &self.transfer.contract)?;
-        let is_new = self.transfer.statements.offer.is_none();
-        if is_new && registered.version < newest {
-            let reason =
-                format!("version {} is offered, version {newest} was offered before", registered.version);
-            let refusal = Refusal::new("offer.version", reason, "keep the statements as evidence");
-            return Err(self.abort(&refusal, &offer).await?);
-        }
         if self.transfer.statements.offer == Some(offer.digest()) {
             return Ok(detail);
         }
@@ -200,6 +191,14 @@ impl Fetch<'_> {
                 "the provider made another offer for a transfer that was under way",
                 "keep the statements as evidence",
             );
+            return Err(self.abort(&refusal, &offer).await?);
+        }
+        let newest =
+            tables::newest_version(&self.transfers.ledger().store().view(), &self.transfer.contract)?;
+        if registered.version < newest {
+            let reason =
+                format!("version {} is offered, version {newest} was offered before", registered.version);
+            let refusal = Refusal::new("offer.version", reason, "keep the statements as evidence");
             return Err(self.abort(&refusal, &offer).await?);
         }
         let path = free_path(&self.transfer.directory, detail.file_name.as_str(), &self.transfer.id);
