@@ -6,6 +6,7 @@ mod deposit;
 mod destination;
 mod fetch;
 mod metering;
+mod opening;
 mod provider;
 mod recount;
 mod sink;

@@ -8,29 +8,22 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use huitong_catalog::{OpenSource, ShelfProduct};
-use huitong_contract::{Contract, Contracts, Side, Standing};
-use huitong_identity::{
-    AuthenticationError, Caller, PeerError, Refusal, ServiceError, refuse, remember, statement_from,
-};
+use huitong_contract::Contract;
+use huitong_identity::{AuthenticationError, Caller, PeerError, Refusal, ServiceError, statement_from};
 use huitong_ledger::Ledger;
-use huitong_policy::{Action, ClauseId};
-use huitong_proof::{Content, Digest, Kind, Statement, Timestamp, random};
-use huitong_store::{Read, Tx};
+use huitong_policy::ClauseId;
+use huitong_proof::{Content, Digest, Kind, Statement};
+use huitong_store::Tx;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout, timeout_at};
 use tokio_stream::Stream;
 
+use super::opening::{Goods, Offered, Opening, SOURCE_CHANGED, held, source_away};
 use super::source::{self, Run};
 use super::{Abort, Order, Transfers, check_belongs, issue, order};
-use crate::details::{
-    AcceptDetail, AckDetail, AckStatus, DatasetShape, OfferDetail, UsageDetail, abort_detail, final_detail,
-    read_abort,
-};
+use crate::details::{AcceptDetail, AckDetail, AckStatus, abort_detail, final_detail, read_abort};
 use crate::lanes::{LaneEnds, Lanes};
-use crate::model::{
-    Finality, FromConsumer, FromProvider, Priority, Statements, Suspender, Transfer, TransferState, Want,
-};
+use crate::model::{FromConsumer, FromProvider, Suspender, Transfer, TransferState};
 use crate::places::Place;
 use crate::ranges::Ranges;
 use crate::share::Buffers;
@@ -51,39 +44,6 @@ const OPENING: usize = 3;
 const ACCEPTANCES: usize = 2;
 /// Bytes of the manifest or of the leaf list in one frame.
 const INDEX_FRAME: usize = 1 << 20;
-/// What the consumer hears of a file that cannot be delivered: where it lies here is none of its business.
-const SOURCE_CHANGED: &str = "the provider's file cannot be read as it was published";
-
-/// Its files lie on another machine, which does not answer: the consumer comes again.
-fn source_away() -> ServiceError {
-    ServiceError::Busy { reason: "the provider does not reach its storage; try again later".to_owned() }
-}
-
-/// What is delivered, as it was found before the decision.
-#[derive(Clone)]
-struct Goods {
-    product: ShelfProduct,
-    content: Arc<Content>,
-    source: OpenSource,
-}
-
-/// What the decision about a `Want` led to, already durable.
-enum Opening {
-    Refused(Statement),
-    Offered(Box<Offered>),
-}
-
-struct Offered {
-    transfer: Transfer,
-    contract: Contract,
-    /// `None` only for a transfer that is over.
-    goods: Option<Goods>,
-    /// The policy clauses whose counter this transfer has consumed.
-    consumed: Vec<String>,
-    /// In the order in which they go out: certificate, usage, offer, and the final of a transfer that is over.
-    statements: Vec<Statement>,
-}
-
 /// How an exchange ended.
 pub struct Served {
     /// As the consumer is told.
@@ -225,289 +185,6 @@ impl Transfers {
             reason: "no exchange of this transfer takes another connection".to_owned(),
         })
     }
-
-    /// Whether the caller may have what it wants at all, by what is stored now.
-    fn may_open(&self, caller: &Caller, want: &Want) -> Result<bool, ServiceError> {
-        let view = self.ledger().store().view();
-        let contract = self.contracts.contract(&view, &want.contract)?;
-        let existing = tables::transfer(&view, &want.transfer)?;
-        Ok(rules::may_open(want, caller, contract.as_ref(), existing.as_ref()).is_ok())
-    }
-
-    /// Looks for the files before the transaction: the journal's writer must not wait for another disk. Who may not have
-    /// them does not make us look.
-    async fn goods(&self, caller: &Caller, want: &Want) -> Result<Looked, ServiceError> {
-        let view = self.ledger().store().view();
-        let contract = self.contracts.contract(&view, &want.contract)?;
-        let existing = tables::transfer(&view, &want.transfer)?;
-        drop(view);
-        let is_over = existing.as_ref().is_some_and(|transfer| transfer.state.is_terminal());
-        let may_open = rules::may_open(want, caller, contract.as_ref(), existing.as_ref());
-        if is_over || !may_open.is_ok_and(Contract::in_force) {
-            return Ok(Looked::Not);
-        }
-        // A transfer goes on with the version that it began with.
-        let root = existing.and_then(|existing| existing.root);
-        let root = root.or(contract.and_then(|contract| contract.agreement.root()));
-        let product = match root {
-            Some(root) => self.shelf.version(&want.product, &root)?,
-            None => self.shelf.product(&want.product)?,
-        };
-        let Some(product) = product else { return Ok(Looked::Nothing) };
-        let shelf = self.shelf.clone();
-        let looked = tokio::task::spawn_blocking(move || {
-            let content = shelf.content(&product)?;
-            let source = shelf.open(&product, &content)?;
-            Ok::<_, ServiceError>(Goods { product, content: Arc::new(content), source })
-        });
-        match looked.await.map_err(|error| ServiceError::Internal(error.to_string()))? {
-            Ok(goods) => Ok(Looked::Found(Box::new(goods))),
-            Err(error @ ServiceError::Busy { .. }) => {
-                tracing::warn!(product = %want.product, %error, "a product cannot be read now");
-                Err(source_away())
-            }
-            Err(error) => {
-                tracing::warn!(product = %want.product, %error, "a product cannot be delivered");
-                Ok(Looked::Changed)
-            }
-        }
-    }
-
-    /// Decides about a `Want` and commits the outcome: an offer with its counters consumed, or a refusal. Without a place
-    /// nothing is looked for.
-    async fn open(
-        &self,
-        caller: &Caller,
-        address: IpAddr,
-        want: Want,
-        has_place: bool,
-    ) -> Result<Opening, ServiceError> {
-        let goods = if has_place { self.goods(caller, &want).await? } else { Looked::Not };
-        let (ledger, contracts, caller) = (self.ledger().clone(), self.contracts.clone(), caller.clone());
-        self.ledger()
-            .store()
-            .transact("transfer.open", move |tx| -> Result<Opening, ServiceError> {
-                remember(tx, &ledger, &caller)?;
-                match decide(tx, &ledger, &contracts, &caller, address, &want, goods)? {
-                    Ok(offered) => Ok(Opening::Offered(Box::new(offered))),
-                    Err((refusal, agreement)) => {
-                        // The consumer gives up when it reads the refusal; so does our side of a transfer under way.
-                        if let Some(mut transfer) = tables::transfer(tx, &want.transfer)?
-                            && rules::is_resumed_by(&want, &caller, &transfer)
-                            && !transfer.state.is_terminal()
-                        {
-                            transfer.terminate(&refusal.code, &refusal.reason, ledger.clock().now());
-                            tables::save(tx, &transfer)?;
-                        }
-                        let asked = format!("deliver {} under contract {}", want.product, want.contract);
-                        let statement = refuse(
-                            tx,
-                            &ledger,
-                            caller.node().as_str(),
-                            want.transfer,
-                            agreement,
-                            Digest::ZERO,
-                            &refusal,
-                            &asked,
-                        )?;
-                        Ok(Opening::Refused(statement))
-                    }
-                }
-            })
-            .await
-            .map_err(Into::into)
-    }
-}
-
-/// What became of looking for the goods.
-enum Looked {
-    /// They are what was published.
-    Found(Box<Goods>),
-    /// The files cannot be read as they were published.
-    Changed,
-    /// There is no such product.
-    Nothing,
-    /// Nobody looked: they are not for this caller, or not any more.
-    Not,
-}
-
-type Decided = Result<Offered, (Refusal, Digest)>;
-
-fn decide(
-    tx: &mut Tx<'_>,
-    ledger: &Ledger,
-    contracts: &Contracts,
-    caller: &Caller,
-    address: IpAddr,
-    want: &Want,
-    goods: Looked,
-) -> Result<Decided, ServiceError> {
-    let existing = tables::transfer(tx, &want.transfer)?;
-    let contract = contracts.contract(tx, &want.contract)?;
-    let contract = match rules::may_open(want, caller, contract.as_ref(), existing.as_ref()) {
-        Ok(contract) => contract.clone(),
-        Err(refusal) => return Ok(Err((refusal, Digest::ZERO))),
-    };
-    let refused = |refusal: Refusal| Ok(Err((refusal, contract.hash)));
-    if let Some(transfer) = &existing {
-        match transfer.state {
-            TransferState::Terminated => {
-                return refused(Refusal::new(
-                    "transfer.ended",
-                    format!("this transfer ended ({}): {}", transfer.code, transfer.reason),
-                    "start a new transfer",
-                ));
-            }
-            // Nothing moves any more: the same statements once again, whatever the policy says by now.
-            TransferState::Completed => {
-                let statements = stored_statements(tx, ledger, transfer)?;
-                let (transfer, consumed) = (transfer.clone(), Vec::new());
-                return Ok(Ok(Offered { transfer, contract, goods: None, consumed, statements }));
-            }
-            TransferState::Suspended if transfer.is_held() => {
-                return Err(ServiceError::Busy { reason: held(transfer) });
-            }
-            TransferState::Requested | TransferState::Started | TransferState::Suspended => {}
-        }
-    }
-    match &contract.standing {
-        Standing::InForce => {}
-        // No refusal, with which the consumer would give up: it waits, as its side of the contract does.
-        Standing::Suspended(_) => return Err(ServiceError::Busy { reason: contract.standing.to_string() }),
-        Standing::Ended(_) => {
-            let reason = contract.standing.to_string();
-            return refused(Refusal::new(rules::ENDED, reason, "negotiate a new contract"));
-        }
-    }
-    let goods = match goods {
-        Looked::Found(goods) => *goods,
-        Looked::Changed => {
-            return refused(Refusal::new(
-                "source.changed",
-                SOURCE_CHANGED,
-                "ask the provider to publish it anew",
-            ));
-        }
-        Looked::Nothing => {
-            return refused(Refusal::new(
-                "source.gone",
-                "the product is no longer offered",
-                "ask the provider",
-            ));
-        }
-        Looked::Not => {
-            let reason = "the contract has changed while the transfer was opened; ask again".to_owned();
-            return Err(ServiceError::Busy { reason });
-        }
-    };
-    let now = ledger.clock().now();
-    if let Some(transfer) = existing {
-        let statements = stored_statements(tx, ledger, &transfer)?;
-        let consumed = consumed_clauses(&statements)?;
-        let used = |clause: &ClauseId| rules::used_while_running(&consumed, clause);
-        if let Err(refusal) = rules::ask_policy(&contract.agreement, caller, address, now, &used) {
-            return refused(refusal);
-        }
-        return Ok(Ok(Offered { transfer, contract, goods: Some(goods), consumed, statements }));
-    }
-    let read: &Tx<'_> = tx;
-    // A counter that cannot be read counts as used up.
-    let used = |clause: &ClauseId| tables::counter(read, &contract.hash, clause.as_str()).unwrap_or(u64::MAX);
-    let decision = match rules::ask_policy(&contract.agreement, caller, address, now, &used) {
-        Ok(decision) => decision,
-        Err(refusal) => return refused(refusal),
-    };
-    let mut transfer = new_transfer(want, caller, &goods, now);
-    // The counter is consumed before the first byte can leave: a crash over-counts, never under-counts.
-    for clause in &decision.counts {
-        let after = tables::counter(tx, &contract.hash, clause.as_str())?.saturating_add(1);
-        tables::put_counter(tx, &contract.hash, clause.as_str(), after)?;
-        let usage = UsageDetail {
-            decision: random(&**ledger.entropy()),
-            action: Action::Delivery.wire().to_owned(),
-            counter: clause.as_str().to_owned(),
-            after,
-            context: Digest::sha256(format!("{now} {address} {} {}", caller.node(), want.product).as_bytes()),
-        };
-        let statement =
-            issue(tx, ledger, Kind::Usage, &transfer, &contract, Digest::ZERO, usage.to_detail())?;
-        transfer.statements.usage.push(statement.digest());
-    }
-    let offer = OfferDetail {
-        product: want.product.clone(),
-        root: goods.content.root(),
-        size: goods.content.size(),
-        window: contract.agreement.window_bytes,
-        policy: Digest::sha256(&contract.agreement.policy),
-        file_name: goods.product.record.file_name.clone(),
-        usage: transfer.statements.usage.clone(),
-        dataset: DatasetShape::of(&goods.content),
-    };
-    let negotiation = contracts.negotiation(&contract.negotiation)?;
-    let finalisation = negotiation.and_then(|found| found.statements.finalisation).unwrap_or(Digest::ZERO);
-    let statement = issue(tx, ledger, Kind::Offer, &transfer, &contract, finalisation, offer.to_detail())?;
-    transfer.statements.offer = Some(statement.digest());
-    tables::save(tx, &transfer)?;
-    let statements = stored_statements(tx, ledger, &transfer)?;
-    let consumed = consumed_clauses(&statements)?;
-    Ok(Ok(Offered { transfer, contract, goods: Some(goods), consumed, statements }))
-}
-
-/// The policy clauses whose counter a transfer has consumed, by its own usage records.
-fn consumed_clauses(statements: &[Statement]) -> Result<Vec<String>, ServiceError> {
-    let usage = statements.iter().filter(|statement| statement.kind() == Kind::Usage);
-    usage.map(|statement| Ok(UsageDetail::read(statement)?.counter)).collect()
-}
-
-fn new_transfer(want: &Want, caller: &Caller, goods: &Goods, now: Timestamp) -> Transfer {
-    Transfer {
-        id: want.transfer,
-        side: Side::Provider,
-        peer: caller.node().clone(),
-        contract: want.contract.clone(),
-        product: want.product.clone(),
-        state: TransferState::Started,
-        priority: Priority::default(),
-        size: goods.content.size(),
-        acknowledged: 0,
-        acknowledged_groups: 0,
-        groups: goods.content.groups(),
-        files: goods.product.record.files,
-        name: Some(goods.product.record.file_name.as_str().to_owned()),
-        root: Some(goods.content.root()),
-        version: Some(goods.product.version),
-        path: None,
-        directory: std::path::PathBuf::new(),
-        deposit: None,
-        suspended_by: None,
-        code: String::new(),
-        reason: String::new(),
-        proven: false,
-        finality: Finality::Provisional,
-        started: now,
-        finished: None,
-        statements: Statements {
-            certificate: Some(goods.product.certificate.digest()),
-            ..Statements::default()
-        },
-    }
-}
-
-/// The statements that open (or, for a transfer that is over, close) an exchange, in the order in which they go out.
-fn stored_statements(
-    read: &impl Read,
-    ledger: &Ledger,
-    transfer: &Transfer,
-) -> Result<Vec<Statement>, ServiceError> {
-    let names = &transfer.statements;
-    let digests = names.certificate.iter().chain(&names.usage).chain(&names.offer).chain(&names.last);
-    digests
-        .map(|digest| {
-            ledger
-                .statement(read, digest)?
-                .ok_or_else(|| ServiceError::Internal(format!("statement {digest} of a transfer is missing")))
-        })
-        .collect()
 }
 
 /// What something that came in means for the exchange.
@@ -962,14 +639,6 @@ fn parts(bytes: Vec<u8>) -> impl Iterator<Item = Bytes> + Send {
         sent = sent.saturating_add(part.len());
         Some(Bytes::copy_from_slice(part))
     })
-}
-
-/// Why nothing moves, to the consumer.
-fn held(transfer: &Transfer) -> String {
-    match transfer.is_paused() {
-        true => format!("the provider has paused this transfer: {}", transfer.reason),
-        false => transfer.reason.clone(),
-    }
 }
 
 fn cannot_come(kind: Kind) -> ServiceError {
