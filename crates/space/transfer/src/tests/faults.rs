@@ -189,7 +189,8 @@ async fn an_acceptance_that_another_one_followed_sets_nothing_off() {
             statements += usize::from(matches!(frame, FromConsumer::Statement(_)));
             if statements == 3 {
                 // The newest one is a while behind those that are said again.
-                std::thread::sleep(std::time::Duration::from_millis(200));
+                let while_others_run = || std::thread::sleep(std::time::Duration::from_millis(200));
+                tokio::task::block_in_place(while_others_run);
             }
             vec![frame]
         }),
