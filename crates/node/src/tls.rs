@@ -29,7 +29,7 @@ use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, OtherError, RootCertStore,
     ServerConfig, SignatureScheme,
 };
-use tokio::io::AsyncBufReadExt as _;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_rustls::TlsConnector;
@@ -37,6 +37,8 @@ use tokio_rustls::TlsConnector;
 use crate::metrics::{Counted, Metrics};
 
 const ALPN: &[u8] = b"h2";
+/// Bytes that are taken from the system at once: rustls by itself asks for one record after the other.
+const RECEIVE_BUFFER: usize = 256 << 10;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a caller waits for the other side's first bytes before it goes on without them.
 const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(2);
@@ -448,7 +450,7 @@ async fn dial_pinned(address: &str, root: &Digest, clock: Arc<dyn Clock>) -> io:
 async fn connect(
     connector: &TlsConnector,
     address: &str,
-) -> io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
+) -> io::Result<tokio_rustls::client::TlsStream<BufReader<TcpStream>>> {
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
     let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     let name = ServerName::try_from(host.to_owned())
@@ -456,7 +458,7 @@ async fn connect(
     let attempt = async {
         let tcp = TcpStream::connect(address).await?;
         tcp.set_nodelay(true)?;
-        connector.connect(name, tcp).await
+        connector.connect(name, BufReader::with_capacity(RECEIVE_BUFFER, tcp)).await
     };
     tokio::time::timeout(CONNECT_TIMEOUT, attempt).await.map_err(|_| {
         io::Error::new(
