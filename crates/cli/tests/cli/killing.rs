@@ -3,7 +3,9 @@
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use crate::support::{Demo, Running, ask, demo_in, huitong, is_node, kill, pid_of, stderr, stdout, wait_for};
+use crate::support::{
+    Demo, Running, ask, demo_in, get, huitong, is_node, kill, pid_of, stderr, stdout, wait_for,
+};
 use rustix::process::Signal;
 
 const SIZE: usize = 64 << 20;
@@ -108,7 +110,8 @@ fn setting(name: &str, otherwise: usize) -> usize {
 }
 
 /// Many transfers, each with either side killed at random moments until it ends. What the provider holds a signature for is
-/// on the consumer's disk after every kill; what arrives is what was published; each has one receipt, and it is valid.
+/// on the consumer's disk after every kill; what arrives is what was published; each has one receipt, and it is valid. What
+/// had to be sent again because of a kill is within [`MOST_LOST`] and is printed.
 ///
 /// With 1 GiB and up to 20 kills a round, 500 rounds:
 /// `HUITONG_KILL_ROUNDS=500 HUITONG_KILL_MIB=1024 HUITONG_KILLS=20 cargo test --release -p huitong-cli --test cli transfers_survive_kills`
@@ -118,6 +121,8 @@ fn transfers_survive_kills() {
     let (size, most) = (setting("HUITONG_KILL_MIB", 24) << 20, setting("HUITONG_KILLS", 3));
     let demo = Demo::run(None);
     let config = |node: &str| demo.path(node).join("node.toml");
+    let text = std::fs::read_to_string(config("consumer")).unwrap();
+    let http = text.lines().find_map(|line| line.strip_prefix("http = \"")?.strip_suffix('"')).unwrap();
     let _registrar = Running::serve_until_it_answers(&config("regional"));
     let mut nodes = ["provider", "consumer"].map(|node| Some(Running::serve_until_it_answers(&config(node))));
     let mut random = Random(3);
@@ -133,8 +138,10 @@ fn transfers_survive_kills() {
     let product = published["product"].as_str().unwrap();
     let contract = ask(&config("consumer"), &["contract", "negotiate", product])["contract"].clone();
     let target = demo.directory.path().join("target");
-    let (mut ids, mut kills) = (Vec::new(), 0);
+    let (mut ids, mut kills, mut lost) = (Vec::new(), 0, Vec::new());
     for round in 0..rounds {
+        let (mut received, mut before) = (0, received_by(http));
+        let kills_before = kills;
         let arguments = ["transfer", "start", contract.as_str().unwrap(), "--to", target.to_str().unwrap()];
         let id = ask(&config("consumer"), &arguments)["id"].as_str().unwrap().to_owned();
         let part = target.join(format!(".huitong-{id}.part"));
@@ -142,6 +149,10 @@ fn transfers_survive_kills() {
             // A moment of the schedule, not a wait for something: within the time that the transfer takes.
             std::thread::sleep(Duration::from_millis(random.next() % (50 + size as u64 / (256 << 10))));
             let side = random.next() as usize % 2;
+            if side == 1 {
+                received += received_by(http).saturating_sub(before);
+                before = 0;
+            }
             drop(nodes[side].take());
             kills += 1;
             if side == 1 {
@@ -165,13 +176,21 @@ fn transfers_survive_kills() {
             assert_ne!(transfer["state"], "TERMINATED", "round {round}: {transfer}");
             transfer["state"] == "COMPLETED"
         });
+        received += received_by(http).saturating_sub(before);
+        lost.push(received.saturating_sub(size as u64) / (kills - kills_before));
+        assert!(lost[round] <= MOST_LOST, "round {round}: {} bytes a kill", lost[round]);
         assert!(std::fs::read(target.join("moved.bin")).unwrap() == data, "round {round}");
         assert_eq!(std::fs::read_dir(&target).unwrap().count(), 1, "round {round}: something is left");
         // Or the next delivery would be made from this one.
         std::fs::remove_file(target.join("moved.bin")).unwrap();
         ids.push(id);
     }
-    assert!(kills >= rounds);
+    assert!(kills >= rounds as u64);
+    let (most, sum) = (lost.iter().max().unwrap(), lost.iter().sum::<u64>());
+    eprintln!(
+        "{rounds} rounds, {kills} kills; bytes sent again for each kill: {} on average, {most} in the worst round",
+        sum / rounds as u64
+    );
     for id in &ids {
         let receipt = demo.directory.path().join("one.receipt");
         let export = huitong()
@@ -186,6 +205,16 @@ fn transfers_survive_kills() {
         assert_eq!(verified.status.code(), Some(0), "{}", stdout(&verified));
         std::fs::remove_file(receipt).unwrap();
     }
+}
+
+/// What one kill may cost.
+const MOST_LOST: u64 = 256 << 20;
+
+/// Bytes that the node behind this address has received since it started.
+fn received_by(http: &str) -> u64 {
+    let (_, metrics) = get(http, "/metrics");
+    let line = metrics.lines().find_map(|line| line.strip_prefix("huitong_bytes_received_total "));
+    line.unwrap().parse().unwrap()
 }
 
 const OPEN: &str = r#"{"contractPolicies": {"permissionPolicies": [{"actions": ["delivery", "read"], "constraints": [
