@@ -27,8 +27,8 @@ use crate::tls::{Tls, refusal_word};
 
 /// Connections that have shaken hands and wait for the server to take them.
 const READY_QUEUE: usize = 64;
-/// Bytes that are encrypted and handed to the system at once: a whole frame of content.
-const SEND_BUFFER: usize = 256 << 10;
+/// Bytes that are encrypted and handed to the system at once.
+const SEND_BUFFER: usize = 128 << 10;
 /// Pause after the operating system refused to accept, most often because no file descriptor is left.
 pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 

@@ -38,7 +38,7 @@ use crate::metrics::{Counted, Metrics};
 
 const ALPN: &[u8] = b"h2";
 /// Bytes that are taken from the system at once: rustls by itself asks for one record after the other.
-const RECEIVE_BUFFER: usize = 256 << 10;
+const RECEIVE_BUFFER: usize = 128 << 10;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a caller waits for the other side's first bytes before it goes on without them.
 const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(2);
