@@ -8,7 +8,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 missing=()
 PATH="$PATH:/usr/sbin"
-for pair in nginx:nginx-light curl:curl rsync:rsync sshd:openssh-server ssh-keygen:openssh-client openssl:openssl b3sum:b3sum; do
+for pair in nginx:nginx-light curl:curl rsync:rsync sshd:openssh-server ssh-keygen:openssh-client openssl:openssl b3sum:b3sum ip:iproute2; do
   command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
 done
 if [ "${#missing[@]}" -gt 0 ]; then

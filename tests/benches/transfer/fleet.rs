@@ -25,6 +25,15 @@ pub(crate) struct Node {
     pub(crate) client: AdminClient,
 }
 
+/// Where servers listen, and the address at which they are reached.
+#[derive(Clone, Copy)]
+pub(crate) struct Route {
+    pub(crate) listen: &'static str,
+    pub(crate) reached: &'static str,
+}
+
+pub(crate) const LOOPBACK: Route = Route { listen: "127.0.0.1", reached: "127.0.0.1" };
+
 /// The release binary beside this bench.
 fn program() -> PathBuf {
     let bench = std::env::current_exe().unwrap();
@@ -35,13 +44,14 @@ fn program() -> PathBuf {
 
 impl Fleet {
     /// `connections` is how many a transfer uses; 0 lets the node choose.
-    pub(crate) async fn start(place: &Path, connections: usize) -> Self {
+    pub(crate) async fn start(place: &Path, connections: usize, route: Route) -> Self {
         let port = |number: u16| FIRST_PORT + number;
+        let Route { listen, reached } = route;
         let registrar = place.join("registrar");
         let text = format!(
-            "[node]\nrole = \"function\"\n[identity]\ndomain = \"127.0.0.1\"\nentity = \"12440300MB2DEMA066\"\n\
+            "[node]\nrole = \"function\"\n[identity]\ndomain = \"{reached}\"\nentity = \"12440300MB2DEMA066\"\n\
              name = \"Example Bench Centre\"\nspace = \"bench\"\nsegment = \"4403\"\n[listen]\n\
-             peers = \"127.0.0.1:{}\"\nenrolment = \"127.0.0.1:{}\"\nhttp = \"\"\n",
+             peers = \"{listen}:{}\"\nenrolment = \"{listen}:{}\"\nhttp = \"\"\n",
             port(0),
             port(1)
         );
@@ -56,8 +66,8 @@ impl Fleet {
             let invite = invite.to_str().unwrap();
             function.ask(&["identity", "invite", "--entity", entity, "--name", name, "--out", invite]);
             let text = format!(
-                "[identity]\ndomain = \"127.0.0.1\"\nregistrar_address = \"127.0.0.1:{}\"\ninvite_file = \"invite\"\n\
-                 [listen]\npeers = \"127.0.0.1:{}\"\nhttp = \"\"\n[transfer]\nmax_concurrent = 64\nmax_concurrent_per_peer = 64\nconnections = {connections}\n\
+                "[identity]\ndomain = \"{reached}\"\nregistrar_address = \"{reached}:{}\"\ninvite_file = \"invite\"\n\
+                 [listen]\npeers = \"{listen}:{}\"\nhttp = \"\"\n[transfer]\nmax_concurrent = 64\nmax_concurrent_per_peer = 64\nconnections = {connections}\n\
                  [limits]\nmax_connections_per_address = 512\n",
                 port(0),
                 port(2 + u16::try_from(number).unwrap())

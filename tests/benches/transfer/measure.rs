@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, LOOPBACK};
 use crate::report::{Report, Runs};
 use crate::rivals::{self, Nginx, Sshd};
 use crate::{Scale, data, pump};
@@ -16,9 +16,9 @@ pub(crate) async fn all(place: &Path, scale: &Scale) -> Report {
     std::fs::create_dir_all(&sources).unwrap();
     let mut bench = Bench {
         place: place.to_owned(),
-        nginx: Nginx::start(place, &sources),
+        nginx: Nginx::start(place, &sources, LOOPBACK),
         sshd: Sshd::start(place),
-        fleet: Fleet::start(place, 0).await,
+        fleet: Fleet::start(place, 0, LOOPBACK).await,
         sources,
         report: Report::default(),
         number: 0,

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::fleet::{cpu_of, memory_of};
+use crate::fleet::{Route, cpu_of, memory_of};
 
 const NGINX_PORT: u16 = 16_200;
 const SSH_PORT: u16 = 16_201;
@@ -25,10 +25,11 @@ pub(crate) fn is_installed(program: &str) -> bool {
 pub(crate) struct Nginx {
     master: Child,
     certificate: PathBuf,
+    reached: &'static str,
 }
 
 impl Nginx {
-    pub(crate) fn start(place: &Path, served: &Path) -> Option<Self> {
+    pub(crate) fn start(place: &Path, served: &Path, route: Route) -> Option<Self> {
         if !is_installed("nginx") || !is_installed("curl") || !is_installed("openssl") {
             return None;
         }
@@ -41,20 +42,21 @@ impl Nginx {
              http {{ access_log off; sendfile on; tcp_nopush on; keepalive_requests 1000000;\n\
              client_body_temp_path {0}/b; proxy_temp_path {0}/p; fastcgi_temp_path {0}/f; uwsgi_temp_path {0}/u;\n\
              scgi_temp_path {0}/s;\n\
-             server {{ listen 127.0.0.1:{NGINX_PORT} ssl; ssl_protocols TLSv1.3; ssl_certificate {1};\n\
+             server {{ listen {4}:{NGINX_PORT} ssl; ssl_protocols TLSv1.3; ssl_certificate {1};\n\
              ssl_certificate_key {2}; root {3}; }} }}\n",
             directory.display(),
             certificate.display(),
             key.display(),
-            served.display()
+            served.display(),
+            route.listen
         );
         let file = directory.join("nginx.conf");
         std::fs::write(&file, configuration).unwrap();
         let master =
             Command::new("/usr/sbin/nginx").arg("-c").arg(&file).arg("-p").arg(&directory).spawn().unwrap();
-        let nginx = Self { master, certificate };
+        let nginx = Self { master, certificate, reached: route.reached };
         let deadline = Instant::now() + Duration::from_secs(10);
-        while std::net::TcpStream::connect(("127.0.0.1", NGINX_PORT)).is_err() {
+        while std::net::TcpStream::connect((route.reached, NGINX_PORT)).is_err() {
             assert!(Instant::now() < deadline, "nginx does not listen");
             std::thread::sleep(Duration::from_millis(10));
         }
@@ -89,6 +91,8 @@ impl Nginx {
 
     fn curl(&self) -> Command {
         let mut curl = Command::new("curl");
+        let server = format!("localhost:{NGINX_PORT}:{}:{NGINX_PORT}", self.reached);
+        curl.args(["--connect-to", &server]);
         curl.args(["--silent", "--show-error", "--fail", "--http1.1", "--cacert"]).arg(&self.certificate);
         curl
     }
