@@ -81,12 +81,12 @@ impl Objects {
         let mut token: Option<String> = None;
         let mut keys = 0_usize;
         loop {
-            let page = bucket.net.tried(at, || bucket.list(at, token.as_deref())).await?;
-            keys = keys.saturating_add(page.entries.len());
+            let (entries, next) = bucket.net.tried(at, || bucket.list(at, token.as_deref())).await?;
+            keys = keys.saturating_add(entries.len());
             if keys > most {
                 return Err(ObjectError::TooMany { object: at.shown(), most });
             }
-            for entry in page.entries {
+            for entry in entries {
                 if entry.key.ends_with('/') && entry.size == 0 {
                     continue;
                 }
@@ -106,7 +106,7 @@ impl Objects {
                     version: crate::version::quoted(etag.ok_or_else(|| crate::version::missing(at))?),
                 });
             }
-            token = page.next;
+            token = next;
             if token.is_none() {
                 break;
             }

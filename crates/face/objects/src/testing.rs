@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures_util::TryStreamExt as _;
 use hyper::body::Incoming;
-use hyper::{Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use ring::digest;
 use s3s::auth::SimpleAuth;
@@ -243,6 +243,13 @@ async fn answer(
     if let Some(status) = refused {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::from_u16(status).unwrap_or_default();
+        return Ok(response);
+    }
+    // As AWS does: the length of what is put must be said, also where it is none.
+    let is_put = matches!(*request.method(), Method::PUT | Method::POST);
+    if is_put && !request.headers().contains_key(header::CONTENT_LENGTH) {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::LENGTH_REQUIRED;
         return Ok(response);
     }
     service.call(request.map(Body::from)).await

@@ -102,6 +102,8 @@ impl Objects {
         let source = Source::open(file, upload.size).await?;
         let parts = match &upload.id {
             Some(id) => bucket.put_parts(upload, id, &source).await?,
+            // It was not begun in parts because its object was there, and now it is not.
+            None if upload.size > PART_BYTES => return Err(ObjectError::UploadLost { object: at.shown() }),
             None => Vec::new(),
         };
         let small = if upload.id.is_none() { source.read().await? } else { Bytes::new() };
@@ -207,6 +209,9 @@ impl S3 {
         loop {
             let page = self.net.tried(at, || self.parts(at, id, behind)).await?;
             let Some(page) = page else { return Err(ObjectError::UploadLost { object: at.shown() }) };
+            if page.more && page.parts.is_empty() {
+                return Err(ObjectError::unusable(at, "the server's list of parts does not come to its end"));
+            }
             for part in page.parts {
                 if part.number <= behind || part.number > part_count(upload) {
                     return Err(ObjectError::unusable(at, "the server lists parts that were never sent"));
@@ -257,9 +262,10 @@ impl Source {
 
     /// All of it, which is not much.
     async fn read(&self) -> Result<Bytes, ObjectError> {
-        let (file, size) = (Arc::clone(&self.file), self.size.min(PART_BYTES));
+        let (file, size) = (Arc::clone(&self.file), self.size);
         let read = blocking(move || {
-            let mut bytes = vec![0; usize::try_from(size).unwrap_or(0)];
+            let size = usize::try_from(size).ok().filter(|_| size <= PART_BYTES);
+            let mut bytes = vec![0; size.ok_or(io::ErrorKind::FileTooLarge)?];
             file.read_exact_at(&mut bytes, 0)?;
             Ok(Bytes::from(bytes))
         });
