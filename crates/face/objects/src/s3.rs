@@ -162,7 +162,8 @@ impl S3 {
             return Err(ObjectError::invalid("secret_access_key", "is empty"));
         }
         let (scheme, host) = endpoint(bucket)?;
-        let is_address = host.starts_with('[') || host.split(':').next().is_some_and(|host| host.parse::<IpAddr>().is_ok());
+        let is_address = host.starts_with('[')
+            || host.split(':').next().is_some_and(|host| host.parse::<IpAddr>().is_ok());
         if !bucket.path_style && is_address {
             let reason = "an IP address has no subdomains for buckets; set path_style = true";
             return Err(ObjectError::invalid("endpoint", format!("{host}: {reason}")));
@@ -223,7 +224,7 @@ impl S3 {
         Ok(Some(Head { size, version: version::etag(headers).ok_or_else(|| version::missing(at))?, mark }))
     }
 
-    /// The object from an offset on, if it is in this version.
+    /// The object from an offset on, if it is in this version; a version that is no ETag is not asked for.
     pub(crate) async fn get(
         &self,
         at: &Location,
@@ -415,7 +416,10 @@ impl Refusal {
         let damaged = ["RequestTimeout", "BadDigest", "IncompleteBody", "XAmzContentSHA256Mismatch"];
         match self.status {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => ObjectError::denied(at, reason).into(),
-            StatusCode::NOT_FOUND => ObjectError::not_found(at, reason).into(),
+            StatusCode::NOT_FOUND => {
+                let is_certain = self.code == "NoSuchKey";
+                ObjectError::NotFound { object: at.shown(), reason, is_certain }.into()
+            }
             status if net::is_passing(status) || damaged.contains(&self.code.as_str()) => {
                 Failure::Again(reason)
             }

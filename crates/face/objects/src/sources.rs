@@ -14,6 +14,16 @@ impl Elsewhere for Objects {
         Ok(objects.into_iter().map(remote_file).collect())
     }
 
+    async fn find(
+        &self,
+        url: &str,
+        is_wanted: &(dyn for<'p> Fn(&'p str) -> bool + Send + Sync),
+    ) -> Result<Vec<RemoteFile>, ServiceError> {
+        let at = Location::parse(url).map_err(as_delivery_error)?;
+        let objects = Objects::find(self, &at, is_wanted).await.map_err(as_delivery_error)?;
+        Ok(objects.into_iter().map(remote_file).collect())
+    }
+
     fn reader(&self, file: &RemoteFile) -> Result<Box<dyn RemoteReader>, ServiceError> {
         let RemoteFile { url, path, size, version } = file.clone();
         let location = Location::parse(&url).map_err(as_service_error)?;
@@ -24,7 +34,7 @@ impl Elsewhere for Objects {
 #[async_trait]
 impl RemoteReader for ObjectReader {
     async fn append(&mut self, offset: u64, length: usize, buffer: &mut Vec<u8>) -> Result<(), ServiceError> {
-        self.read_at(offset, buffer, length).await.map_err(as_service_error)
+        self.read_at(offset, buffer, length).await.map_err(as_delivery_error)
     }
 }
 
@@ -39,5 +49,17 @@ fn as_service_error(error: ObjectError) -> ServiceError {
         ObjectError::Unavailable { .. } => ServiceError::Busy { reason: error.to_string() },
         ObjectError::Changed { .. } => ServiceError::Conflict { reason: error.to_string() },
         _ => ServiceError::invalid("file", error.to_string()),
+    }
+}
+
+/// Once published, only what is surely another by now, or surely gone, cannot be delivered any more: everything else can be mended
+/// by people, as keys, certificates and clocks are.
+fn as_delivery_error(error: ObjectError) -> ServiceError {
+    let reason = error.to_string();
+    match error {
+        ObjectError::Changed { .. } | ObjectError::NotFound { is_certain: true, .. } => {
+            ServiceError::Conflict { reason }
+        }
+        _ => ServiceError::Busy { reason },
     }
 }

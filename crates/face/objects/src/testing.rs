@@ -131,6 +131,11 @@ impl S3Server {
         self.state().buckets.entry(bucket.to_owned()).or_default().insert(key.to_owned(), stored);
     }
 
+    /// Removes an object.
+    pub fn remove(&self, bucket: &str, key: &str) {
+        self.state().buckets.get_mut(bucket).map(|objects| objects.remove(key));
+    }
+
     /// The bytes of an object.
     #[must_use]
     pub fn get(&self, bucket: &str, key: &str) -> Option<Bytes> {
@@ -157,6 +162,11 @@ impl S3Server {
     /// Answers the next `times` requests in whose line this text stands with a status, without doing them.
     pub fn refuse(&self, text: &str, status: u16, times: usize) {
         self.state().refused.push((text.to_owned(), status, times));
+    }
+
+    /// Refuses nothing any more.
+    pub fn refuse_nothing(&self) {
+        self.state().refused.clear();
     }
 
     /// Breaks all connections and takes no new ones.

@@ -26,6 +26,8 @@ const MAX_PARTS: u64 = 10_000;
 pub const MAX_OBJECT_BYTES: u64 = 5 << 40;
 /// Parts that are sent at the same time.
 const PARALLEL: usize = 4;
+/// Putting parts together takes a server longer than anything else: it may take as long as putting so many bytes.
+const MOST_PLACED: u64 = 16 << 20;
 /// What is read of the file at a time; a part in flight holds three of them.
 const PIECE_BYTES: usize = 256 << 10;
 /// How often an upload is ended whose parts were still on their way.
@@ -109,7 +111,7 @@ impl Objects {
         let small = if upload.id.is_none() { source.read().await? } else { Bytes::new() };
         let mut conditional = true;
         loop {
-            let placed = bucket.net.tried(at, || {
+            let placed = bucket.net.tried_with(at, upload.size.min(MOST_PLACED), || {
                 let small = small.clone();
                 async {
                     match &upload.id {
@@ -193,7 +195,7 @@ impl S3 {
             async move {
                 let digest = source.digest(offset, length).await?;
                 let run = || self.put_part(at, (id, number), (length, digest), source.body(offset, length));
-                Ok::<_, ObjectError>((number, self.net.tried(at, run).await?))
+                Ok::<_, ObjectError>((number, self.net.tried_with(at, length, run).await?))
             }
         });
         parts.extend(sent.buffer_unordered(PARALLEL).try_collect::<Vec<_>>().await?);

@@ -1,5 +1,6 @@
 //! Where the bytes of a product lie, and whether they still are what was published.
 
+use std::borrow::Cow;
 use std::fs::{self, Metadata};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
@@ -62,6 +63,11 @@ impl Place {
         }
     }
 
+    /// Whether a URL names everything below a prefix, which makes a dataset.
+    pub(crate) fn is_prefix(url: &str) -> bool {
+        url.split('?').next().is_some_and(|path| path.ends_with('/'))
+    }
+
     /// Its last segment: what consumers save it as.
     ///
     /// # Errors
@@ -85,8 +91,16 @@ impl fmt::Display for Place {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Here(path) => path.display().fmt(formatter),
-            Self::Elsewhere(url) => formatter.write_str(url),
+            Self::Elsewhere(url) => formatter.write_str(&shown(url)),
         }
+    }
+}
+
+/// A URL as it may stand in logs and errors: without its query, which may be a secret.
+fn shown(url: &str) -> Cow<'_, str> {
+    match url.split_once('?') {
+        Some((path, _)) => format!("{path}?...").into(),
+        None => url.into(),
     }
 }
 
@@ -108,19 +122,7 @@ impl Source {
                 let look = |entry: &huitong_proof::ManifestEntry| SourceFile::look(path.join(&entry.path));
                 manifest.entries().iter().map(look).collect::<Result<Vec<_>, _>>()?
             }
-            (Place::Elsewhere(url), manifest) => {
-                let mut listed = list(url, elsewhere)?;
-                match manifest {
-                    None => listed,
-                    Some(manifest) => {
-                        listed.retain(|file| is_in(manifest, &file.name));
-                        if listed.len() != manifest.entries().len() {
-                            return Err(changed(&self.place));
-                        }
-                        listed
-                    }
-                }
-            }
+            (Place::Elsewhere(url), manifest) => find(url, manifest, elsewhere)?,
         };
         if stamp(&files) != self.stamp {
             return Err(changed(&self.place));
@@ -282,20 +284,38 @@ pub(crate) fn list(
     url: &str,
     elsewhere: Option<&Arc<dyn Elsewhere>>,
 ) -> Result<Vec<SourceFile>, ServiceError> {
-    let reach = elsewhere.ok_or_else(|| {
-        ServiceError::invalid("file", format!("{url}: this node reaches nothing but its own files"))
-    })?;
-    let mut files = Handle::current().block_on(reach.list(url, MAX_FILES))?;
-    files.sort_by(|left, right| left.path.as_bytes().cmp(right.path.as_bytes()));
+    let reach = elsewhere.ok_or_else(|| ServiceError::invalid("file", nothing_elsewhere(url)))?;
+    let files = Handle::current().block_on(reach.list(url, MAX_FILES))?;
     if files.is_empty() {
         return Err(ServiceError::invalid("file", format!("{url}: there is nothing below this prefix")));
     }
+    Ok(remote_files(files, reach))
+}
+
+/// The files at a URL that were published: those of the manifest, or the only one; blocks.
+fn find(
+    url: &str,
+    manifest: Option<&Manifest>,
+    elsewhere: Option<&Arc<dyn Elsewhere>>,
+) -> Result<Vec<SourceFile>, ServiceError> {
+    let reach = elsewhere.ok_or_else(|| ServiceError::Busy { reason: nothing_elsewhere(url) })?;
+    let is_wanted = |path: &str| manifest.is_none_or(|manifest| is_in(manifest, path));
+    let files = Handle::current().block_on(reach.find(url, &is_wanted))?;
+    Ok(remote_files(files, reach))
+}
+
+fn nothing_elsewhere(url: &str) -> String {
+    format!("{}: this node reaches nothing but its own files", shown(url))
+}
+
+fn remote_files(mut files: Vec<RemoteFile>, reach: &Arc<dyn Elsewhere>) -> Vec<SourceFile> {
+    files.sort_by(|left, right| left.path.as_bytes().cmp(right.path.as_bytes()));
     let file = |file: RemoteFile| SourceFile {
         size: file.size,
         name: file.path.clone(),
         at: At::Elsewhere { file, reach: Arc::clone(reach) },
     };
-    Ok(files.into_iter().map(file).collect())
+    files.into_iter().map(file).collect()
 }
 
 fn is_in(manifest: &Manifest, name: &str) -> bool {

@@ -229,7 +229,7 @@ impl Shelf {
         self.listing_record(&row, &product, stand_in(DataType::Product)?, 1).encode()?;
         let has_many_files = match Place::named(&publish.file) {
             Place::Here(path) => path.is_dir(),
-            Place::Elsewhere(url) => url.ends_with('/'),
+            Place::Elsewhere(url) => Place::is_prefix(&url),
         };
         if publish.digests.any() && has_many_files {
             let reason = "are of one file; publish a file, or leave them out";
@@ -570,7 +570,8 @@ fn read_elsewhere(
     mut progress: impl FnMut(u64),
 ) -> Result<(Source, Content, FileDigests), ServiceError> {
     let files = list(&url, elsewhere)?;
-    let names = url.ends_with('/').then(|| files.iter().map(|file| file.name.clone()).collect::<Vec<_>>());
+    let names =
+        Place::is_prefix(&url).then(|| files.iter().map(|file| file.name.clone()).collect::<Vec<_>>());
     let sizes: Vec<u64> = files.iter().map(|file| file.size).collect();
     let (mut open, mut done, mut digests) = (None, 0_u64, DigestsInOrder::new(wanted));
     let read = |place: GroupPlace, buffer: &mut Vec<u8>| -> Result<(), Unread> {
@@ -587,13 +588,14 @@ fn read_elsewhere(
         Ok(())
     };
     let dataset = names.as_ref().map(|names| names.len() as u64);
+    let place = Place::Elsewhere(url);
     let content = Content::of_groups(names, &sizes, read).map_err(|Unread(error)| match error {
         ServiceError::Invalid { field, reason } => {
-            ServiceError::Invalid { field, reason: format!("{url}: {reason}") }
+            ServiceError::Invalid { field, reason: format!("{place}: {reason}") }
         }
         other => other,
     })?;
-    let (size, root, place) = (content.size(), content.root(), Place::Elsewhere(url));
+    let (size, root) = (content.size(), content.root());
     let source = Source { place, size, root, files: dataset, stamp: stamp(&files), seal: Digest::ZERO };
     Ok((source, content, digests.finish()))
 }
