@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fs::{self, Metadata};
+use std::future::pending;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -233,11 +234,30 @@ impl SourceReader {
     /// # Errors
     /// What the system or the other machine says; `Conflict` when the file is shorter, or another version, by now.
     pub fn append(&mut self, offset: u64, length: usize, buffer: &mut Vec<u8>) -> Result<(), ServiceError> {
+        self.append_until(pending(), offset, length, buffer)
+    }
+
+    /// The same, unless nobody wants it any more: another machine is not waited for then.
+    ///
+    /// # Errors
+    /// As [`SourceReader::append`]; `Busy` when it was stopped.
+    pub fn append_until(
+        &mut self,
+        stopped: impl Future<Output = ()>,
+        offset: u64,
+        length: usize,
+        buffer: &mut Vec<u8>,
+    ) -> Result<(), ServiceError> {
         match &mut self.0 {
             Reading::Here { path, file, .. } => {
                 append(buffer, file, offset, length).map_err(|error| unreadable(path, &error))
             }
-            Reading::Elsewhere(reader) => Handle::current().block_on(reader.append(offset, length, buffer)),
+            Reading::Elsewhere(reader) => Handle::current().block_on(async {
+                tokio::select! {
+                    read = reader.append(offset, length, buffer) => read,
+                    () = stopped => Err(ServiceError::Busy { reason: "nobody waits for it any more".to_owned() }),
+                }
+            }),
         }
     }
 }
@@ -425,4 +445,43 @@ fn modified_nanos(metadata: &Metadata) -> u64 {
     let seconds = i128::from(metadata.mtime());
     let nanos = seconds.saturating_mul(1_000_000_000).saturating_add(i128::from(metadata.mtime_nsec()));
     u64::try_from(nanos).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+
+    use super::*;
+
+    #[test]
+    fn a_query_which_may_be_a_secret_is_not_shown() {
+        let place = Place::Elsewhere("https://data.example/a.csv?X-Amz-Signature=secret".to_owned());
+        assert_eq!(place.to_string(), "https://data.example/a.csv?...");
+        assert!(!changed(&place).to_string().contains("secret"));
+        assert!(!nothing_elsewhere("https://data.example/a?secret").contains("secret"));
+        assert_eq!(Place::Elsewhere("s3://data/in/".to_owned()).to_string(), "s3://data/in/");
+        assert!(Place::is_prefix("s3://data/in/") && !Place::is_prefix("https://data.example/a?path=/"));
+    }
+
+    /// A machine that never answers.
+    struct Silent;
+
+    #[async_trait]
+    impl RemoteReader for Silent {
+        async fn append(&mut self, _: u64, _: usize, _: &mut Vec<u8>) -> Result<(), ServiceError> {
+            pending().await
+        }
+    }
+
+    #[tokio::test]
+    async fn a_machine_that_is_silent_is_not_waited_for_once_nobody_wants_it() {
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let reading = tokio::task::spawn_blocking(move || {
+            let stopped = async { stopped.await.unwrap() };
+            SourceReader(Reading::Elsewhere(Box::new(Silent))).append_until(stopped, 0, 1, &mut Vec::new())
+        });
+        stop.send(()).unwrap();
+        let ended = reading.await.unwrap();
+        assert!(matches!(ended, Err(ServiceError::Busy { .. })), "{ended:?}");
+    }
 }

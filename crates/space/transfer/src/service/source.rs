@@ -88,7 +88,7 @@ impl Reader {
             };
             let length = usize::try_from(place.length).unwrap_or(usize::MAX);
             let (mut open, before) = (open?, buffer.len());
-            open.append(place.offset, length, &mut buffer)?;
+            open.append_until(self.buffers.closed(), place.offset, length, &mut buffer)?;
             // Nothing that was not agreed on leaves: what somebody has touched is compared first, also when size and modification
             // time are what they were.
             if !self.source.is_untouched || !open.is_untouched()? {
