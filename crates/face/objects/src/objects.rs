@@ -157,27 +157,6 @@ impl Objects {
         Err(ObjectError::TooMany { object: at.shown(), most: MOST_PAGES.saturating_mul(1000) })
     }
 
-    /// Looks whether the object is what it was: same size, same version.
-    ///
-    /// # Errors
-    /// `Changed`, `NotFound`, and what the server fails with.
-    pub async fn check_unchanged(&self, object: &Object) -> Result<(), ObjectError> {
-        let (size, version) = self.look(&object.location).await?;
-        if size != object.size {
-            return Err(ObjectError::changed(
-                &object.location,
-                format!("{size} bytes instead of {}", object.size),
-            ));
-        }
-        if version != object.version {
-            return Err(ObjectError::changed(
-                &object.location,
-                format!("version {version} instead of {}", object.version),
-            ));
-        }
-        Ok(())
-    }
-
     /// Reads the object in this version. Nothing is asked of the server yet.
     #[must_use]
     pub fn reader(&self, object: &Object) -> ObjectReader {

@@ -8,6 +8,10 @@ use crate::{Location, Object, ObjectError, ObjectReader, Objects};
 
 #[async_trait]
 impl Elsewhere for Objects {
+    fn file_name(&self, url: &str) -> Result<String, ServiceError> {
+        Location::parse(url).and_then(|at| at.name()).map_err(as_service_error)
+    }
+
     async fn list(&self, url: &str, most: usize) -> Result<Vec<RemoteFile>, ServiceError> {
         let at = Location::parse(url).map_err(as_service_error)?;
         let objects = Objects::list(self, &at, most).await.map_err(as_service_error)?;

@@ -36,6 +36,12 @@ pub trait CatalogPeer: Send + Sync {
 /// Published files that do not lie on this machine. A face implements it.
 #[async_trait]
 pub trait Elsewhere: Send + Sync + std::fmt::Debug {
+    /// The name of the file at a URL, or of all files below a prefix together.
+    ///
+    /// # Errors
+    /// `Invalid` for a URL that names nothing.
+    fn file_name(&self, url: &str) -> Result<String, ServiceError>;
+
     /// The file at a URL, or the files below a prefix, at most `most`.
     ///
     /// # Errors

@@ -80,3 +80,20 @@ async fn what_others_put_below_a_prefix_does_not_matter_once_it_is_published() {
     let found = Elsewhere::find(&objects, "s3://data/set/", &|path| path == "b/c").await.unwrap();
     assert_eq!(found, published[1..2]);
 }
+
+#[tokio::test]
+async fn a_name_is_what_the_url_stands_for() {
+    let (_server, objects) = server();
+    for (url, expected) in [
+        ("s3://data/set/a%20b", "a%20b"),
+        ("s3://data/set/", "set"),
+        ("s3://data/", "data"),
+        ("https://data.example/%E6%95%B0%E6%8D%AE%201.csv?token=a/b", "数据 1.csv"),
+    ] {
+        assert_eq!(Elsewhere::file_name(&objects, url).unwrap(), expected, "{url}");
+    }
+    for url in ["https://data.example/a%2Fb", "https://data.example/%FF", "s3:data"] {
+        let refused = Elsewhere::file_name(&objects, url);
+        assert!(matches!(refused, Err(ServiceError::Invalid { .. })), "{url}: {refused:?}");
+    }
+}

@@ -73,18 +73,14 @@ impl Place {
     ///
     /// # Errors
     /// An input error when there is none, or none that is a file name.
-    pub fn file_name(&self) -> Result<FileName, RecordError> {
+    pub(crate) fn file_name(&self, elsewhere: Option<&Arc<dyn Elsewhere>>) -> Result<FileName, ServiceError> {
         let name = match self {
-            Self::Here(path) => path.file_name().and_then(|name| name.to_str()),
-            Self::Elsewhere(url) => {
-                let end = if url.starts_with("s3://") { None } else { url.find(['?', '#']) };
-                let path = end.and_then(|end| url.get(..end)).unwrap_or(url);
-                path.trim_end_matches('/').rsplit('/').next()
-            }
+            Self::Here(path) => path.file_name().and_then(|name| name.to_str()).map(str::to_owned),
+            Self::Elsewhere(url) => Some(reached(url, elsewhere)?.file_name(url)?),
         };
         let name =
             name.ok_or_else(|| RecordError::value("file", "the name must be UTF-8, and no `..`; rename it"))?;
-        FileName::parse(&nfc(name))
+        Ok(FileName::parse(&nfc(&name))?)
     }
 }
 
@@ -304,7 +300,7 @@ pub(crate) fn list(
     url: &str,
     elsewhere: Option<&Arc<dyn Elsewhere>>,
 ) -> Result<Vec<SourceFile>, ServiceError> {
-    let reach = elsewhere.ok_or_else(|| ServiceError::invalid("file", nothing_elsewhere(url)))?;
+    let reach = reached(url, elsewhere)?;
     let files = Handle::current().block_on(reach.list(url, MAX_FILES))?;
     if files.is_empty() {
         return Err(ServiceError::invalid("file", format!("{url}: there is nothing below this prefix")));
@@ -322,6 +318,13 @@ fn find(
     let is_wanted = |path: &str| manifest.is_none_or(|manifest| is_in(manifest, path));
     let files = Handle::current().block_on(reach.find(url, &is_wanted))?;
     Ok(remote_files(files, reach))
+}
+
+fn reached<'a>(
+    url: &str,
+    elsewhere: Option<&'a Arc<dyn Elsewhere>>,
+) -> Result<&'a Arc<dyn Elsewhere>, ServiceError> {
+    elsewhere.ok_or_else(|| ServiceError::invalid("file", nothing_elsewhere(url)))
 }
 
 fn nothing_elsewhere(url: &str) -> String {

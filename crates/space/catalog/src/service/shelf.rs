@@ -62,6 +62,14 @@ impl Shelf {
         Self { elsewhere: Some(elsewhere), ..self }
     }
 
+    /// What a file, a directory or what lies at a URL is called: what consumers save it as.
+    ///
+    /// # Errors
+    /// `Invalid` when it has no name, or none that is a file name.
+    pub fn file_name(&self, file: &Path) -> Result<FileName, ServiceError> {
+        Place::named(file).file_name(self.elsewhere.as_ref())
+    }
+
     /// Looks for the files of a product, and whether they still are what was published; blocks. See [`Source::open`].
     pub fn open(&self, product: &ShelfProduct, content: &Content) -> Result<OpenSource, ServiceError> {
         product.source.open(content, self.elsewhere.as_ref())
@@ -88,7 +96,7 @@ impl Shelf {
             return Err(ServiceError::Forbidden { reason });
         }
         let id = publish.id;
-        let file_name = Place::named(&publish.file).file_name()?;
+        let file_name = self.file_name(&publish.file)?;
         let renews = publish.renews.clone();
         let renewed = renewed(&self.ledger.store().view(), renews.as_ref())?;
         if let Some((_, renewed)) = &renewed {
