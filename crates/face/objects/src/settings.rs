@@ -66,14 +66,14 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// HTTPS only, 10 seconds to connect, 20 seconds of silence, 45 seconds in all, 6 tries.
+    /// HTTPS only, 10 seconds to connect, 30 seconds of silence, 45 seconds in all, 6 tries.
     #[must_use]
     pub fn new(now: Now) -> Self {
         Self {
             allow_http: false,
             ca_certificate: None,
             connect_timeout: Duration::from_secs(10),
-            idle_timeout: Duration::from_secs(20),
+            idle_timeout: Duration::from_secs(30),
             request_timeout: Duration::from_secs(45),
             tries: 6,
             pause: Duration::from_millis(250),
