@@ -405,13 +405,14 @@ pub(crate) enum Transfer {
         #[arg(long, value_name = "TEXT", default_value = "")]
         reason: String,
     },
-    /// Let a paused transfer go on.
+    /// Let a paused transfer go on. Of a completed one whose deposit into S3 has failed or was given up, it is tried again.
     Resume {
         /// Transfer id, as in `huitong transfer list`.
         #[arg(value_parser = transfer_id)]
         id: Uuid,
     },
-    /// End a transfer for good, on either side. What has arrived of it is removed.
+    /// End a transfer for good, on either side. What has arrived of it is removed. Of a completed one whose deposit into S3 is not done,
+    /// give that up: what was received stays on the disk.
     Cancel {
         /// Transfer id, as in `huitong transfer list`.
         #[arg(value_parser = transfer_id)]

@@ -64,7 +64,8 @@ fn secret(path: &Path) -> Result<Zeroizing<String>, StartError> {
     }
     let mut text = Zeroizing::new(String::new());
     let file = File::open(path).map_err(StartError::io(what()))?;
-    file.take(LONGEST_KEY).read_to_string(&mut text).map_err(StartError::io(what()))?;
+    file.take(LONGEST_KEY.saturating_add(1)).read_to_string(&mut text).map_err(StartError::io(what()))?;
+    check_length(what(), text.len(), LONGEST_KEY)?;
     Ok(Zeroizing::new(text.trim().to_owned()))
 }
 
@@ -72,8 +73,18 @@ fn certificates(path: &Path) -> Result<Vec<u8>, StartError> {
     let what = || format!("objects ca_file {}", path.display());
     let mut bytes = Vec::new();
     let file = File::open(path).map_err(StartError::io(what()))?;
-    file.take(LONGEST_CERTIFICATES).read_to_end(&mut bytes).map_err(StartError::io(what()))?;
+    file.take(LONGEST_CERTIFICATES.saturating_add(1))
+        .read_to_end(&mut bytes)
+        .map_err(StartError::io(what()))?;
+    check_length(what(), bytes.len(), LONGEST_CERTIFICATES)?;
     Ok(bytes)
+}
+
+fn check_length(what: String, length: usize, longest: u64) -> Result<(), StartError> {
+    if length as u64 <= longest {
+        return Ok(());
+    }
+    Err(StartError::Io { what, reason: format!("is longer than {longest} bytes; is it the right file?") })
 }
 
 #[cfg(test)]
@@ -93,5 +104,11 @@ mod tests {
         assert!(matches!(secret(&path), Err(StartError::Io { reason, .. }) if reason.contains("0600")));
         mode(0o600);
         assert_eq!(secret(&path).unwrap().as_str(), "key");
+        std::fs::write(&path, vec![b'k'; 1025]).unwrap();
+        assert!(matches!(secret(&path), Err(StartError::Io { reason, .. }) if reason.contains("longer")));
+        std::fs::write(&path, vec![b'k'; (4 << 20) + 1]).unwrap();
+        assert!(
+            matches!(certificates(&path), Err(StartError::Io { reason, .. }) if reason.contains("longer"))
+        );
     }
 }

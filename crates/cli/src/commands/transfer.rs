@@ -235,7 +235,10 @@ async fn follow(
         return Err(Failure::failed(
             "deposit.failed",
             format!("received, but not put into {}: {}", deposit.location, deposit.reason),
-            format!("what was received stays in {}", transfer.path),
+            format!(
+                "what was received stays in {}; `huitong transfer resume {id}` tries again",
+                transfer.path
+            ),
         ));
     }
     if transfer.side == "consumer" {

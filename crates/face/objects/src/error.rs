@@ -40,6 +40,9 @@ pub enum ObjectError {
         object: String,
         /// What the server says.
         reason: String,
+        /// Whether the server says itself that it has no such key. Any other 404 may come from what stands in front of it, or
+        /// from a bucket that is away.
+        is_certain: bool,
     },
     /// The object is not the one any more that was listed; nothing of the other one was taken.
     #[error("{object}: has changed since it was listed ({reason}); publish it again as a new product")]
@@ -105,7 +108,7 @@ impl ObjectError {
     }
 
     pub(crate) fn not_found(at: &Location, reason: impl Into<String>) -> Self {
-        Self::NotFound { object: at.shown(), reason: reason.into() }
+        Self::NotFound { object: at.shown(), reason: reason.into(), is_certain: false }
     }
 
     pub(crate) fn changed(at: &Location, reason: impl Into<String>) -> Self {

@@ -69,19 +69,6 @@ impl Location {
         Ok(at)
     }
 
-    /// The object at a relative path below this prefix of a bucket.
-    ///
-    /// # Errors
-    /// `Invalid` when this is no prefix, or the path makes no key.
-    pub fn join(&self, path: &str) -> Result<Self, ObjectError> {
-        match &self.0 {
-            Place::Object { bucket, key } if self.is_prefix() && !path.is_empty() => {
-                Self::object(bucket, &format!("{key}{path}"))
-            }
-            _ => Err(invalid(format!("{}: expected a prefix s3://bucket/prefix/", self.shown()))),
-        }
-    }
-
     /// Whether this names everything below a prefix, and not one object.
     #[must_use]
     pub fn is_prefix(&self) -> bool {
@@ -109,10 +96,14 @@ impl Location {
         }
     }
 
-    /// The last segment, which is the name of the file; empty for a prefix.
+    /// The last segment, which is the name of the file or of everything below a prefix; the bucket's for all of it.
     pub(crate) fn name(&self) -> Result<String, ObjectError> {
         match &self.0 {
-            Place::Object { key, .. } => Ok(key.rsplit('/').next().unwrap_or_default().to_owned()),
+            Place::Object { bucket, key } => {
+                let key = key.trim_end_matches('/');
+                let name = key.rsplit('/').next().filter(|name| !name.is_empty());
+                Ok(name.unwrap_or(bucket).to_owned())
+            }
             Place::Web { uri, .. } => {
                 let name = decode(uri.path().rsplit('/').next().unwrap_or_default());
                 let name = name.and_then(|name| String::from_utf8(name).ok());

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -28,6 +29,8 @@ use crate::{Location, ObjectError, Settings};
 
 /// The longest pause between two tries.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// Addresses of one host that are tried, each for its share of the time.
+const MOST_ADDRESSES: usize = 4;
 /// Connections without a request that are kept to one server, and for how long.
 const SPARE_CONNECTIONS: usize = 8;
 const SPARE_TIME: Duration = Duration::from_secs(15);
@@ -44,8 +47,11 @@ pub(crate) fn whole(bytes: impl Into<Bytes>) -> Body {
 #[derive(Clone)]
 pub(crate) struct Net {
     client: Client<Dialer, Body>,
+    /// The same for hosts that another host has named; with connections of its own.
+    outside: Client<Dialer, Body>,
     tries: u32,
     pause: Duration,
+    limit: Duration,
 }
 
 impl Net {
@@ -55,13 +61,22 @@ impl Net {
             tls: Arc::new(client_config(roots(ca_certificate)?)?),
             connect: settings.connect_timeout,
             idle: settings.idle_timeout,
+            outside: false,
         };
-        let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(SPARE_TIME)
-            .pool_max_idle_per_host(SPARE_CONNECTIONS)
-            .build(dialer);
-        Ok(Self { client, tries: settings.tries.max(1), pause: settings.pause })
+        let client = |dialer| {
+            Client::builder(TokioExecutor::new())
+                .pool_timer(TokioTimer::new())
+                .pool_idle_timeout(SPARE_TIME)
+                .pool_max_idle_per_host(SPARE_CONNECTIONS)
+                .build(dialer)
+        };
+        Ok(Self {
+            outside: client(Dialer { outside: true, ..dialer.clone() }),
+            client: client(dialer),
+            tries: settings.tries.max(1),
+            pause: settings.pause,
+            limit: settings.request_timeout,
+        })
     }
 
     /// One request, one answer. Any answer at all is a success here.
@@ -70,46 +85,96 @@ impl Net {
         at: &Location,
         request: Request<Body>,
     ) -> Result<Response<Incoming>, Failure> {
-        self.client.request(request).await.map_err(|error| match bottom(&error) {
-            Bottom::Certificate(reason) => {
-                let reason =
-                    format!("the server's certificate is not trusted ({reason}); check ca_certificate");
-                ObjectError::unusable(at, reason).into()
-            }
-            Bottom::Other(reason) => Failure::Again(reason),
-        })
+        sent(at, &self.client, request).await
     }
 
-    /// Tries until it succeeds, fails for good, or has failed often enough.
-    pub(crate) async fn tried<T, R>(
+    /// The same to a host that a server has named, which must not lie inside: whoever runs that server cannot reach there.
+    pub(crate) async fn send_outside(
         &self,
         at: &Location,
+        request: Request<Body>,
+    ) -> Result<Response<Incoming>, Failure> {
+        sent(at, &self.outside, request).await
+    }
+
+    /// How long something may take in all in which as many bytes of content move; as a rule none do.
+    pub(crate) fn limit(&self, bytes: u64) -> Duration {
+        let mebibytes = u32::try_from(bytes.div_ceil(1 << 20)).unwrap_or(u32::MAX);
+        self.limit.saturating_mul(mebibytes.max(1))
+    }
+
+    /// Tries until it succeeds, fails for good, has failed often enough, or takes too long.
+    pub(crate) async fn tried<T, R>(&self, at: &Location, run: impl FnMut() -> R) -> Result<T, ObjectError>
+    where
+        R: Future<Output = Result<T, Failure>>,
+    {
+        self.tried_with(at, 0, run).await
+    }
+
+    /// The same for requests that move as many bytes of content.
+    pub(crate) async fn tried_with<T, R>(
+        &self,
+        at: &Location,
+        bytes: u64,
         mut run: impl FnMut() -> R,
     ) -> Result<T, ObjectError>
     where
         R: Future<Output = Result<T, Failure>>,
     {
         let mut patience = self.patience();
-        loop {
-            match run().await {
-                Ok(value) => return Ok(value),
-                Err(failure) => patience.after(at, failure).await?,
+        let tries = async {
+            loop {
+                match run().await {
+                    Ok(value) => return Ok(value),
+                    Err(failure) => patience.after(at, failure).await?,
+                }
             }
+        };
+        match tokio::time::timeout(self.limit(bytes), tries).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(patience.over(at)),
         }
     }
 
     pub(crate) fn patience(&self) -> Patience {
-        Patience { left: self.tries, pause: self.pause }
+        Patience { left: self.tries, pause: self.pause, last: None }
     }
+}
+
+async fn sent(
+    at: &Location,
+    client: &Client<Dialer, Body>,
+    request: Request<Body>,
+) -> Result<Response<Incoming>, Failure> {
+    client.request(request).await.map_err(|error| match bottom(&error) {
+        Bottom::Inside => {
+            let reason = "the server sends to an address inside this network, which is not followed; \
+                              name the file's own URL";
+            ObjectError::unusable(at, reason).into()
+        }
+        Bottom::Certificate(reason) => {
+            let reason = format!("the server's certificate is not trusted ({reason}); check ca_certificate");
+            ObjectError::unusable(at, reason).into()
+        }
+        Bottom::Other(reason) => Failure::Again(reason),
+    })
 }
 
 /// How many more tries there are.
 pub(crate) struct Patience {
     left: u32,
     pause: Duration,
+    /// Why the last one came to nothing.
+    last: Option<String>,
 }
 
 impl Patience {
+    /// It has taken too long.
+    pub(crate) fn over(self, at: &Location) -> ObjectError {
+        let reason = self.last.unwrap_or_else(|| "it did not answer in full in time".to_owned());
+        ObjectError::Unavailable { object: at.shown(), reason }
+    }
+
     /// Waits until the next try, or says why there is none.
     pub(crate) async fn after(&mut self, at: &Location, failure: Failure) -> Result<(), ObjectError> {
         let reason = match failure {
@@ -120,6 +185,7 @@ impl Patience {
         if self.left == 0 {
             return Err(ObjectError::Unavailable { object: at.shown(), reason });
         }
+        self.last = Some(reason);
         tokio::time::sleep(self.pause).await;
         self.pause = self.pause.saturating_mul(2).min(LONGEST_PAUSE);
         Ok(())
@@ -147,11 +213,51 @@ pub(crate) fn is_passing(status: StatusCode) -> bool {
 /// What is at the bottom of an error. Nothing that was sent stands in it.
 pub(crate) fn cause(error: &(dyn std::error::Error + 'static)) -> String {
     match bottom(error) {
+        Bottom::Inside => Inside.to_string(),
         Bottom::Certificate(reason) | Bottom::Other(reason) => reason,
     }
 }
 
+/// A host outside was expected, and its addresses are none of the public ones.
+#[derive(Debug, thiserror::Error)]
+#[error("the address lies inside this network")]
+struct Inside;
+
+/// Whether an address belongs to this machine, this network, or to nobody: nothing a server outside may send us to.
+fn is_inside(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => {
+            let [first, second, ..] = address.octets();
+            address.is_loopback()
+                || address.is_private()
+                || address.is_link_local()
+                || address.is_multicast()
+                || address.is_broadcast()
+                || first == 0
+                // Shared by the customers of a provider.
+                || (first == 100 && (64..128).contains(&second))
+        }
+        IpAddr::V6(address) => {
+            let segments = address.segments();
+            let [.., high, low] = segments;
+            // An address of version 4 in other clothes: mapped, or behind a translator.
+            let is_translated = matches!(segments, [0x64, 0xff9b, 0, 0, 0, 0, ..]);
+            let inner = address
+                .to_ipv4()
+                .or_else(|| is_translated.then(|| (u32::from(high) << 16 | u32::from(low)).into()));
+            address.is_loopback()
+                || address.is_unspecified()
+                || address.is_multicast()
+                || address.is_unique_local()
+                || address.is_unicast_link_local()
+                || inner.is_some_and(|inner| is_inside(inner.into()))
+        }
+    }
+}
+
 enum Bottom {
+    /// Where nobody may be sent.
+    Inside,
     /// The other side is not who it should be.
     Certificate(String),
     Other(String),
@@ -165,6 +271,9 @@ fn bottom(error: &(dyn std::error::Error + 'static)) -> Bottom {
         let inside = inside.map(|inside| inside as &(dyn std::error::Error + 'static));
         let Some(next) = inside.or_else(|| last.source()) else { break };
         last = next;
+    }
+    if last.is::<Inside>() {
+        return Bottom::Inside;
     }
     match last.downcast_ref::<rustls::Error>() {
         Some(rustls::Error::InvalidCertificate(reason)) => Bottom::Certificate(reason.to_string()),
@@ -202,6 +311,8 @@ struct Dialer {
     tls: Arc<ClientConfig>,
     connect: Duration,
     idle: Duration,
+    /// Whether nothing inside may be reached.
+    outside: bool,
 }
 
 impl Dialer {
@@ -220,14 +331,37 @@ impl Dialer {
         let host = uri.host().unwrap_or_default();
         let host = host.trim_start_matches('[').trim_end_matches(']');
         let secure = uri.scheme_str() == Some("https");
-        let stream =
-            TcpStream::connect((host, uri.port_u16().unwrap_or(if secure { 443 } else { 80 }))).await?;
+        let stream = self.connect(host, uri.port_u16().unwrap_or(if secure { 443 } else { 80 })).await?;
         stream.set_nodelay(true)?;
         if !secure {
             return Ok(Box::new(stream));
         }
         let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
         Ok(Box::new(TlsConnector::from(Arc::clone(&self.tls)).connect(name, stream).await?))
+    }
+}
+
+impl Dialer {
+    /// One address after the other: one that is silent does not take the time of all.
+    async fn connect(&self, host: &str, port: u16) -> io::Result<TcpStream> {
+        let mut found: Vec<SocketAddr> = tokio::net::lookup_host((host, port)).await?.collect();
+        if self.outside {
+            found.retain(|address| !is_inside(address.ip()));
+            if found.is_empty() {
+                return Err(io::Error::other(Inside));
+            }
+        }
+        found.truncate(MOST_ADDRESSES);
+        let share = self.connect / u32::try_from(found.len().max(1)).unwrap_or(1);
+        let mut failed = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
+        for address in found {
+            match tokio::time::timeout(share, TcpStream::connect(address)).await {
+                Ok(Ok(stream)) => return Ok(stream),
+                Ok(Err(error)) => failed = error,
+                Err(_) => failed = silent("the connection did not come about in time"),
+            }
+        }
+        Err(failed)
     }
 }
 
@@ -324,5 +458,41 @@ impl AsyncWrite for Watched {
 impl Connection for Watched {
     fn connected(&self) -> Connected {
         Connected::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_inside_are_told_from_those_outside() {
+        for (address, expected) in [
+            ("127.0.0.1", true),
+            ("10.1.2.3", true),
+            ("172.16.0.1", true),
+            ("192.168.1.1", true),
+            ("169.254.169.254", true),
+            ("100.64.0.1", true),
+            ("100.127.255.255", true),
+            ("0.0.0.0", true),
+            ("224.0.0.1", true),
+            ("255.255.255.255", true),
+            ("::1", true),
+            ("::", true),
+            ("fe80::1", true),
+            ("fd00::1", true),
+            ("ff02::1", true),
+            ("::ffff:127.0.0.1", true),
+            ("64:ff9b::a00:1", true),
+            ("100.128.0.1", false),
+            ("172.32.0.1", false),
+            ("8.8.8.8", false),
+            ("2001:4860:4860::8888", false),
+            ("::ffff:8.8.8.8", false),
+            ("64:ff9b::808:808", false),
+        ] {
+            assert_eq!(is_inside(address.parse().unwrap()), expected, "{address}");
+        }
     }
 }

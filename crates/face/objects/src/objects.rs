@@ -6,9 +6,12 @@ use std::sync::Arc;
 use crate::error::Failure;
 use crate::net::Net;
 use crate::reader::ObjectReader;
-use crate::s3::S3;
+use crate::s3::{Entry, S3};
 use crate::web::Web;
 use crate::{Bucket, Location, ObjectError, Settings};
+
+/// Pages of a listing, of up to 1,000 keys each.
+const MOST_PAGES: usize = 1000;
 
 /// The configured buckets, and all web servers. A clone is the same one.
 #[derive(Clone)]
@@ -39,9 +42,9 @@ pub(crate) enum Server<'a> {
     Web(&'a Web),
 }
 
-impl Server<'_> {
-    pub(crate) fn net(&self) -> &Net {
-        match self {
+impl<'a> Server<'a> {
+    pub(crate) fn net(&self) -> &'a Net {
+        match *self {
             Self::Bucket(bucket) => &bucket.net,
             Self::Web(web) => &web.net,
         }
@@ -75,65 +78,83 @@ impl Objects {
             let (size, version) = self.look(at).await?;
             return Ok(vec![Object { location: at.clone(), path: at.name()?, size, version }]);
         }
-        let bucket = self.bucket(at)?;
-        let (name, prefix) = at.bucket_and_key().unwrap_or_default();
-        let mut objects = Vec::new();
-        let mut token: Option<String> = None;
-        let mut keys = 0_usize;
-        loop {
-            let page = bucket.net.tried(at, || bucket.list(at, token.as_deref())).await?;
-            keys = keys.saturating_add(page.entries.len());
+        let (mut objects, mut keys) = (Vec::new(), 0_usize);
+        self.each_key(at, |entry| {
+            keys = keys.saturating_add(1);
             if keys > most {
                 return Err(ObjectError::TooMany { object: at.shown(), most });
             }
-            for entry in page.entries {
-                if entry.key.ends_with('/') && entry.size == 0 {
-                    continue;
-                }
-                let path =
-                    entry.key.strip_prefix(prefix).filter(|path| !path.is_empty() && !path.ends_with('/'));
-                let path = path.ok_or_else(|| {
-                    ObjectError::unusable(
-                        at,
-                        format!("{:?} in the listing is no file below it; rename it", entry.key),
-                    )
-                })?;
-                let etag = entry.etag.as_deref().filter(|etag| !etag.is_empty());
-                objects.push(Object {
-                    location: Location::object(name, &entry.key)?,
-                    path: path.to_owned(),
-                    size: entry.size,
-                    version: crate::version::quoted(etag.ok_or_else(|| crate::version::missing(at))?),
-                });
+            if !(entry.key.ends_with('/') && entry.size == 0) {
+                objects.push(listed(at, entry)?);
             }
-            token = page.next;
-            if token.is_none() {
-                break;
-            }
-        }
+            Ok(())
+        })
+        .await?;
         objects.sort_by(|left, right| left.path.as_bytes().cmp(right.path.as_bytes()));
         Ok(objects)
     }
 
-    /// Looks whether the object is what it was: same size, same version.
+    /// Of the objects that [`Objects::list`] gives those whose paths are wanted, which were listed before. What others have put
+    /// beside them does not matter, whatever it is and however it is called.
     ///
     /// # Errors
-    /// `Changed`, `NotFound`, and what the server fails with.
-    pub async fn check_unchanged(&self, object: &Object) -> Result<(), ObjectError> {
-        let (size, version) = self.look(&object.location).await?;
-        if size != object.size {
-            return Err(ObjectError::changed(
-                &object.location,
-                format!("{size} bytes instead of {}", object.size),
-            ));
+    /// `NotFound`, and what the server fails with; `Unavailable` when it takes longer than one request may.
+    pub async fn find(
+        &self,
+        at: &Location,
+        is_wanted: impl Fn(&str) -> bool,
+    ) -> Result<Vec<Object>, ObjectError> {
+        let net = self.server(at)?.net();
+        let find = async {
+            if !at.is_prefix() {
+                return match self.list(at, 1).await {
+                    Err(ObjectError::NotFound { .. }) if at.bucket().is_some() => {
+                        Err(self.not_found(at).await?)
+                    }
+                    found => found,
+                };
+            }
+            let (_, prefix) = at.bucket_and_key().unwrap_or_default();
+            let mut objects = Vec::new();
+            self.each_key(at, |entry| {
+                if entry.key.strip_prefix(prefix).is_some_and(&is_wanted) {
+                    objects.push(listed(at, entry)?);
+                }
+                Ok(())
+            })
+            .await?;
+            Ok(objects)
+        };
+        match tokio::time::timeout(net.limit(0), find).await {
+            Ok(found) => found,
+            Err(_) => Err(net.patience().over(at)),
         }
-        if version != object.version {
-            return Err(ObjectError::changed(
-                &object.location,
-                format!("version {version} instead of {}", object.version),
-            ));
+    }
+
+    /// Why an object is not found: the answer to HEAD, which has no body, does not say.
+    async fn not_found(&self, at: &Location) -> Result<ObjectError, ObjectError> {
+        let bucket = self.bucket(at)?;
+        bucket.net.tried(at, || async { bucket.get(at, 0, "").await }).await?;
+        Ok(ObjectError::Unavailable { object: at.shown(), reason: "it is there only now".to_owned() })
+    }
+
+    /// Takes all keys that begin with a prefix.
+    async fn each_key(
+        &self,
+        at: &Location,
+        mut take: impl FnMut(Entry) -> Result<(), ObjectError>,
+    ) -> Result<(), ObjectError> {
+        let bucket = self.bucket(at)?;
+        let mut token: Option<String> = None;
+        for _ in 0..MOST_PAGES {
+            let (entries, next) = bucket.net.tried(at, || bucket.list(at, token.as_deref())).await?;
+            entries.into_iter().try_for_each(&mut take)?;
+            token = next;
+            if token.is_none() {
+                return Ok(());
+            }
         }
-        Ok(())
+        Err(ObjectError::TooMany { object: at.shown(), most: MOST_PAGES.saturating_mul(1000) })
     }
 
     /// Reads the object in this version. Nothing is asked of the server yet.
@@ -168,6 +189,22 @@ impl Objects {
         })?;
         self.0.buckets.get(name).ok_or_else(|| ObjectError::NotConfigured { bucket: name.to_owned() })
     }
+}
+
+/// The object that a key below a prefix stands for.
+fn listed(at: &Location, entry: Entry) -> Result<Object, ObjectError> {
+    let (name, prefix) = at.bucket_and_key().unwrap_or_default();
+    let path = entry.key.strip_prefix(prefix).filter(|path| !path.is_empty() && !path.ends_with('/'));
+    let path = path.ok_or_else(|| {
+        ObjectError::unusable(at, format!("{:?} in the listing is no file below it; rename it", entry.key))
+    })?;
+    let etag = entry.etag.as_deref().filter(|etag| !etag.is_empty());
+    Ok(Object {
+        location: Location::object(name, &entry.key)?,
+        path: path.to_owned(),
+        size: entry.size,
+        version: crate::version::quoted(etag.ok_or_else(|| crate::version::missing(at))?),
+    })
 }
 
 impl std::fmt::Debug for Objects {

@@ -4,8 +4,10 @@ use bytes::{Buf as _, Bytes};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
 use hyper::{HeaderMap, Response, StatusCode, header};
+use tokio::time::timeout;
 
 use crate::error::Failure;
+use crate::net::Patience;
 use crate::objects::{Object, Objects};
 use crate::{ObjectError, net, version};
 
@@ -37,7 +39,8 @@ impl ObjectReader {
     }
 
     /// Appends exactly `length` bytes from `offset` on to the buffer, or nothing. A connection that breaks is taken up
-    /// where it stopped, as often as [`Settings::tries`](crate::Settings::tries) says for each call.
+    /// where it stopped, as often as [`Settings::tries`](crate::Settings::tries) says for each call, and for as long as
+    /// [`Settings::request_timeout`](crate::Settings::request_timeout) says.
     ///
     /// # Errors
     /// `Invalid` beyond the end, `Changed` when the server has another version, `Unusable` when its answer is not the
@@ -58,25 +61,37 @@ impl ObjectReader {
         };
         let before = buffer.len();
         buffer.reserve(length);
-        let objects = self.objects.clone();
-        let mut patience = objects.server(&self.object.location)?.net().patience();
+        let (objects, location) = (self.objects.clone(), self.object.location.clone());
+        let net = objects.server(&location)?.net();
+        let mut patience = net.patience();
+        let limit = net.limit(length as u64);
+        let read = match timeout(limit, self.read_all(offset, end, buffer, &mut patience)).await {
+            Ok(read) => read,
+            Err(_) => Err(patience.over(&location)),
+        };
+        if read.is_err() {
+            buffer.truncate(before);
+        }
+        read
+    }
+
+    async fn read_all(
+        &mut self,
+        offset: u64,
+        end: u64,
+        buffer: &mut Vec<u8>,
+        patience: &mut Patience,
+    ) -> Result<(), ObjectError> {
         let mut at = offset;
         while at < end {
             let Err(failure) = self.read(&mut at, end, buffer).await else { break };
             self.open = None;
-            if let Err(error) = patience.after(&self.object.location, failure).await {
-                buffer.truncate(before);
-                return Err(error);
-            }
+            patience.after(&self.object.location, failure).await?;
         }
-        if end == self.object.size
-            && let Some(open) = self.open.take()
-            && let Err(error) = open.finish(&self.object).await
-        {
-            buffer.truncate(before);
-            return Err(error);
+        match self.open.take_if(|_| end == self.object.size) {
+            Some(open) => open.finish(&self.object).await,
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Reads up to `end` and says in `at` how far it came.

@@ -1,7 +1,9 @@
 //! The requests of S3 that are needed here, one function each, without tries.
 
+use std::net::IpAddr;
+
 use bytes::Bytes;
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use quick_xml::escape::escape;
@@ -48,11 +50,13 @@ pub(crate) struct Head {
 
 /// A page of a listing.
 #[derive(Deserialize)]
-pub(crate) struct Page {
+struct Page {
     #[serde(rename = "Contents", default)]
-    pub(crate) entries: Vec<Entry>,
+    entries: Vec<Entry>,
+    #[serde(rename = "IsTruncated")]
+    more: bool,
     #[serde(rename = "NextContinuationToken")]
-    pub(crate) next: Option<String>,
+    next: Option<String>,
 }
 
 /// An object in a listing.
@@ -158,6 +162,12 @@ impl S3 {
             return Err(ObjectError::invalid("secret_access_key", "is empty"));
         }
         let (scheme, host) = endpoint(bucket)?;
+        let is_address = host.starts_with('[')
+            || host.split(':').next().is_some_and(|host| host.parse::<IpAddr>().is_ok());
+        if !bucket.path_style && is_address {
+            let reason = "an IP address has no subdomains for buckets; set path_style = true";
+            return Err(ObjectError::invalid("endpoint", format!("{host}: {reason}")));
+        }
         let (host, root) = match bucket.path_style {
             true => (host, format!("/{}", bucket.name)),
             false => (format!("{}.{host}", bucket.name), String::new()),
@@ -177,8 +187,13 @@ impl S3 {
         })
     }
 
-    /// Up to 1,000 keys that begin with the prefix, in ascending order, behind those of the page that gave the token.
-    pub(crate) async fn list(&self, at: &Location, token: Option<&str>) -> Result<Page, Failure> {
+    /// Up to 1,000 keys that begin with the prefix, in ascending order, behind those of the page that gave the token; and the
+    /// token for more, if there are more.
+    pub(crate) async fn list(
+        &self,
+        at: &Location,
+        token: Option<&str>,
+    ) -> Result<(Vec<Entry>, Option<String>), Failure> {
         let (_, prefix) = at.bucket_and_key().unwrap_or_default();
         let mut query = vec![("list-type", "2"), ("max-keys", "1000"), ("prefix", prefix)];
         query.extend(token.map(|token| ("continuation-token", token)));
@@ -186,11 +201,14 @@ impl S3 {
         let bucket = Location::object(at.bucket().unwrap_or_default(), "")?;
         let answer = self.send(Call { at: &bucket, ..Call::new(at, Method::GET, &query) }).await?;
         let answer = answer.map_err(|refusal| refusal.failure(at))?;
-        let page: Page = xml(at, answer.into_body()).await?;
-        if page.next.is_some() && page.entries.is_empty() {
-            return Err(ObjectError::unusable(at, "the server's listing does not come to its end").into());
+        let Page { entries, more, next } = xml(at, answer.into_body()).await?;
+        if !more {
+            return Ok((entries, None));
         }
-        Ok(page)
+        match next.filter(|next| !next.is_empty() && !entries.is_empty()) {
+            Some(next) => Ok((entries, Some(next))),
+            None => Err(ObjectError::unusable(at, "the server's listing does not come to its end").into()),
+        }
     }
 
     pub(crate) async fn head(&self, at: &Location) -> Result<Option<Head>, Failure> {
@@ -206,14 +224,18 @@ impl S3 {
         Ok(Some(Head { size, version: version::etag(headers).ok_or_else(|| version::missing(at))?, mark }))
     }
 
-    /// The object from an offset on, if it is in this version.
+    /// The object from an offset on, if it is in this version; a version that is no ETag is not asked for.
     pub(crate) async fn get(
         &self,
         at: &Location,
         offset: u64,
         version: &str,
     ) -> Result<Response<Incoming>, Failure> {
-        let mut call = Call::new(at, Method::GET, &[]).with(header::IF_MATCH, version)?;
+        let mut call = Call::new(at, Method::GET, &[]);
+        // A weak one never matches; the answer says which version it is of.
+        if version::is_strong(version) {
+            call = call.with(header::IF_MATCH, version)?;
+        }
         if offset > 0 {
             call = call.with(header::RANGE, &format!("bytes={offset}-"))?;
         }
@@ -261,7 +283,7 @@ impl S3 {
         let query = [("max-parts", "1000"), ("part-number-marker", behind.as_str()), ("uploadId", id)];
         match self.send(Call::new(at, Method::GET, &query)).await? {
             Ok(answer) => xml(at, answer.into_body()).await.map(Some),
-            Err(refusal) if refusal.status == StatusCode::NOT_FOUND => Ok(None),
+            Err(refusal) if refusal.is_of_unknown_upload() => Ok(None),
             Err(refusal) => Err(refusal.failure(at)),
         }
     }
@@ -331,7 +353,7 @@ impl S3 {
     /// Ends an upload without an object; one that is unknown is fine.
     pub(crate) async fn abort(&self, at: &Location, id: &str) -> Result<(), Failure> {
         match self.send(Call::new(at, Method::DELETE, &[("uploadId", id)])).await? {
-            Err(refusal) if refusal.status != StatusCode::NOT_FOUND => Err(refusal.failure(at)),
+            Err(refusal) if !refusal.is_of_unknown_upload() => Err(refusal.failure(at)),
             _ => Ok(()),
         }
     }
@@ -344,6 +366,12 @@ impl S3 {
         let query = query.join("&");
         let mut headers = call.headers;
         headers.insert(header::HOST, self.host.clone());
+        // Of an empty body nothing would be said, and S3 wants to hear the length of everything that is put.
+        if matches!(call.method, Method::PUT | Method::POST)
+            && let Some(length) = call.body.size_hint().exact()
+        {
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+        }
         let signed = Signed { method: call.method.as_str(), path: &path, query: &query, body: &call.digest };
         let unsigned =
             || ObjectError::unusable(call.at, "the request cannot be signed; check the machine's clock");
@@ -388,7 +416,10 @@ impl Refusal {
         let damaged = ["RequestTimeout", "BadDigest", "IncompleteBody", "XAmzContentSHA256Mismatch"];
         match self.status {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => ObjectError::denied(at, reason).into(),
-            StatusCode::NOT_FOUND => ObjectError::not_found(at, reason).into(),
+            StatusCode::NOT_FOUND => {
+                let is_certain = self.code == "NoSuchKey";
+                ObjectError::NotFound { object: at.shown(), reason, is_certain }.into()
+            }
             status if net::is_passing(status) || damaged.contains(&self.code.as_str()) => {
                 Failure::Again(reason)
             }
@@ -405,10 +436,16 @@ impl Refusal {
         }
     }
 
+    /// Whether the server itself says that it does not know the upload. Any other 404 may come from whatever stands in front of
+    /// it, or from a bucket that is away.
+    fn is_of_unknown_upload(&self) -> bool {
+        self.status == StatusCode::NOT_FOUND && self.code == "NoSuchUpload"
+    }
+
     fn of_upload(&self, at: &Location) -> Failure {
-        match self.status {
-            StatusCode::NOT_FOUND => ObjectError::UploadLost { object: at.shown() }.into(),
-            _ => self.failure(at),
+        match self.is_of_unknown_upload() {
+            true => ObjectError::UploadLost { object: at.shown() }.into(),
+            false => self.failure(at),
         }
     }
 
@@ -419,8 +456,7 @@ impl Refusal {
             StatusCode::NOT_IMPLEMENTED => Ok(Placed::Unconditional),
             // Somebody else is putting one at this moment.
             StatusCode::CONFLICT => Err(Failure::Again(self.reason())),
-            _ if self.code == "NoSuchUpload" => Err(self.of_upload(at)),
-            _ => Err(self.failure(at)),
+            _ => Err(self.of_upload(at)),
         }
     }
 }

@@ -43,7 +43,7 @@ impl fmt::Debug for Bucket {
 /// The time, by which requests are signed.
 pub type Now = Arc<dyn Fn() -> SystemTime + Send + Sync>;
 
-/// How servers are spoken to. Something is unavailable after `tries` times both timeouts and the pauses between.
+/// How servers are spoken to. Something is unavailable after `tries` tries, and after `request_timeout` at the latest.
 #[derive(Clone)]
 pub struct Settings {
     /// Whether locations may be `http://`.
@@ -54,6 +54,9 @@ pub struct Settings {
     pub connect_timeout: Duration,
     /// How long nothing at all may come or go on a connection while something is waited for.
     pub idle_timeout: Duration,
+    /// How long a request may take in all, with all its tries; one that moves content, as long for each MiB begun. Less than the
+    /// 60 seconds after which a consumer to whom nothing comes gives up an exchange.
+    pub request_timeout: Duration,
     /// How often a request is tried.
     pub tries: u32,
     /// The pause after the first try; it doubles each time, up to 5 seconds.
@@ -63,7 +66,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// HTTPS only, 10 seconds to connect, 30 seconds of silence, 6 tries within some 8 seconds.
+    /// HTTPS only, 10 seconds to connect, 30 seconds of silence, 45 seconds in all, 6 tries.
     #[must_use]
     pub fn new(now: Now) -> Self {
         Self {
@@ -71,6 +74,7 @@ impl Settings {
             ca_certificate: None,
             connect_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(30),
+            request_timeout: Duration::from_secs(45),
             tries: 6,
             pause: Duration::from_millis(250),
             now,
@@ -85,6 +89,7 @@ impl fmt::Debug for Settings {
             .field("allow_http", &self.allow_http)
             .field("connect_timeout", &self.connect_timeout)
             .field("idle_timeout", &self.idle_timeout)
+            .field("request_timeout", &self.request_timeout)
             .field("tries", &self.tries)
             .finish_non_exhaustive()
     }

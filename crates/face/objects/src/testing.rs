@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures_util::TryStreamExt as _;
 use hyper::body::Incoming;
-use hyper::{Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use ring::digest;
 use s3s::auth::SimpleAuth;
@@ -131,6 +131,11 @@ impl S3Server {
         self.state().buckets.entry(bucket.to_owned()).or_default().insert(key.to_owned(), stored);
     }
 
+    /// Removes an object.
+    pub fn remove(&self, bucket: &str, key: &str) {
+        self.state().buckets.get_mut(bucket).map(|objects| objects.remove(key));
+    }
+
     /// The bytes of an object.
     #[must_use]
     pub fn get(&self, bucket: &str, key: &str) -> Option<Bytes> {
@@ -157,6 +162,11 @@ impl S3Server {
     /// Answers the next `times` requests in whose line this text stands with a status, without doing them.
     pub fn refuse(&self, text: &str, status: u16, times: usize) {
         self.state().refused.push((text.to_owned(), status, times));
+    }
+
+    /// Refuses nothing any more.
+    pub fn refuse_nothing(&self) {
+        self.state().refused.clear();
     }
 
     /// Breaks all connections and takes no new ones.
@@ -243,6 +253,13 @@ async fn answer(
     if let Some(status) = refused {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::from_u16(status).unwrap_or_default();
+        return Ok(response);
+    }
+    // As AWS does: the length of what is put must be said, also where it is none.
+    let is_put = matches!(*request.method(), Method::PUT | Method::POST);
+    if is_put && !request.headers().contains_key(header::CONTENT_LENGTH) {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::LENGTH_REQUIRED;
         return Ok(response);
     }
     service.call(request.map(Body::from)).await

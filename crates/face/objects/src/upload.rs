@@ -26,6 +26,8 @@ const MAX_PARTS: u64 = 10_000;
 pub const MAX_OBJECT_BYTES: u64 = 5 << 40;
 /// Parts that are sent at the same time.
 const PARALLEL: usize = 4;
+/// Putting parts together takes a server longer than anything else: it may take as long as putting so many bytes.
+const MOST_PLACED: u64 = 16 << 20;
 /// What is read of the file at a time; a part in flight holds three of them.
 const PIECE_BYTES: usize = 256 << 10;
 /// How often an upload is ended whose parts were still on their way.
@@ -102,12 +104,14 @@ impl Objects {
         let source = Source::open(file, upload.size).await?;
         let parts = match &upload.id {
             Some(id) => bucket.put_parts(upload, id, &source).await?,
+            // It was not begun in parts because its object was there, and now it is not.
+            None if upload.size > PART_BYTES => return Err(ObjectError::UploadLost { object: at.shown() }),
             None => Vec::new(),
         };
         let small = if upload.id.is_none() { source.read().await? } else { Bytes::new() };
         let mut conditional = true;
         loop {
-            let placed = bucket.net.tried(at, || {
+            let placed = bucket.net.tried_with(at, upload.size.min(MOST_PLACED), || {
                 let small = small.clone();
                 async {
                     match &upload.id {
@@ -191,7 +195,7 @@ impl S3 {
             async move {
                 let digest = source.digest(offset, length).await?;
                 let run = || self.put_part(at, (id, number), (length, digest), source.body(offset, length));
-                Ok::<_, ObjectError>((number, self.net.tried(at, run).await?))
+                Ok::<_, ObjectError>((number, self.net.tried_with(at, length, run).await?))
             }
         });
         parts.extend(sent.buffer_unordered(PARALLEL).try_collect::<Vec<_>>().await?);
@@ -207,6 +211,9 @@ impl S3 {
         loop {
             let page = self.net.tried(at, || self.parts(at, id, behind)).await?;
             let Some(page) = page else { return Err(ObjectError::UploadLost { object: at.shown() }) };
+            if page.more && page.parts.is_empty() {
+                return Err(ObjectError::unusable(at, "the server's list of parts does not come to its end"));
+            }
             for part in page.parts {
                 if part.number <= behind || part.number > part_count(upload) {
                     return Err(ObjectError::unusable(at, "the server lists parts that were never sent"));
@@ -257,9 +264,10 @@ impl Source {
 
     /// All of it, which is not much.
     async fn read(&self) -> Result<Bytes, ObjectError> {
-        let (file, size) = (Arc::clone(&self.file), self.size.min(PART_BYTES));
+        let (file, size) = (Arc::clone(&self.file), self.size);
         let read = blocking(move || {
-            let mut bytes = vec![0; usize::try_from(size).unwrap_or(0)];
+            let size = usize::try_from(size).ok().filter(|_| size <= PART_BYTES);
+            let mut bytes = vec![0; size.ok_or(io::ErrorKind::FileTooLarge)?];
             file.read_exact_at(&mut bytes, 0)?;
             Ok(Bytes::from(bytes))
         });

@@ -116,7 +116,12 @@ impl Web {
             *request.method_mut() = method.clone();
             *request.uri_mut() = uri.clone();
             *request.headers_mut() = headers.clone();
-            let answer = self.net.send(at, request).await?;
+            // Whom the operator has named may lie anywhere; whom a server names may not.
+            let is_named = uri.host() == at.uri().and_then(Uri::host);
+            let answer = match is_named {
+                true => self.net.send(at, request).await?,
+                false => self.net.send_outside(at, request).await?,
+            };
             if !matches!(answer.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
                 return Ok(answer);
             }
@@ -144,8 +149,11 @@ impl Web {
 fn resolve(from: &Uri, target: &str) -> Option<Uri> {
     let scheme = from.scheme_str()?;
     let authority = from.authority()?;
-    let url = if target.contains("://") {
+    let scheme_end = target.find(['/', '?', '#']).unwrap_or(target.len());
+    let url = if target.split_at(scheme_end).0.ends_with(':') {
         target.to_owned()
+    } else if target.starts_with('?') {
+        format!("{scheme}://{authority}{}{target}", from.path())
     } else if let Some(rest) = target.strip_prefix("//") {
         format!("{scheme}://{rest}")
     } else if target.starts_with('/') {

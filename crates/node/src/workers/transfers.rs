@@ -51,6 +51,7 @@ pub(super) fn spawn_runner(supervisor: &Supervisor, work: &Work, transfers: Tran
             most,
             longest_pause: LONGEST_RUN_PAUSE,
             longest_wait: LONGEST_PAUSE,
+            in_turn: false,
         };
         attempts.run(standing.clone(), drain.clone())
     });
@@ -84,6 +85,7 @@ pub(super) fn spawn_collector(supervisor: &Supervisor, work: &Work, transfers: T
             most: MOST_COLLECTIONS,
             longest_pause: LONGEST_PAUSE,
             longest_wait: LONGEST_PAUSE,
+            in_turn: false,
         };
         attempts.run(standing.clone(), drain.clone())
     });
@@ -108,6 +110,7 @@ pub(super) fn spawn_deposits(supervisor: &Supervisor, work: &Work, transfers: Tr
             most: MOST_DEPOSITS,
             longest_pause: LONGEST_PAUSE,
             longest_wait: LONGEST_PAUSE,
+            in_turn: true,
         };
         attempts.run(standing.clone(), drain.clone())
     });
@@ -133,6 +136,7 @@ pub(super) fn spawn_subscriptions(supervisor: &Supervisor, work: &Work, transfer
             most: MOST_LOOKS,
             longest_pause: LONGEST_RUN_PAUSE,
             longest_wait: LOOK,
+            in_turn: false,
         };
         attempts.run(standing.clone(), drain.clone())
     });
@@ -149,6 +153,9 @@ struct Attempts<L, O> {
     longest_pause: Duration,
     /// Between two looks at what wants to be tried.
     longest_wait: Duration,
+    /// Whether who was tried longest ago comes first, so that none waits for others that fail for ever; else the order of the list
+    /// counts.
+    in_turn: bool,
 }
 
 impl<L, O> Attempts<L, O> {
@@ -169,8 +176,12 @@ impl<L, O> Attempts<L, O> {
             let mut wait = self.longest_wait;
             // Where nothing more can be tried, nobody looks: each commit would be a reason to.
             if !drain.is_cancelled() && busy.len() < self.most {
-                let wanted = (self.list)()?;
-                waiting.retain(|id, _| wanted.contains(id));
+                let mut wanted = (self.list)()?;
+                let listed: HashSet<&K> = wanted.iter().collect();
+                waiting.retain(|id, _| listed.contains(id));
+                if self.in_turn {
+                    take_turns(&mut wanted, &waiting);
+                }
                 let now = Instant::now();
                 for id in wanted {
                     if busy.contains(&id) {
@@ -213,14 +224,39 @@ impl<L, O> Attempts<L, O> {
             Err(Delivery::Dead(reason) | Delivery::Retry(reason)) => {
                 tracing::debug!(%reason, "tried again later unless it has ended");
                 let failures = waiting.get(&id).map_or(1, |pause| pause.failures.saturating_add(1));
-                let until = Instant::now() + backoff(FIRST_PAUSE, self.longest_pause, failures);
-                waiting.insert(id, Pause { until, failures });
+                let since = Instant::now();
+                let until = since + backoff(FIRST_PAUSE, self.longest_pause, failures);
+                waiting.insert(id, Pause { since, until, failures });
             }
         }
     }
 }
 
+/// Brings to the front who was never tried, then who was tried longest ago.
+fn take_turns<K: Eq + Hash>(wanted: &mut [K], waiting: &HashMap<K, Pause>) {
+    wanted.sort_by_key(|id| waiting.get(id).map(|pause| pause.since));
+}
+
 struct Pause {
+    since: Instant,
     until: Instant,
     failures: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_was_never_tried_and_who_was_tried_longest_ago_come_first() {
+        let now = Instant::now();
+        let pause = |since: u64| {
+            let since = now + Duration::from_secs(since);
+            Pause { since, until: since, failures: 1 }
+        };
+        let waiting = HashMap::from([(1, pause(9)), (2, pause(3)), (3, pause(5))]);
+        let mut wanted = [1, 2, 3, 4, 5];
+        take_turns(&mut wanted, &waiting);
+        assert_eq!(wanted, [4, 5, 2, 3, 1]);
+    }
 }

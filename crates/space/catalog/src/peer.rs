@@ -36,11 +36,27 @@ pub trait CatalogPeer: Send + Sync {
 /// Published files that do not lie on this machine. A face implements it.
 #[async_trait]
 pub trait Elsewhere: Send + Sync + std::fmt::Debug {
+    /// The name of the file at a URL, or of all files below a prefix together.
+    ///
+    /// # Errors
+    /// `Invalid` for a URL that names nothing.
+    fn file_name(&self, url: &str) -> Result<String, ServiceError>;
+
     /// The file at a URL, or the files below a prefix, at most `most`.
     ///
     /// # Errors
     /// `Invalid` for a URL that leads nowhere or is not for this node, `Busy` where trying again later may help.
     async fn list(&self, url: &str, most: usize) -> Result<Vec<RemoteFile>, ServiceError>;
+
+    /// Of the files at a URL that were listed before, those whose paths are wanted. Whatever else lies there does not matter.
+    ///
+    /// # Errors
+    /// `Conflict` when a file is gone for good, `Busy` for everything else: also what an operator has to mend may be mended.
+    async fn find(
+        &self,
+        url: &str,
+        is_wanted: &(dyn for<'p> Fn(&'p str) -> bool + Send + Sync),
+    ) -> Result<Vec<RemoteFile>, ServiceError>;
 
     /// Reads a file, only ever in the version in which it was listed.
     ///

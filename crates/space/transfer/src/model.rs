@@ -254,7 +254,7 @@ pub enum DepositState {
     Open,
     /// All of it is there, and nothing of it here.
     Done,
-    /// It never will be there; what was received stays here.
+    /// It cannot be made, or an operator has given it up; what was received stays here, until an operator has it tried again.
     Failed,
 }
 

@@ -15,7 +15,7 @@ mod standing;
 mod stock;
 mod subscribe;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use huitong_catalog::Shelf;
@@ -49,6 +49,10 @@ pub struct Transfers {
     depot: Option<Arc<dyn Depot>>,
     /// Why the last try of an open deposit came to nothing.
     obstacles: Arc<Mutex<HashMap<[u8; 16], String>>>,
+    /// Tries of deposits, to each of which it may be said that the deposit is given up.
+    depositing: Arc<Mutex<HashMap<[u8; 16], watch::Sender<()>>>>,
+    /// Places in the depot that are being decided on.
+    deciding: Arc<Mutex<HashSet<String>>>,
     places: Places,
     pace: Pace,
     /// Exchanges that we serve, and that we receive from: each direction shares its memory.
@@ -98,6 +102,8 @@ impl Transfers {
             running: Arc::default(),
             depot: None,
             obstacles: Arc::default(),
+            depositing: Arc::default(),
+            deciding: Arc::default(),
             places,
             pace,
             serving: Share::default(),

@@ -1,10 +1,10 @@
 //! Memory that running exchanges share: however many they are, their content in memory has a bound.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 /// Runs of groups, 1 MiB each, that all exchanges of a node hold in memory in one direction, as long as each may have one
 /// or two.
@@ -46,7 +46,7 @@ impl Drop for Member {
 pub(crate) struct Buffers {
     pool: Arc<Pool>,
     /// The reader is to end. Set while the pool is locked, so that one that is about to wait cannot miss it.
-    closed: Arc<AtomicBool>,
+    closed: watch::Sender<bool>,
 }
 
 struct Pool {
@@ -64,20 +64,26 @@ struct State {
 impl Buffers {
     pub(crate) fn new(member: Member) -> Self {
         let pool = Pool { member, state: Mutex::default(), returned: Condvar::new() };
-        Self { pool: Arc::new(pool), closed: Arc::default() }
+        Self { pool: Arc::new(pool), closed: watch::Sender::new(false) }
     }
 
     /// The same buffers for another reader, which ends by itself.
     pub(crate) fn for_reader(&self) -> Self {
-        Self { pool: Arc::clone(&self.pool), closed: Arc::default() }
+        Self { pool: Arc::clone(&self.pool), closed: watch::Sender::new(false) }
     }
 
     /// Lets the reader end: nothing is taken any more, and whoever waits for a buffer gets none at once.
     pub(crate) fn close(&self) {
         let state = self.pool.lock();
-        self.closed.store(true, Ordering::Release);
+        self.closed.send_replace(true);
         drop(state);
         self.pool.returned.notify_all();
+    }
+
+    /// Returns once the reader is to end.
+    pub(crate) async fn closed(&self) {
+        // It is open as long as this is here.
+        let _ = self.closed.subscribe().wait_for(|closed| *closed).await;
     }
 
     /// An empty buffer, as soon as the exchange may hold one more; to be given to [`Buffers::filled`]. Blocks. `None` once
@@ -88,7 +94,7 @@ impl Buffers {
         let pool = &*self.pool;
         let mut state = pool.lock();
         loop {
-            if self.closed.load(Ordering::Acquire) {
+            if *self.closed.borrow() {
                 return None;
             }
             if state.held < pool.member.quota(LEAST) {
@@ -181,6 +187,8 @@ impl Drop for Slot {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
+
     use super::*;
 
     #[test]
@@ -225,6 +233,7 @@ mod tests {
         let reader = std::thread::spawn(move || waiting.take().is_none());
         first.close();
         assert!(reader.join().unwrap());
+        assert!(first.clone().closed().now_or_never().is_some() && second.closed().now_or_never().is_none());
         drop(taken);
         assert!(first.take().is_none() && second.take().is_some());
     }

@@ -1,6 +1,6 @@
 //! Publishing and finding products.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use huitong_catalog::{
     CatalogPeer, Hit, Place, Publication, PublicationState, Publish, SearchPage, SecurityLevel, Shelf,
@@ -32,7 +32,7 @@ impl AdminServices {
         request: wire::PublishRequest,
     ) -> Result<Watch<wire::PublishResponse>, Status> {
         let shelf = self.shelf()?.clone();
-        let publish = publish_command(request).map_err(self.failed())?;
+        let publish = publish_command(&shelf, request).map_err(self.failed())?;
         let (out, stream) = mpsc::channel(BUFFERED);
         let (standing, id) = (self.standing.clone(), publish.id);
         let hashing = wire::Publication {
@@ -153,7 +153,7 @@ impl AdminServices {
     }
 }
 
-fn publish_command(request: wire::PublishRequest) -> Result<Publish, ServiceError> {
+fn publish_command(shelf: &Shelf, request: wire::PublishRequest) -> Result<Publish, ServiceError> {
     let wire::PublishRequest {
         id,
         path,
@@ -177,7 +177,8 @@ fn publish_command(request: wire::PublishRequest) -> Result<Publish, ServiceErro
         ));
     }
     let renews = if renews.is_empty() { None } else { Some(data_id("renews", &renews)?) };
-    let name = if name.is_empty() && renews.is_none() { file_name(&file)? } else { name };
+    let name =
+        if name.is_empty() && renews.is_none() { shelf.file_name(&file)?.as_str().to_owned() } else { name };
     let mut publish = Publish::new(fixed("id", &id)?, file, name, introduction, policy);
     publish.price = price;
     if window_bytes != 0 || renews.is_some() {
@@ -197,10 +198,6 @@ fn publish_command(request: wire::PublishRequest) -> Result<Publish, ServiceErro
             .ok_or_else(|| unknown_code("security_level", &SecurityLevel::codes(), code))?,
     };
     Ok(publish)
-}
-
-fn file_name(file: &Path) -> Result<String, ServiceError> {
-    Ok(Place::named(file).file_name()?.as_str().to_owned())
 }
 
 /// Hex, or nothing.

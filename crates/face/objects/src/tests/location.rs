@@ -75,21 +75,6 @@ fn what_names_no_object_is_refused() {
 }
 
 #[test]
-fn a_path_is_joined_to_a_prefix_only() {
-    assert_eq!(at("s3://data/a/").join("b/c").unwrap(), at("s3://data/a/b/c"));
-    assert_eq!(at("s3://data/").join("b").unwrap(), at("s3://data/b"));
-    for (prefix, path) in [
-        ("s3://data/a", "b"),
-        ("s3://data/a/", "../b"),
-        ("s3://data/a/", "/b"),
-        ("s3://data/a/", ""),
-        ("https://x/a", "b"),
-    ] {
-        assert!(at(prefix).join(path).is_err(), "{prefix} {path}");
-    }
-}
-
-#[test]
 fn a_query_is_never_printed() {
     let location = at("https://example.org/a?signature=secret");
     assert!(!format!("{location:?}").contains("secret"));

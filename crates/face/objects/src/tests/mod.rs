@@ -4,10 +4,15 @@ mod depot;
 mod location;
 mod put;
 mod s3;
+mod sources;
 mod web;
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
 
 use crate::testing::{S3Server, settings};
 use crate::{Bucket, Location, ObjectError, Objects};
@@ -52,4 +57,31 @@ async fn read(objects: &Objects, url: &str) -> Result<Vec<u8>, ObjectError> {
     let mut buffer = Vec::new();
     let size = usize::try_from(object.size).unwrap();
     objects.reader(&object).read_at(0, &mut buffer, size).await.map(|()| buffer)
+}
+
+/// A server that sends what it is told for the first line of each request: a whole answer, and after it a byte now and then,
+/// without end.
+async fn dribbling(answer: impl Fn(&str) -> String + Send + Sync + Clone + 'static) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let answer = answer.clone();
+            tokio::spawn(async move {
+                let mut request = Vec::new();
+                while !request.windows(4).any(|end| end == b"\r\n\r\n") {
+                    stream.read_buf(&mut request).await?;
+                }
+                let text = String::from_utf8_lossy(&request).into_owned();
+                stream.write_all(answer(text.lines().next().unwrap()).as_bytes()).await?;
+                loop {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                    stream.write_all(b" ").await?;
+                }
+                #[expect(unreachable_code, reason = "says what the errors are")]
+                Ok::<_, std::io::Error>(())
+            });
+        }
+    });
+    address
 }

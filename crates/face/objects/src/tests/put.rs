@@ -75,6 +75,42 @@ async fn what_was_put_already_is_not_put_again() {
 }
 
 #[tokio::test]
+async fn a_file_in_parts_whose_object_is_gone_again_is_not_put_in_one_request() {
+    let (server, objects) = server();
+    let bytes = sample(9 * MIB);
+    let url = at("s3://data/large");
+    put(&objects, "s3://data/large", "mark-1", &bytes).await.unwrap();
+    let upload = objects.begin(&url, bytes.len() as u64, "mark-1").await.unwrap();
+    assert_eq!(upload.id, None);
+    server.remove("data", "large");
+    let lost = objects.put(&upload, file(&bytes).path()).await;
+    assert!(matches!(lost, Err(ObjectError::UploadLost { .. })), "{lost:?}");
+    assert!(server.get("data", "large").is_none());
+}
+
+#[tokio::test]
+async fn an_upload_is_gone_only_if_the_server_itself_says_so() {
+    let (server, objects) = server();
+    let bytes = sample(9 * MIB);
+    let upload = objects.begin(&at("s3://data/large"), bytes.len() as u64, "mark-1").await.unwrap();
+    let file = file(&bytes);
+    // A 404 of something in front of the server, which says nothing of uploads.
+    for step in ["GET /data/large?max-parts", "partNumber=2", "POST /data/large?uploadId"] {
+        server.refuse(step, 404, usize::MAX);
+        let failed = objects.put(&upload, file.path()).await.unwrap_err();
+        // A connection on which an answer comes early may break.
+        let expected = matches!(failed, ObjectError::NotFound { .. } | ObjectError::Unavailable { .. });
+        assert!(expected, "{step}: {failed:?}");
+        server.refuse_nothing();
+    }
+    server.refuse("DELETE /data/large", 404, 1);
+    let failed = objects.abort(&upload).await;
+    assert!(matches!(failed, Err(ObjectError::NotFound { .. })), "{failed:?}");
+    objects.put(&upload, file.path()).await.unwrap();
+    assert!(server.get("data", "large").unwrap() == bytes);
+}
+
+#[tokio::test]
 async fn an_existing_object_is_left_alone() {
     let (server, objects) = server();
     server.put("data", "a", "precious");

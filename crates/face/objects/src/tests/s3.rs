@@ -2,7 +2,7 @@ use std::time::{Duration, Instant};
 
 use zeroize::Zeroizing;
 
-use super::{MIB, at, bounded, objects, read, sample, server};
+use super::{MIB, at, bounded, dribbling, objects, read, sample, server};
 use crate::testing::{S3Server, settings};
 use crate::{Bucket, ObjectError, Objects};
 
@@ -15,7 +15,6 @@ async fn one_object_is_listed_under_its_name() {
     assert_eq!((found[0].path.as_str(), found[0].size), ("数据 +&=.csv", 5));
     assert_eq!(found[0].location, at("s3://data/a/数据 +&=.csv"));
     assert!(found[0].version.starts_with('"'));
-    objects.check_unchanged(&found[0]).await.unwrap();
 
     let missing = objects.list(&at("s3://data/b"), 1).await;
     assert!(matches!(missing, Err(ObjectError::NotFound { .. })), "{missing:?}");
@@ -40,7 +39,7 @@ async fn a_prefix_is_listed_through_all_pages_in_the_order_of_bytes() {
     assert_eq!((object.path.as_str(), object.size), ("0017.csv", 2));
     assert_eq!(object.location, at("s3://data/set/0017.csv"));
     // What a listing calls a version is what the object itself calls it.
-    objects.check_unchanged(object).await.unwrap();
+    assert_eq!(objects.list(&object.location, 1).await.unwrap()[0].version, object.version);
 
     assert_eq!(objects.list(&at("s3://data/"), 3000).await.unwrap().len(), 2350);
     assert!(objects.list(&at("s3://data/nothing/"), 10).await.unwrap().is_empty());
@@ -58,6 +57,74 @@ async fn a_listing_ends_at_its_bound() {
     let refused = objects.list(&at("s3://data/set/"), 999).await;
     assert!(matches!(refused, Err(ObjectError::TooMany { most: 999, .. })), "{refused:?}");
     assert_eq!(server.requests().len(), before + 1);
+}
+
+#[tokio::test]
+async fn a_listing_goes_on_exactly_as_long_as_the_server_says() {
+    let server = S3Server::start();
+    let entry = "<Contents><Key>set/a</Key><Size>1</Size><ETag>one</ETag></Contents>";
+    for (rest, expected) in [
+        ("<IsTruncated>false</IsTruncated>", Some(1)),
+        ("<IsTruncated>false</IsTruncated><NextContinuationToken>again</NextContinuationToken>", Some(1)),
+        ("<IsTruncated>true</IsTruncated>", None),
+        ("<IsTruncated>true</IsTruncated><NextContinuationToken></NextContinuationToken>", None),
+        ("", None),
+    ] {
+        let body = format!("<ListBucketResult>{entry}{rest}</ListBucketResult>");
+        let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+        let address = dribbling(move |_| answer.clone()).await;
+        let bucket = Bucket { endpoint: Some(format!("http://{address}")), ..server.create_bucket("data") };
+        let found = bounded(objects(bucket).list(&at("s3://data/set/"), 100)).await;
+        match expected {
+            Some(count) => assert_eq!(found.unwrap().len(), count, "{rest}"),
+            None => assert!(matches!(found, Err(ObjectError::Unusable { .. })), "{rest}: {found:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_sends_a_byte_now_and_then_is_given_up() {
+    let server = S3Server::start();
+    let head = "HTTP/1.1 200 OK\r\netag: \"one\"\r\ncontent-length: 100000000\r\n\r\n";
+    let address = dribbling(move |line| match line.starts_with("HEAD") {
+        // What follows belongs to nothing.
+        true => head.to_owned(),
+        false if line.contains("refused") => head.replace("200 OK", "400 Bad Request"),
+        false => head.to_owned(),
+    })
+    .await;
+    let settings = crate::Settings { request_timeout: Duration::from_millis(300), ..settings() };
+    let endpoint = format!("http://{address}");
+    let bucket = Bucket { endpoint: Some(endpoint.clone()), ..server.create_bucket("data") };
+    let objects = Objects::new(vec![bucket], &settings).unwrap();
+    let upload = crate::Upload {
+        location: at("s3://data/refused"),
+        mark: "mark".to_owned(),
+        size: 0,
+        part_size: crate::PART_BYTES,
+        id: Some("refused".to_owned()),
+    };
+    let content = objects.list(&at(&format!("{endpoint}/a")), 1).await.unwrap().remove(0);
+    let mut buffer = Vec::new();
+    for slow in [
+        bounded(objects.list(&at("s3://data/set/"), 1)).await.map(drop),
+        bounded(objects.abort(&upload)).await,
+        bounded(objects.reader(&content).read_at(0, &mut buffer, 1000)).await,
+    ] {
+        assert!(matches!(slow, Err(ObjectError::Unavailable { .. })), "{slow:?}");
+    }
+    assert!(buffer.is_empty());
+}
+
+#[tokio::test]
+async fn a_bucket_of_an_ip_address_stands_in_the_path() {
+    let (server, _) = server();
+    for endpoint in ["http://10.0.0.1:9000", "http://[::1]:9000"] {
+        let bucket = Bucket { endpoint: Some(endpoint.to_owned()), ..server.create_bucket("data") };
+        Objects::new(vec![bucket.clone()], &settings()).unwrap();
+        let refused = Objects::new(vec![Bucket { path_style: false, ..bucket }], &settings()).unwrap_err();
+        assert!(refused.to_string().contains("path_style"), "{refused}");
+    }
 }
 
 #[tokio::test]
@@ -118,8 +185,6 @@ async fn an_object_that_changed_is_never_read() {
         assert!(matches!(changed, Err(ObjectError::Changed { .. })), "{changed:?}");
     }
     let changed = between.read_at(3 * MIB as u64, &mut buffer, 10).await;
-    assert!(matches!(changed, Err(ObjectError::Changed { .. })), "{changed:?}");
-    let changed = objects.check_unchanged(&object).await;
     assert!(matches!(changed, Err(ObjectError::Changed { .. })), "{changed:?}");
     assert_eq!(buffer, &sample(10)[..]);
 }

@@ -1,6 +1,8 @@
 //! Where the bytes of a product lie, and whether they still are what was published.
 
+use std::borrow::Cow;
 use std::fs::{self, Metadata};
+use std::future::pending;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -62,22 +64,23 @@ impl Place {
         }
     }
 
+    /// Whether a URL names everything below a prefix, which makes a dataset.
+    pub(crate) fn is_prefix(url: &str) -> bool {
+        url.split('?').next().is_some_and(|path| path.ends_with('/'))
+    }
+
     /// Its last segment: what consumers save it as.
     ///
     /// # Errors
     /// An input error when there is none, or none that is a file name.
-    pub fn file_name(&self) -> Result<FileName, RecordError> {
+    pub(crate) fn file_name(&self, elsewhere: Option<&Arc<dyn Elsewhere>>) -> Result<FileName, ServiceError> {
         let name = match self {
-            Self::Here(path) => path.file_name().and_then(|name| name.to_str()),
-            Self::Elsewhere(url) => {
-                let end = if url.starts_with("s3://") { None } else { url.find(['?', '#']) };
-                let path = end.and_then(|end| url.get(..end)).unwrap_or(url);
-                path.trim_end_matches('/').rsplit('/').next()
-            }
+            Self::Here(path) => path.file_name().and_then(|name| name.to_str()).map(str::to_owned),
+            Self::Elsewhere(url) => Some(reached(url, elsewhere)?.file_name(url)?),
         };
         let name =
             name.ok_or_else(|| RecordError::value("file", "the name must be UTF-8, and no `..`; rename it"))?;
-        FileName::parse(&nfc(name))
+        Ok(FileName::parse(&nfc(&name))?)
     }
 }
 
@@ -85,8 +88,16 @@ impl fmt::Display for Place {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Here(path) => path.display().fmt(formatter),
-            Self::Elsewhere(url) => formatter.write_str(url),
+            Self::Elsewhere(url) => formatter.write_str(&shown(url)),
         }
+    }
+}
+
+/// A URL as it may stand in logs and errors: without its query, which may be a secret.
+fn shown(url: &str) -> Cow<'_, str> {
+    match url.split_once('?') {
+        Some((path, _)) => format!("{path}?...").into(),
+        None => url.into(),
     }
 }
 
@@ -108,19 +119,7 @@ impl Source {
                 let look = |entry: &huitong_proof::ManifestEntry| SourceFile::look(path.join(&entry.path));
                 manifest.entries().iter().map(look).collect::<Result<Vec<_>, _>>()?
             }
-            (Place::Elsewhere(url), manifest) => {
-                let mut listed = list(url, elsewhere)?;
-                match manifest {
-                    None => listed,
-                    Some(manifest) => {
-                        listed.retain(|file| is_in(manifest, &file.name));
-                        if listed.len() != manifest.entries().len() {
-                            return Err(changed(&self.place));
-                        }
-                        listed
-                    }
-                }
-            }
+            (Place::Elsewhere(url), manifest) => find(url, manifest, elsewhere)?,
         };
         if stamp(&files) != self.stamp {
             return Err(changed(&self.place));
@@ -231,11 +230,30 @@ impl SourceReader {
     /// # Errors
     /// What the system or the other machine says; `Conflict` when the file is shorter, or another version, by now.
     pub fn append(&mut self, offset: u64, length: usize, buffer: &mut Vec<u8>) -> Result<(), ServiceError> {
+        self.append_until(pending(), offset, length, buffer)
+    }
+
+    /// The same, unless nobody wants it any more: another machine is not waited for then.
+    ///
+    /// # Errors
+    /// As [`SourceReader::append`]; `Busy` when it was stopped.
+    pub fn append_until(
+        &mut self,
+        stopped: impl Future<Output = ()>,
+        offset: u64,
+        length: usize,
+        buffer: &mut Vec<u8>,
+    ) -> Result<(), ServiceError> {
         match &mut self.0 {
             Reading::Here { path, file, .. } => {
                 append(buffer, file, offset, length).map_err(|error| unreadable(path, &error))
             }
-            Reading::Elsewhere(reader) => Handle::current().block_on(reader.append(offset, length, buffer)),
+            Reading::Elsewhere(reader) => Handle::current().block_on(async {
+                tokio::select! {
+                    read = reader.append(offset, length, buffer) => read,
+                    () = stopped => Err(ServiceError::Busy { reason: "nobody waits for it any more".to_owned() }),
+                }
+            }),
         }
     }
 }
@@ -282,20 +300,45 @@ pub(crate) fn list(
     url: &str,
     elsewhere: Option<&Arc<dyn Elsewhere>>,
 ) -> Result<Vec<SourceFile>, ServiceError> {
-    let reach = elsewhere.ok_or_else(|| {
-        ServiceError::invalid("file", format!("{url}: this node reaches nothing but its own files"))
-    })?;
-    let mut files = Handle::current().block_on(reach.list(url, MAX_FILES))?;
-    files.sort_by(|left, right| left.path.as_bytes().cmp(right.path.as_bytes()));
+    let reach = reached(url, elsewhere)?;
+    let files = Handle::current().block_on(reach.list(url, MAX_FILES))?;
     if files.is_empty() {
         return Err(ServiceError::invalid("file", format!("{url}: there is nothing below this prefix")));
     }
+    Ok(remote_files(files, reach))
+}
+
+/// The files at a URL that were published: those of the manifest, or the only one; blocks.
+fn find(
+    url: &str,
+    manifest: Option<&Manifest>,
+    elsewhere: Option<&Arc<dyn Elsewhere>>,
+) -> Result<Vec<SourceFile>, ServiceError> {
+    let reach = elsewhere.ok_or_else(|| ServiceError::Busy { reason: nothing_elsewhere(url) })?;
+    let is_wanted = |path: &str| manifest.is_none_or(|manifest| is_in(manifest, path));
+    let files = Handle::current().block_on(reach.find(url, &is_wanted))?;
+    Ok(remote_files(files, reach))
+}
+
+fn reached<'a>(
+    url: &str,
+    elsewhere: Option<&'a Arc<dyn Elsewhere>>,
+) -> Result<&'a Arc<dyn Elsewhere>, ServiceError> {
+    elsewhere.ok_or_else(|| ServiceError::invalid("file", nothing_elsewhere(url)))
+}
+
+fn nothing_elsewhere(url: &str) -> String {
+    format!("{}: this node reaches nothing but its own files", shown(url))
+}
+
+fn remote_files(mut files: Vec<RemoteFile>, reach: &Arc<dyn Elsewhere>) -> Vec<SourceFile> {
+    files.sort_by(|left, right| left.path.as_bytes().cmp(right.path.as_bytes()));
     let file = |file: RemoteFile| SourceFile {
         size: file.size,
         name: file.path.clone(),
         at: At::Elsewhere { file, reach: Arc::clone(reach) },
     };
-    Ok(files.into_iter().map(file).collect())
+    files.into_iter().map(file).collect()
 }
 
 fn is_in(manifest: &Manifest, name: &str) -> bool {
@@ -405,4 +448,43 @@ fn modified_nanos(metadata: &Metadata) -> u64 {
     let seconds = i128::from(metadata.mtime());
     let nanos = seconds.saturating_mul(1_000_000_000).saturating_add(i128::from(metadata.mtime_nsec()));
     u64::try_from(nanos).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+
+    use super::*;
+
+    #[test]
+    fn a_query_which_may_be_a_secret_is_not_shown() {
+        let place = Place::Elsewhere("https://data.example/a.csv?X-Amz-Signature=secret".to_owned());
+        assert_eq!(place.to_string(), "https://data.example/a.csv?...");
+        assert!(!changed(&place).to_string().contains("secret"));
+        assert!(!nothing_elsewhere("https://data.example/a?secret").contains("secret"));
+        assert_eq!(Place::Elsewhere("s3://data/in/".to_owned()).to_string(), "s3://data/in/");
+        assert!(Place::is_prefix("s3://data/in/") && !Place::is_prefix("https://data.example/a?path=/"));
+    }
+
+    /// A machine that never answers.
+    struct Silent;
+
+    #[async_trait]
+    impl RemoteReader for Silent {
+        async fn append(&mut self, _: u64, _: usize, _: &mut Vec<u8>) -> Result<(), ServiceError> {
+            pending().await
+        }
+    }
+
+    #[tokio::test]
+    async fn a_machine_that_is_silent_is_not_waited_for_once_nobody_wants_it() {
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let reading = tokio::task::spawn_blocking(move || {
+            let stopped = async { stopped.await.unwrap() };
+            SourceReader(Reading::Elsewhere(Box::new(Silent))).append_until(stopped, 0, 1, &mut Vec::new())
+        });
+        stop.send(()).unwrap();
+        let ended = reading.await.unwrap();
+        assert!(matches!(ended, Err(ServiceError::Busy { .. })), "{ended:?}");
+    }
 }

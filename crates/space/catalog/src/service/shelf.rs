@@ -62,6 +62,14 @@ impl Shelf {
         Self { elsewhere: Some(elsewhere), ..self }
     }
 
+    /// What a file, a directory or what lies at a URL is called: what consumers save it as.
+    ///
+    /// # Errors
+    /// `Invalid` when it has no name, or none that is a file name.
+    pub fn file_name(&self, file: &Path) -> Result<FileName, ServiceError> {
+        Place::named(file).file_name(self.elsewhere.as_ref())
+    }
+
     /// Looks for the files of a product, and whether they still are what was published; blocks. See [`Source::open`].
     pub fn open(&self, product: &ShelfProduct, content: &Content) -> Result<OpenSource, ServiceError> {
         product.source.open(content, self.elsewhere.as_ref())
@@ -88,7 +96,7 @@ impl Shelf {
             return Err(ServiceError::Forbidden { reason });
         }
         let id = publish.id;
-        let file_name = Place::named(&publish.file).file_name()?;
+        let file_name = self.file_name(&publish.file)?;
         let renews = publish.renews.clone();
         let renewed = renewed(&self.ledger.store().view(), renews.as_ref())?;
         if let Some((_, renewed)) = &renewed {
@@ -229,7 +237,7 @@ impl Shelf {
         self.listing_record(&row, &product, stand_in(DataType::Product)?, 1).encode()?;
         let has_many_files = match Place::named(&publish.file) {
             Place::Here(path) => path.is_dir(),
-            Place::Elsewhere(url) => url.ends_with('/'),
+            Place::Elsewhere(url) => Place::is_prefix(&url),
         };
         if publish.digests.any() && has_many_files {
             let reason = "are of one file; publish a file, or leave them out";
@@ -570,7 +578,8 @@ fn read_elsewhere(
     mut progress: impl FnMut(u64),
 ) -> Result<(Source, Content, FileDigests), ServiceError> {
     let files = list(&url, elsewhere)?;
-    let names = url.ends_with('/').then(|| files.iter().map(|file| file.name.clone()).collect::<Vec<_>>());
+    let names =
+        Place::is_prefix(&url).then(|| files.iter().map(|file| file.name.clone()).collect::<Vec<_>>());
     let sizes: Vec<u64> = files.iter().map(|file| file.size).collect();
     let (mut open, mut done, mut digests) = (None, 0_u64, DigestsInOrder::new(wanted));
     let read = |place: GroupPlace, buffer: &mut Vec<u8>| -> Result<(), Unread> {
@@ -587,13 +596,14 @@ fn read_elsewhere(
         Ok(())
     };
     let dataset = names.as_ref().map(|names| names.len() as u64);
+    let place = Place::Elsewhere(url);
     let content = Content::of_groups(names, &sizes, read).map_err(|Unread(error)| match error {
         ServiceError::Invalid { field, reason } => {
-            ServiceError::Invalid { field, reason: format!("{url}: {reason}") }
+            ServiceError::Invalid { field, reason: format!("{place}: {reason}") }
         }
         other => other,
     })?;
-    let (size, root, place) = (content.size(), content.root(), Place::Elsewhere(url));
+    let (size, root) = (content.size(), content.root());
     let source = Source { place, size, root, files: dataset, stamp: stamp(&files), seal: Digest::ZERO };
     Ok((source, content, digests.finish()))
 }

@@ -9,7 +9,7 @@ use huitong_store::Tx;
 use super::standing::{end, follow};
 use super::{Transfers, issue};
 use crate::details::{AckDetail, AckStatus};
-use crate::model::{Suspender, Transfer, TransferState};
+use crate::model::{DepositState, Suspender, Transfer, TransferState};
 use crate::tables;
 
 /// The code of a transfer that an operator holds up.
@@ -42,11 +42,16 @@ impl Transfers {
         .await
     }
 
-    /// Lets a paused transfer go on, as soon as its contract is in force. One that is not paused goes on anyway.
+    /// Lets a paused transfer go on, as soon as its contract is in force. One that is not paused goes on anyway. Of a completed one
+    /// the deposit is tried again that has failed or was given up.
     ///
     /// # Errors
     /// `NotFound`; `Conflict` once it has ended.
     pub async fn resume(&self, id: &[u8; 16]) -> Result<Transfer, ServiceError> {
+        if self.has_undone_deposit(id)? {
+            self.resume_deposit(id).await?;
+            return self.known(id);
+        }
         self.control("transfer.resume", id, |this, tx, ledger, transfer| {
             if transfer.is_paused() {
                 transfer.release();
@@ -59,7 +64,7 @@ impl Transfers {
     }
 
     /// Ends a transfer for good with a signed ABORT. What has arrived of it is removed; what was acknowledged stays on
-    /// record.
+    /// record. Of a completed transfer the deposit is given up that is not done: what was received stays where it lies.
     ///
     /// # Errors
     /// `NotFound`; `Conflict` once it has ended otherwise.
@@ -70,6 +75,10 @@ impl Transfers {
         {
             return Ok(transfer);
         }
+        if self.has_undone_deposit(id)? {
+            self.cancel_deposit(id, reason).await?;
+            return self.known(id);
+        }
         let transfer = self
             .control("transfer.cancel", id, move |this, tx, ledger, transfer| {
                 let contract = this.contract_of(&*tx, transfer)?;
@@ -78,6 +87,17 @@ impl Transfers {
             .await?;
         super::destination::remove_arrived(&transfer).await;
         Ok(transfer)
+    }
+
+    /// Whether it is completed, and what it has delivered is not where it was ordered to.
+    fn has_undone_deposit(&self, id: &[u8; 16]) -> Result<bool, ServiceError> {
+        let transfer = self.transfer(id)?.filter(|transfer| transfer.state == TransferState::Completed);
+        let deposit = transfer.and_then(|transfer| transfer.deposit);
+        Ok(deposit.is_some_and(|deposit| deposit.state != DepositState::Done))
+    }
+
+    fn known(&self, id: &[u8; 16]) -> Result<Transfer, ServiceError> {
+        self.transfer(id)?.ok_or_else(|| unknown(id))
     }
 
     /// Issues the ACK that says how much has arrived and that no more is taken for now. Before the first ACCEPT there is
@@ -114,8 +134,7 @@ impl Transfers {
             .ledger()
             .store()
             .transact(name, move |tx| -> Result<Transfer, ServiceError> {
-                let mut transfer = tables::transfer(tx, &key)?
-                    .ok_or_else(|| ServiceError::NotFound { what: format!("transfer {}", id_text(&key)) })?;
+                let mut transfer = tables::transfer(tx, &key)?.ok_or_else(|| unknown(&key))?;
                 if transfer.state.is_terminal() {
                     let reason = format!("the transfer is {} already", transfer.state.name());
                     return Err(ServiceError::Conflict { reason });
@@ -152,6 +171,10 @@ impl Transfers {
             _ => None,
         }
     }
+}
+
+fn unknown(id: &[u8; 16]) -> ServiceError {
+    ServiceError::NotFound { what: format!("transfer {}", id_text(id)) }
 }
 
 fn checked(reason: &str, otherwise: &str) -> Result<String, ServiceError> {

@@ -1,12 +1,16 @@
 //! After a delivery that was ordered into a depot: what has been received is put there, file by file, and taken away here.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use std::{fs, io};
 
 use huitong_identity::{Delivery, ServiceError};
 use huitong_proof::id_text;
 use huitong_store::Tx;
+use tokio::sync::watch;
+use tokio::time::timeout;
 
 use super::Transfers;
 use super::destination::{marked_name, plain_name, remove};
@@ -17,6 +21,9 @@ use crate::tables::{self, deposits};
 
 /// Where in the node's own directory lies what is on its way into the depot.
 const STAGING: &str = ".deposits";
+/// How long whoever gives a deposit up waits until nothing of it is under way any more in the depot.
+const CLEARING: Duration = Duration::from_secs(20);
+const GIVEN_UP: &str = "the deposit was given up";
 const NO_DEPOT: &str = "this node has no object storage; add the bucket to its configuration";
 
 impl Transfers {
@@ -28,12 +35,29 @@ impl Transfers {
 
     /// Completed transfers that are still to be put into the depot; see [`Transfers::deposit`].
     pub fn open_deposits(&self) -> Result<Vec<[u8; 16]>, ServiceError> {
-        deposits::open_ids(&self.ledger().store().view(), 1024)
+        deposits::open_ids(&self.ledger().store().view())
     }
 
     /// Puts a completed transfer into the depot, from where an earlier try has come to. It may be dropped at any time.
     pub async fn deposit(&self, id: &[u8; 16]) -> Result<(), Delivery> {
-        let Err(error) = self.put_all(id).await else {
+        let (sender, mut stop) = watch::channel(());
+        lock(&self.depositing).insert(*id, sender);
+        let tried = tokio::select! {
+            biased;
+            _ = stop.changed() => return Ok(()),
+            tried = self.try_to_deposit(id) => tried,
+        };
+        lock(&self.depositing).remove(id);
+        tried
+    }
+
+    async fn try_to_deposit(&self, id: &[u8; 16]) -> Result<(), Delivery> {
+        let tried = match self.put_all(id).await {
+            // Nothing of it stays there half.
+            Err(DepotError::Never(reason)) => self.clear(id).await.and(Err(DepotError::Never(reason))),
+            tried => tried,
+        };
+        let Err(error) = tried else {
             self.note_obstacle(id, None);
             return Ok(());
         };
@@ -46,6 +70,55 @@ impl Transfers {
         let failed = self.give_up(*id, reason.clone()).await;
         failed.map_err(|error| Delivery::Retry(error.to_string()))?;
         Err(Delivery::Dead(reason))
+    }
+
+    /// Gives up the deposit of a completed transfer that is not done, for an operator. What was received stays where it lies.
+    pub(super) async fn cancel_deposit(&self, id: &[u8; 16], reason: String) -> Result<(), ServiceError> {
+        let begun = self.give_up(*id, reason).await?;
+        let trying = lock(&self.depositing).remove(id);
+        if let Some(trying) = trying {
+            trying.send_replace(());
+            trying.closed().await;
+        }
+        self.note_obstacle(id, None);
+        let (Some(depot), Some(begun)) = (self.depot.as_deref(), begun) else { return Ok(()) };
+        let reason = match timeout(CLEARING, depot.abort(&begun)).await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "no answer in time".to_owned(),
+        };
+        tracing::warn!(transfer = id_text(id), %reason, "an unfinished upload may be left where a deposit was given up");
+        Ok(())
+    }
+
+    /// Has a deposit that failed, or was given up, tried again.
+    pub(super) async fn resume_deposit(&self, id: &[u8; 16]) -> Result<(), ServiceError> {
+        let id = *id;
+        let open = move |tx: &mut Tx<'_>| -> Result<(), ServiceError> {
+            let Some(mut transfer) = tables::transfer(tx, &id)? else { return Ok(()) };
+            if let Some(deposit) = &mut transfer.deposit
+                && deposit.state == DepositState::Failed
+            {
+                deposit.state = DepositState::Open;
+                deposit.reason.clear();
+                tables::save(tx, &transfer)?;
+            }
+            Ok(())
+        };
+        self.ledger().store().transact("transfer.deposit_again", open).await.map_err(Into::into)
+    }
+
+    /// Ends what was begun in the depot and is not finished.
+    async fn clear(&self, id: &[u8; 16]) -> Result<(), DepotError> {
+        let begun = deposits::progress(&self.ledger().store().view(), id)?.and_then(|begun| begun.upload);
+        match (self.depot.as_deref(), begun) {
+            (Some(depot), Some(begun)) => match depot.abort(&begun).await {
+                // There is nothing that could be ended.
+                Err(DepotError::Never(_)) => Ok(()),
+                ended => ended,
+            },
+            _ => Ok(()),
+        }
     }
 
     /// The directory for what one transfer is to put into the depot, and for nothing else.
@@ -70,8 +143,7 @@ impl Transfers {
     pub(super) fn with_obstacle(&self, mut transfer: Transfer) -> Transfer {
         if transfer.awaits_deposit()
             && let Some(deposit) = &mut transfer.deposit
-            && let Some(reason) =
-                self.obstacles.lock().unwrap_or_else(PoisonError::into_inner).get(&transfer.id)
+            && let Some(reason) = lock(&self.obstacles).get(&transfer.id)
         {
             deposit.reason.clone_from(reason);
         }
@@ -79,7 +151,7 @@ impl Transfers {
     }
 
     fn note_obstacle(&self, id: &[u8; 16], reason: Option<String>) {
-        let mut obstacles = self.obstacles.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut obstacles = lock(&self.obstacles);
         let before = match reason.clone() {
             Some(reason) => obstacles.insert(*id, reason),
             None => obstacles.remove(id),
@@ -120,34 +192,36 @@ impl Transfers {
             Ok(())
         })
         .await
+        .map(drop)
     }
 
-    async fn give_up(&self, id: [u8; 16], reason: String) -> Result<(), ServiceError> {
-        self.change_deposit("transfer.not_deposited", id, |_, _, deposit| {
+    /// Gives what was begun in the depot and is not finished.
+    async fn give_up(&self, id: [u8; 16], reason: String) -> Result<Option<Vec<u8>>, ServiceError> {
+        let begun = self.change_deposit("transfer.not_deposited", id, move |tx, _, deposit| {
             deposit.state = DepositState::Failed;
             deposit.reason = reason;
-            Ok(())
-        })
-        .await
+            Ok(deposits::progress(tx, &id)?.and_then(|begun| begun.upload))
+        });
+        Ok(begun.await?.flatten())
     }
 
     /// Changes the path and the deposit of a stored transfer whose deposit is open, in one commit.
-    async fn change_deposit(
+    async fn change_deposit<T: Send + 'static>(
         &self,
         name: &'static str,
         id: [u8; 16],
-        step: impl FnOnce(&mut Tx<'_>, &mut Option<PathBuf>, &mut Deposit) -> Result<(), ServiceError>
+        step: impl FnOnce(&mut Tx<'_>, &mut Option<PathBuf>, &mut Deposit) -> Result<T, ServiceError>
         + Send
         + 'static,
-    ) -> Result<(), ServiceError> {
-        let change = move |tx: &mut Tx<'_>| -> Result<(), ServiceError> {
+    ) -> Result<Option<T>, ServiceError> {
+        let change = move |tx: &mut Tx<'_>| -> Result<Option<T>, ServiceError> {
             let Some(mut transfer) = tables::transfer(tx, &id)?.filter(Transfer::awaits_deposit) else {
-                return Ok(());
+                return Ok(None);
             };
-            if let Some(deposit) = &mut transfer.deposit {
-                step(tx, &mut transfer.path, deposit)?;
-            }
-            tables::save(tx, &transfer)
+            let Some(deposit) = &mut transfer.deposit else { return Ok(None) };
+            let changed = step(tx, &mut transfer.path, deposit)?;
+            tables::save(tx, &transfer)?;
+            Ok(Some(changed))
         };
         self.ledger().store().transact(name, change).await.map_err(Into::into)
     }
@@ -176,16 +250,16 @@ struct Received {
 impl Putting<'_> {
     async fn run(mut self) -> Result<(), DepotError> {
         if self.deposit.path.is_none() {
-            let plain = self.place(false);
-            let place = if self.depot.is_free(&plain).await? { plain } else { self.place(true) };
-            self.decide(place).await?;
+            self.settle().await?;
         }
         while self.progress.next < self.files.len() as u64 {
             match self.put_next().await {
                 Ok(()) => {}
                 Err(DepotError::Exists(reason)) => self.evade(reason).await?,
                 Err(DepotError::Lost(reason)) => {
-                    self.progress.upload = None;
+                    if let Some(upload) = self.progress.upload.take() {
+                        self.depot.abort(&upload).await?;
+                    }
                     self.keep().await?;
                     return Err(DepotError::Lost(reason));
                 }
@@ -193,6 +267,17 @@ impl Putting<'_> {
             }
         }
         Ok(self.keep().await?)
+    }
+
+    /// Settles on the plain place if nothing is there and no other deposit of this node has it, or is about to: what is there
+    /// already is for the depot to say, and what will be there is known here.
+    async fn settle(&mut self) -> Result<(), DepotError> {
+        let (plain, transfers) = (self.place(false), self.transfers);
+        let deciding = Deciding::about(&transfers.deciding, &plain);
+        let is_taken = || deposits::is_taken(&transfers.ledger().store().view(), &plain, &self.transfer.id);
+        let is_ours = deciding.is_some() && !is_taken()? && self.depot.is_free(&plain).await?;
+        let place = self.place(!is_ours);
+        self.decide(place).await
     }
 
     /// The place that the name asks for, or the one that nobody else has.
@@ -215,7 +300,10 @@ impl Putting<'_> {
             deposit.path = Some(place);
             deposits::put(tx, &id, &Progress::default())
         });
-        Ok(decided.await?)
+        match decided.await? {
+            Some(()) => Ok(()),
+            None => Err(DepotError::Again(GIVEN_UP.to_owned())),
+        }
     }
 
     async fn put_next(&mut self) -> Result<(), DepotError> {
@@ -251,11 +339,34 @@ impl Putting<'_> {
         let keep = move |tx: &mut Tx<'_>| -> Result<(), ServiceError> {
             match deposits::progress(tx, &id)? {
                 Some(_) => deposits::put(tx, &id, &progress),
-                None => Ok(()),
+                None => Err(ServiceError::Conflict { reason: GIVEN_UP.to_owned() }),
             }
         };
         self.transfers.ledger().store().transact("transfer.deposit", keep).await.map_err(Into::into)
     }
+}
+
+/// One deposit decides about a place; others keep away from it until this is dropped.
+struct Deciding<'a> {
+    deciding: &'a Mutex<HashSet<String>>,
+    place: String,
+}
+
+impl<'a> Deciding<'a> {
+    /// `None` while another one does.
+    fn about(deciding: &'a Mutex<HashSet<String>>, place: &str) -> Option<Self> {
+        lock(deciding).insert(place.to_owned()).then(|| Self { deciding, place: place.to_owned() })
+    }
+}
+
+impl Drop for Deciding<'_> {
+    fn drop(&mut self) {
+        lock(self.deciding).remove(&self.place);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn file_count(transfer: &Transfer) -> u64 {
@@ -276,6 +387,10 @@ async fn received(transfer: &Transfer) -> Result<Vec<Received>, DepotError> {
         Ok(Err(error)) if error.kind() != io::ErrorKind::NotFound => {
             Err(DepotError::Again(format!("{shown}: cannot be read: {error}")))
         }
+        // Its disk may come back.
+        Ok(_) if !transfer.directory.exists() => Err(DepotError::Again(format!(
+            "{shown}: is not there; bring it back, or cancel the transfer to give the deposit up"
+        ))),
         Ok(_) => Err(DepotError::Never(format!(
             "{shown}: what was received is not there any more as it was; fetch it again"
         ))),

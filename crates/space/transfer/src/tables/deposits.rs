@@ -10,6 +10,9 @@ use crate::model::Transfer;
 /// Completed transfers that are still to be put into a depot, by id.
 const DEPOSITS: Table = Table::new("transfer.deposit");
 
+/// Rows that are read at a time.
+const ROWS: usize = 1024;
+
 /// How far a deposit is; its files go in the order of their paths.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Progress {
@@ -19,9 +22,28 @@ pub(crate) struct Progress {
     pub(crate) upload: Option<Vec<u8>>,
 }
 
-pub(crate) fn open_ids(read: &impl Read, limit: usize) -> Result<Vec<[u8; 16]>, ServiceError> {
-    let rows = read.scan(&DEPOSITS, &[], None, limit)?;
-    Ok(rows.into_iter().filter_map(|row| row.key.try_into().ok()).collect())
+/// All of them: none is out of sight because others come before it.
+pub(crate) fn open_ids(read: &impl Read) -> Result<Vec<[u8; 16]>, ServiceError> {
+    let (mut ids, mut after): (Vec<[u8; 16]>, Option<Vec<u8>>) = (Vec::new(), None);
+    loop {
+        let rows = read.scan(&DEPOSITS, &[], after.as_deref(), ROWS)?;
+        after = rows.last().map(|row| row.key.clone());
+        ids.extend(rows.into_iter().filter_map(|row| <[u8; 16]>::try_from(row.key).ok()));
+        if after.is_none() {
+            return Ok(ids);
+        }
+    }
+}
+
+/// Whether the deposit of another transfer, which is not all there yet, has this place.
+pub(crate) fn is_taken(read: &impl Read, place: &str, id: &[u8; 16]) -> Result<bool, ServiceError> {
+    for other in open_ids(read)?.iter().filter(|other| *other != id) {
+        let path = super::transfer(read, other)?.and_then(|other| other.deposit?.path);
+        if path.as_deref() == Some(place) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 pub(crate) fn progress(read: &impl Read, id: &[u8; 16]) -> Result<Option<Progress>, ServiceError> {

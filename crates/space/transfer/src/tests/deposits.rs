@@ -435,11 +435,148 @@ async fn a_depot_that_fails_or_forgets_is_tried_again_and_the_reason_is_shown() 
     }
     assert_eq!(bucket.asked("send"), 5, "only what did not arrive is sent again");
     // What the depot has forgotten is begun again.
-    bucket.state().uploads.clear();
     assert_eq!(space.consumer.deposit(&ID).await, Ok(()));
     assert_done(&space, "mem://bucket/in/rain.csv");
     assert_eq!(bucket.asked("begin"), 3);
     assert_eq!(reasons(&space), ["", ""]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_depot_has_forgotten_is_ended_before_it_is_begun_again() {
+    let bucket = Bucket::default();
+    let space = file(&bucket).await;
+    bucket.answer("complete", DepotError::Lost("forgotten".to_owned()));
+    bucket.answer("abort", DepotError::Again("away".to_owned()));
+    // As long as it cannot be ended it is not forgotten here.
+    assert_eq!(space.consumer.deposit(&ID).await, Err(Delivery::Retry("away".to_owned())));
+    bucket.answer("complete", DepotError::Lost("forgotten".to_owned()));
+    assert_eq!(space.consumer.deposit(&ID).await, Err(Delivery::Retry("forgotten".to_owned())));
+    assert!(bucket.state().uploads.is_empty());
+    assert_eq!(space.consumer.deposit(&ID).await, Ok(()));
+    assert_done(&space, "mem://bucket/in/rain.csv");
+    assert_eq!((bucket.asked("begin"), bucket.asked("abort")), (2, 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deposit_that_fails_for_good_leaves_no_upload_behind_and_can_be_tried_again() {
+    let bucket = Bucket::default();
+    let space = file(&bucket).await;
+    bucket.answer("send mem://bucket/in/rain.csv 2", DepotError::Never("impossible".to_owned()));
+    bucket.answer("abort", DepotError::Again("away".to_owned()));
+    assert_eq!(space.consumer.deposit(&ID).await, Err(Delivery::Retry("away".to_owned())));
+    assert_eq!(seen(&space).1, DepositState::Open);
+    bucket.answer("send mem://bucket/in/rain.csv 2", DepotError::Never("impossible".to_owned()));
+    assert_eq!(space.consumer.deposit(&ID).await, Err(Delivery::Dead("impossible".to_owned())));
+    assert_eq!((seen(&space).1, seen(&space).2.as_str()), (DepositState::Failed, "impossible"));
+    assert!(bucket.state().uploads.is_empty());
+
+    let resumed = space.consumer.resume(&ID).await.unwrap().deposit.unwrap();
+    assert_eq!((resumed.state, resumed.reason.as_str()), (DepositState::Open, ""));
+    assert_eq!(space.consumer.open_deposits().unwrap(), [ID]);
+    assert_eq!(space.consumer.deposit(&ID).await, Ok(()));
+    assert_done(&space, "mem://bucket/in/rain.csv");
+    // What is done is nobody's business any more.
+    let late = space.consumer.cancel(&ID, "").await;
+    assert!(matches!(late, Err(ServiceError::Conflict { .. })), "{late:?}");
+    let late = space.consumer.resume(&ID).await;
+    assert!(matches!(late, Err(ServiceError::Conflict { .. })), "{late:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_gives_a_deposit_up_and_has_it_tried_again() {
+    let bucket = Bucket::default();
+    let space = dataset(&bucket).await;
+    // One file is there, and one of the parts of the next.
+    bucket.state().is_deadly = true;
+    let step = "before send mem://bucket/in/rain/a.csv 1";
+    while !bucket.state().deaths.contains(step) {
+        tokio::select! {
+            biased;
+            done = space.consumer.deposit(&ID) => panic!("{done:?}"),
+            () = bucket.died.notified() => {}
+        }
+    }
+    bucket.state().deaths.remove(step);
+    let trying = tokio::spawn({
+        let consumer = space.consumer.clone();
+        async move { consumer.deposit(&ID).await }
+    });
+    bucket.died.notified().await;
+    let with_bytes = || bucket.state().uploads.values().filter(|parts| !parts.is_empty()).count();
+    assert_eq!(with_bytes(), 1);
+    bucket.state().is_deadly = false;
+    let given_up = space.consumer.cancel(&ID, "the bucket is gone").await.unwrap();
+    assert_eq!(trying.await.unwrap(), Ok(()));
+    let deposit = given_up.deposit.clone().unwrap();
+    assert_eq!((deposit.state, deposit.reason.as_str()), (DepositState::Failed, "the bucket is gone"));
+    assert_eq!(given_up.state, TransferState::Completed, "it was delivered and receipted");
+    assert!(given_up.path.unwrap().join("a.csv").exists(), "what was received stays");
+    assert_eq!(with_bytes(), 0, "and nothing is left there half");
+    assert!(space.consumer.open_deposits().unwrap().is_empty());
+    assert_eq!(space.consumer.deposit(&ID).await, Ok(()));
+    assert_eq!(seen(&space).1, DepositState::Failed);
+
+    let space = with(space.restart().await, &bucket);
+    space.consumer.resume(&ID).await.unwrap();
+    assert_eq!(space.consumer.deposit(&ID).await, Ok(()));
+    assert_done(&space, "mem://bucket/in/rain/");
+    assert_eq!(bucket.ours(), below("mem://bucket/in/rain/"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_is_away_is_waited_for() {
+    let bucket = Bucket::default();
+    let space = file(&bucket).await;
+    let staging = space.received().join(".deposits");
+    let away = space.received().join("away");
+    fs::rename(&staging, &away).unwrap();
+    let waits = space.consumer.deposit(&ID).await;
+    assert!(matches!(&waits, Err(Delivery::Retry(reason)) if reason.contains("is not there")), "{waits:?}");
+    assert_eq!(seen(&space).1, DepositState::Open);
+    fs::rename(&away, &staging).unwrap();
+    assert_eq!(space.consumer.deposit(&ID).await, Ok(()));
+    assert_done(&space, "mem://bucket/in/rain.csv");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_datasets_of_one_name_never_share_a_place() {
+    for at_once in [false, true] {
+        let bucket = Bucket::default();
+        let space = dataset(&bucket).await;
+        let other = [3; 16];
+        space.consumer.start(StartTransfer { id: other, ..to(&space, "mem://bucket/in") }).await.unwrap();
+        assert_eq!(space.run(other).await.consumer, Ok(()));
+        let away = Err(Delivery::Retry("away".to_owned()));
+        for _ in 0..2 {
+            bucket.answer("begin", DepotError::Again("away".to_owned()));
+        }
+        // Both have their place, and nothing is there yet.
+        let tried = match at_once {
+            true => tokio::join!(space.consumer.deposit(&ID), space.consumer.deposit(&other)),
+            false => (space.consumer.deposit(&ID).await, space.consumer.deposit(&other).await),
+        };
+        assert_eq!(tried, (away.clone(), away));
+        let place = |id| space.seen_by(Who::Consumer, id).deposit.unwrap().path.unwrap();
+        let marked = format!("mem://bucket/in/rain-{}/", id_text(&other));
+        assert_eq!((place(ID), place(other)), ("mem://bucket/in/rain/".to_owned(), marked.clone()));
+        assert_eq!(space.consumer.deposit(&ID).await, Ok(()));
+        assert_eq!(space.consumer.deposit(&other).await, Ok(()));
+        let expected: BTreeMap<_, _> =
+            below("mem://bucket/in/rain/").into_iter().chain(below(&marked)).collect();
+        assert_eq!(bucket.ours(), expected);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_open_deposits_come_up() {
+    let space = Space::small().await;
+    let ids: Vec<[u8; 16]> = (0..2100_u128).map(|number| number.to_be_bytes()).collect();
+    let (stored, open) = (space.network.consumer.ledger.store().clone(), ids.clone());
+    let put = stored.transact("test", move |tx| -> Result<(), ServiceError> {
+        open.iter().try_for_each(|id| deposits::put(tx, id, &Progress::default()))
+    });
+    put.await.unwrap();
+    assert_eq!(space.consumer.open_deposits().unwrap(), ids);
 }
 
 #[tokio::test(flavor = "multi_thread")]
