@@ -25,6 +25,8 @@ const MOST_DEPOSITS: usize = 4;
 
 /// How long a subscription that has become due may not be noticed.
 const LOOK: Duration = Duration::from_secs(1);
+/// How long a schedule may stay put off too far by a clock that was ahead.
+const RECOMPUTE: Duration = Duration::from_secs(60);
 /// Subscriptions that are looked at at the same time.
 const MOST_LOOKS: usize = 8;
 
@@ -113,6 +115,16 @@ pub(super) fn spawn_deposits(supervisor: &Supervisor, work: &Work, transfers: Tr
     });
 }
 
+/// Computes anew when schedules are due, for a clock that was ahead, until that fails.
+async fn recompute_schedules(transfers: &Transfers) -> String {
+    loop {
+        if let Err(error) = transfers.recompute_schedules().await {
+            return error.to_string();
+        }
+        tokio::time::sleep(RECOMPUTE).await;
+    }
+}
+
 /// Starts the deliveries of subscriptions when they are due.
 pub(super) fn spawn_subscriptions(supervisor: &Supervisor, work: &Work, transfers: Transfers) {
     let (standing, peers) = (work.standing().clone(), work.peers.clone());
@@ -134,7 +146,13 @@ pub(super) fn spawn_subscriptions(supervisor: &Supervisor, work: &Work, transfer
             longest_pause: LONGEST_RUN_PAUSE,
             longest_wait: LOOK,
         };
-        attempts.run(standing.clone(), drain.clone())
+        let (transfers, standing, drain) = (transfers.clone(), standing.clone(), drain.clone());
+        async move {
+            tokio::select! {
+                ended = attempts.run(standing, drain) => ended,
+                reason = recompute_schedules(&transfers) => Err(reason),
+            }
+        }
     });
 }
 

@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use huitong_catalog::Shelf;
 use huitong_contract::{Contract, Contracts};
 use huitong_identity::{Credential, Directory, Refusal, ServiceError, Standing, credential_of};
-use huitong_ids::NodeId;
+use huitong_ids::{ContractId, NodeId};
 use huitong_ledger::{Evidence, Ledger, LedgerError, QuorumPolicy};
 use huitong_proof::cbor::Map;
 use huitong_proof::{Digest, Draft, Kind, Statement, Timestamp};
@@ -49,6 +49,8 @@ pub struct Transfers {
     depot: Option<Arc<dyn Depot>>,
     /// Why the last try of an open deposit came to nothing.
     obstacles: Arc<Mutex<HashMap<[u8; 16], String>>>,
+    /// Looks at standing orders that are under way, or came to nothing.
+    looks: Arc<Mutex<HashMap<ContractId, subscribe::Look>>>,
     places: Places,
     pace: Pace,
     /// Exchanges that we serve, and that we receive from: each direction shares its memory.
@@ -98,6 +100,7 @@ impl Transfers {
             running: Arc::default(),
             depot: None,
             obstacles: Arc::default(),
+            looks: Arc::default(),
             places,
             pace,
             serving: Share::default(),

@@ -36,6 +36,8 @@ const LIVE: Table = Table::new("transfer.live");
 const COUNTERS: Table = Table::with_history("transfer.counter");
 /// What a consumer was delivered last by a peer under a name: peer, name -> id of the transfer.
 const DELIVERED: Table = Table::new("transfer.delivered");
+/// What a consumer was delivered last under a contract: contract id -> id of the transfer.
+const LAST_COMPLETED: Table = Table::new("transfer.last_completed");
 /// The newest version of its product that a consumer was offered under a contract: contract id -> number.
 const NEWEST_VERSION: Table = Table::new("transfer.newest_version");
 /// The other ledger's proofs, by transfer id.
@@ -205,6 +207,21 @@ pub(crate) fn newest(read: &impl Read, limit: usize) -> Result<Vec<Transfer>, Se
         }
     }
     Ok(found)
+}
+
+/// The transfer that a consumer completed last under a contract.
+pub(crate) fn last_completed(
+    read: &impl Read,
+    contract: &ContractId,
+) -> Result<Option<Transfer>, ServiceError> {
+    let id = read.get(&LAST_COMPLETED, contract.as_str().as_bytes())?;
+    let id = id.and_then(|id| <[u8; 16]>::try_from(id.as_slice()).ok());
+    Ok(id.map(|id| transfer(read, &id)).transpose()?.flatten())
+}
+
+pub(crate) fn put_last_completed(tx: &mut Tx<'_>, transfer: &Transfer) -> Result<(), ServiceError> {
+    tx.put(&LAST_COMPLETED, transfer.contract.as_str().as_bytes(), &transfer.id)?;
+    Ok(())
 }
 
 /// The newest version of its product that we were offered under a contract; 0 before the first.

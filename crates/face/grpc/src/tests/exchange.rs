@@ -10,7 +10,8 @@ use huitong_ids::{ContractId, DataId, DataType};
 use huitong_proof::cbor::{Map, Value};
 use huitong_proof::{Clock, Digest, Draft, Envelope, Kind, Statement};
 use huitong_transfer::{
-    Frames, FromConsumer, FromProvider, Priority, StartTransfer, TransferPeer, TransferState, Want as Wanted,
+    Frames, FromConsumer, FromProvider, Priority, StartTransfer, Subscribe, SubscriptionPeer, TransferPeer,
+    TransferState, Want as Wanted,
 };
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt as _;
@@ -136,6 +137,24 @@ async fn a_node_cannot_fill_a_ledger_with_refusals() {
     }
     assert!((BURST..BURST + 10).contains(&heard), "{heard} of {BURST} refusals");
     assert!(size() - before < u64::from(BURST) + 10, "{} more statements", size() - before);
+}
+
+#[tokio::test]
+async fn a_provider_cannot_push_without_end() {
+    let space = Space::new().await;
+    let product = space.publish(b"rain").await;
+    let contract = space.contract(&product).await;
+    let (schedule, priority, push) = (None, Priority::Normal, true);
+    let order = Subscribe { contract: contract.clone(), directory: None, priority, schedule, push };
+    space.consumer.transfers.subscribe(order).await.unwrap();
+    let mut heard = 0;
+    for _ in 0..BURST + 20 {
+        match space.provider.peers.push(space.consumer.id(), &contract, [1; 16]).await {
+            Ok(()) => heard += 1,
+            Err(error) => assert!(matches!(error, PeerError::Unavailable(_)), "{error}"),
+        }
+    }
+    assert!((BURST..BURST + 10).contains(&heard), "{heard} of {BURST}");
 }
 
 /// A consumer at the provider, frame by frame.
