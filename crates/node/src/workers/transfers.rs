@@ -1,5 +1,5 @@
 //! Runs the consumer's transfers, has all transfers follow their contracts, collects the other ledger's proofs of those that are
-//! complete, and puts them into S3 where that was ordered.
+//! complete, puts them into S3 where that was ordered, and tells consumers of new versions.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
@@ -63,6 +63,14 @@ pub(super) fn spawn_follower(supervisor: &Supervisor, transfers: Transfers) {
     supervisor.spawn("contracts", Stopping::AtOnce, LONGEST_PAUSE, move || {
         let transfers = transfers.clone();
         async move { transfers.follow_contracts().await.map_err(|error| error.to_string()) }
+    });
+}
+
+/// Tells consumers of new versions.
+pub(super) fn spawn_announcer(supervisor: &Supervisor, transfers: Transfers) {
+    supervisor.spawn("announcements", Stopping::AtOnce, LONGEST_PAUSE, move || {
+        let transfers = transfers.clone();
+        async move { transfers.announce_versions().await.map_err(|error| error.to_string()) }
     });
 }
 

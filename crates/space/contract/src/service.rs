@@ -269,6 +269,25 @@ impl Contracts {
         tables::newest(&self.ledger.store().view(), limit)
     }
 
+    /// The contracts about a product among the next `limit` negotiations behind `after`, and up to which one that is; `None`
+    /// when there are no more.
+    ///
+    /// # Errors
+    /// Storage errors.
+    pub fn about(
+        &self,
+        r: &impl Read,
+        product: &DataId,
+        after: Option<&[u8; 16]>,
+        limit: usize,
+    ) -> Result<(Vec<Contract>, Option<[u8; 16]>), ServiceError> {
+        let page = tables::page(r, after, limit)?;
+        let last = page.last().filter(|_| page.len() == limit).map(|last| last.id);
+        let found = page.iter().filter(|found| found.product == *product).map(tables::contract_of);
+        let found: Result<Vec<_>, _> = found.collect();
+        Ok((found?.into_iter().flatten().collect(), last))
+    }
+
     /// A contract that both sides have signed, in a view or inside a transaction; ask [`Contract::in_force`] before
     /// moving bytes. `None` when it is unknown here or one signature is missing.
     ///

@@ -55,6 +55,17 @@ pub(crate) fn newest(r: &impl Read, limit: usize) -> Result<Vec<Negotiation>, Se
     Ok(found)
 }
 
+/// Negotiations in the order of their ids, those behind that one.
+pub(crate) fn page(
+    r: &impl Read,
+    after: Option<&[u8; 16]>,
+    limit: usize,
+) -> Result<Vec<Negotiation>, ServiceError> {
+    let rows = r.scan(&NEGOTIATIONS, &[], after.map(<[u8; 16]>::as_slice), limit)?;
+    let decoded = rows.iter().map(|row| decode(&row.value));
+    decoded.collect::<Result<_, _>>().map_err(|error| damaged("contract.negotiation", &error))
+}
+
 /// How many negotiations with `peer`, in which we are `side`, are not over.
 pub(crate) fn open(r: &impl Read, side: Side, peer: &NodeId) -> Result<u64, ServiceError> {
     match r.get(&OPEN, &open_key(side, peer))? {

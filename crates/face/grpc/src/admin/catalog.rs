@@ -168,6 +168,7 @@ fn publish_command(request: wire::PublishRequest) -> Result<Publish, ServiceErro
         series,
         sha256,
         sm3,
+        push,
     } = request;
     let file = PathBuf::from(path);
     if matches!(Place::named(&file), Place::Here(path) if !path.is_absolute()) {
@@ -185,6 +186,7 @@ fn publish_command(request: wire::PublishRequest) -> Result<Publish, ServiceErro
     }
     publish.renews = renews;
     publish.series = series;
+    publish.push = push;
     publish.digests = WantedDigests { sha256, sm3 };
     publish.classification.update_frequency = match update_frequency.as_str() {
         "" => UpdateFrequency::Irregular,

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
-use huitong_contract::{Contract, Coverage, Side, Standing};
+use huitong_contract::{Contract, Coverage, Side, Standing, State};
 use huitong_identity::{
     Caller, Delivery, PeerError, Refusal, ServiceError, read_refusal, refuse, remember, statement_of,
 };
@@ -27,7 +27,8 @@ pub const TOPIC: &str = "transfer";
 
 /// The most subscriptions that one call lists, and that are looked at in one round.
 const MAX_LISTED: usize = 1_000;
-/// Subscriptions whose due times are computed anew in one commit.
+/// Subscriptions whose due times are computed anew, and negotiations that are looked through for who is to hear of a new
+/// version, in one commit.
 const BATCH: usize = 100;
 /// How far a clock may be set back without making due again what was due just before.
 const SET_BACK: Duration = Duration::from_secs(60);
@@ -276,6 +277,37 @@ impl Transfers {
             })
             .await
             .map_err(Into::into)
+    }
+
+    /// Tells the consumers of a series of each new version whose publication says so (provider), until the store closes.
+    pub async fn announce_versions(&self) -> Result<(), ServiceError> {
+        let mut commits = self.contracts.changes();
+        loop {
+            commits.borrow_and_update();
+            while self.shelf.unannounced(&self.ledger().store().view())?.is_some() {
+                let this = self.clone();
+                let announce = move |tx: &mut Tx<'_>| this.announce_version(tx);
+                self.ledger().store().transact("transfer.announce", announce).await?;
+            }
+            if commits.changed().await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// The next of them.
+    fn announce_version(&self, tx: &mut Tx<'_>) -> Result<(), ServiceError> {
+        let Some((product, after)) = self.shelf.unannounced(tx)? else { return Ok(()) };
+        let (contracts, up_to) = self.contracts.about(tx, &product, after.as_ref(), BATCH)?;
+        for contract in contracts {
+            let has_ended =
+                contract.state != State::Finalized || matches!(contract.standing, Standing::Ended(_));
+            let is_ours = contract.side == Side::Provider && contract.agreement.coverage == Coverage::Series;
+            if is_ours && !has_ended {
+                announce(tx, &contract, random(self.ledger().entropy().as_ref()))?;
+            }
+        }
+        self.shelf.announced(tx, &product, up_to.as_ref())
     }
 
     /// Hands one outbox row of topic `transfer` to its destination.

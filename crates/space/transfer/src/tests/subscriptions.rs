@@ -12,7 +12,7 @@ use huitong_proof::{Clock as _, ContentRoot, Kind};
 use huitong_store::outbox;
 
 use super::series::{renew, space};
-use super::{MIB, Space, Who, as_peer_error, content, count, policy};
+use super::{ALWAYS, MIB, Space, Who, as_peer_error, content, count, offer, policy, publish};
 use crate::model::{Priority, Subscribe, Subscription, TransferState};
 use crate::{Schedule, SubscriptionPeer, TOPIC, tables};
 
@@ -67,6 +67,14 @@ fn at_three() -> Schedule {
 fn order(space: &Space, schedule: Option<Schedule>, push: bool) -> Subscribe {
     let (contract, directory) = (space.contract.clone(), Some(space.received()));
     Subscribe { contract, directory, priority: Priority::High, schedule, push }
+}
+
+impl Space {
+    /// Whether the provider has yet to tell consumers of a new version.
+    fn unannounced(&self) -> bool {
+        let shelf = super::shelf(self.home.path(), &self.network.provider);
+        shelf.unannounced(&self.network.provider.ledger.store().view()).unwrap().is_some()
+    }
 }
 
 fn hours(space: &Space, hours: u64) {
@@ -230,6 +238,57 @@ async fn a_push_while_a_delivery_is_under_way_is_not_lost() {
     assert!(serve(&space).await.is_empty());
     space.assert_delivered(first[0]);
     assert!(space.consumer.due_subscriptions().unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_provider_tells_who_has_agreed_to_a_series_of_each_new_version() {
+    let space = space(Coverage::Series).await;
+    for n in [8, 9] {
+        space.request([n; 16]).await;
+        space.settle().await;
+    }
+    let provider = space.contracts(Who::Provider);
+    provider.suspend([8; 16], "audit").await.unwrap();
+    provider.terminate([9; 16], "sold").await.unwrap();
+    space.settle().await;
+    let view = space.network.provider.ledger.store().view();
+    let (mut seen, mut after) = (Vec::new(), None);
+    loop {
+        let (found, last) = provider.about(&view, &space.product, after.as_ref(), 2).unwrap();
+        seen.extend(found.into_iter().map(|contract| contract.negotiation[0]));
+        after = last;
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(seen, [7, 8, 9]);
+
+    let file = space.home.path().join("next.csv");
+    fs::write(&file, content(MIB + 3)).unwrap();
+    let request = offer([20; 16], file, MIB, &policy(&[ALWAYS]));
+    let request = Publish { renews: Some(space.product.clone()), push: true, ..request };
+    publish(space.home.path(), &space.network, request).await;
+    // The node goes down before it has told anybody, and does so when it is back.
+    assert!(space.unannounced());
+    drop((view, provider));
+    let space = space.restart().await;
+    let store = space.network.provider.ledger.store().clone();
+    let provider = space.provider.clone();
+    let announcing = tokio::spawn(async move { provider.announce_versions().await });
+    let mut commits = store.commits();
+    tokio::time::timeout(Duration::from_secs(20), async {
+        while space.unannounced() {
+            commits.changed().await.unwrap();
+        }
+    })
+    .await
+    .unwrap();
+    announcing.abort();
+    space.consumer.subscribe(order(&space, None, true)).await.unwrap();
+    let outcomes = pass(&space).await;
+    assert_eq!(outcomes.len(), 2, "not under the contract that has ended: {outcomes:?}");
+    assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 1, "{outcomes:?}");
+    assert_eq!(serve(&space).await.len(), 1);
 }
 
 /// The only standing order.
