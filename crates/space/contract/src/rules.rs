@@ -385,6 +385,7 @@ fn first_difference(a: &Terms, b: &Terms) -> Option<&'static str> {
         ("mode", a.mode == b.mode),
         ("price", a.price == b.price),
         ("coverage", a.coverage == b.coverage),
+        ("version", a.version == b.version),
     ];
     comparisons.into_iter().find(|(_, same)| !same).map(|(field, _)| field)
 }

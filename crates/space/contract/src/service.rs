@@ -344,6 +344,7 @@ impl Contracts {
             mode: Mode::Window,
             price: found.listing.price,
             coverage: Coverage::of_listing(found.listing.series),
+            version: found.listing.series.then_some(found.version),
         }))
     }
 

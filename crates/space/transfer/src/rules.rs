@@ -158,7 +158,7 @@ pub(crate) fn is_spent(agreement: &Agreement, code: &str, now: Timestamp) -> boo
 }
 
 /// Whether the consumer may take this offer: exactly what the agreement says, and of a series what the registrar has
-/// certified, which its caller looks at.
+/// certified, not older than what was agreed on, which its caller looks at.
 pub(crate) fn check_offer(offer: &OfferDetail, agreement: &Agreement) -> Result<(), Refusal> {
     let differs = |what: &str| {
         Refusal::new(

@@ -145,8 +145,13 @@ impl AdminServices {
         self.peers.learn(provider, &found.address);
         let terms = self.peers.standing_terms(provider, product).await?;
         let terms = Terms::decode(&terms).map_err(|error| broken(error.into()))?;
-        if terms.product != *product || terms.provider != *provider || terms.root != found.record.root {
-            let reason = format!("{provider} answers with terms for something else than {product}");
+        let is_certified =
+            terms.root == found.record.root && terms.version.is_none_or(|version| version == found.version);
+        if terms.product != *product || terms.provider != *provider || !is_certified {
+            let reason = format!(
+                "{provider} answers with terms for something else than {product} as it is listed; try again, as a new \
+                 version may just be coming"
+            );
             return Err(PeerError::Broken(reason).into());
         }
         Ok((found, terms))

@@ -200,9 +200,12 @@ impl Fetch<'_> {
         }
         let newest =
             tables::newest_version(&self.transfers.ledger().store().view(), &self.transfer.contract)?;
-        if registered.version < newest {
-            let reason =
-                format!("version {} is offered, version {newest} was offered before", registered.version);
+        let oldest = newest.max(self.contract.agreement.version.unwrap_or_default());
+        if registered.version < oldest {
+            let reason = format!(
+                "version {} is offered, version {oldest} was agreed on or offered before",
+                registered.version
+            );
             let refusal = Refusal::new("offer.version", reason, "keep the statements as evidence");
             return Err(self.abort(&refusal, &offer).await?);
         }
