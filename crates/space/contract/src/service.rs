@@ -17,6 +17,7 @@ use huitong_proof::{Digest, Statement, id_text};
 use huitong_store::{Read, Tx};
 use tokio::sync::watch;
 
+pub use self::receive::Received;
 use crate::model::{
     AcceptCounter, Approval, Contract, Coverage, Mode, Negotiation, Party, Reason, Side, Standings, State,
     Statements, Terms,
@@ -198,8 +199,8 @@ impl Contracts {
     /// most 256 characters, is signed and told to the other node. Suspending twice changes nothing.
     ///
     /// # Errors
-    /// `NotFound`; `Conflict` when there is no contract yet, when it has ended, or when this side has suspended and resumed
-    /// it [`crate::MAXIMUM_CHANGES`] times.
+    /// `NotFound`; `Conflict` when there is no contract yet, when it has ended, or when this side has signed
+    /// [`crate::MAXIMUM_CHANGES`] suspensions and resumptions.
     pub async fn suspend(&self, id: [u8; 16], reason: &str) -> Result<Negotiation, ServiceError> {
         let reason = Reason::new(OPERATOR, reason);
         self.change_either("contract.suspend", id, move |contracts, tx, negotiation| {
@@ -388,6 +389,7 @@ impl Contracts {
             agreement_hash: None,
             statements: Statements::default(),
             reason: None,
+            is_ended_by_peer: false,
             standings: Standings::default(),
             created: now,
             updated: now,

@@ -251,6 +251,7 @@ fn the_national_state_follows_from_the_protocols() {
                 ..Statements::default()
             },
             reason: None,
+            is_ended_by_peer: false,
             standings: Standings::default(),
             created: Timestamp::from_millis(0),
             updated: Timestamp::from_millis(0),
