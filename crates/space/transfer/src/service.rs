@@ -126,9 +126,9 @@ impl Transfers {
         Ok(newest.into_iter().map(|transfer| self.with_obstacle(transfer)).collect())
     }
 
-    /// Transfers that have not ended, at most `limit`.
-    pub fn live(&self, limit: usize) -> Result<Vec<[u8; 16]>, ServiceError> {
-        tables::all_live(&self.ledger().store().view(), limit)
+    /// Transfers that have not ended.
+    pub fn live(&self) -> Result<Vec<[u8; 16]>, ServiceError> {
+        tables::all_live(&self.ledger().store().view())
     }
 
     /// Transfers that began after this moment and this id, the oldest first, at most `limit`; they may have ended.

@@ -44,6 +44,8 @@ const NEWEST_VERSION: Table = Table::new("transfer.newest_version");
 const PROOFS: Table = Table::new("transfer.proofs");
 
 const VERSION: u64 = 1;
+/// Rows read at once where all are read.
+const PAGE: usize = 1024;
 
 pub(crate) fn transfer(read: &impl Read, id: &[u8; 16]) -> Result<Option<Transfer>, ServiceError> {
     read.get(&TRANSFERS, id)?.map(|bytes| decode(&bytes)).transpose()
@@ -76,10 +78,17 @@ pub(crate) fn save(tx: &mut Tx<'_>, transfer: &Transfer) -> Result<(), ServiceEr
     Ok(())
 }
 
-/// Transfers that have not ended.
-pub(crate) fn all_live(read: &impl Read, limit: usize) -> Result<Vec<[u8; 16]>, ServiceError> {
-    let rows = read.scan(&LIVE, &[], None, limit)?;
-    Ok(rows.into_iter().filter_map(|row| row.key.last_chunk().copied()).collect())
+/// Transfers that have not ended, page by page.
+pub(crate) fn all_live(read: &impl Read) -> Result<Vec<[u8; 16]>, ServiceError> {
+    let (mut live, mut after): (Vec<[u8; 16]>, Option<Vec<u8>>) = (Vec::new(), None);
+    loop {
+        let rows = read.scan(&LIVE, &[], after.as_deref(), PAGE)?;
+        live.extend(rows.iter().filter_map(|row| row.key.last_chunk().copied()));
+        match rows.into_iter().last() {
+            Some(last) => after = Some(last.key),
+            None => return Ok(live),
+        }
+    }
 }
 
 /// Transfers that began after this one, the oldest first.
@@ -189,7 +198,7 @@ pub(crate) fn newest(read: &impl Read, limit: usize) -> Result<Vec<Transfer>, Se
     let mut newest = std::collections::VecDeque::with_capacity(limit.min(1024));
     let mut after: Option<Vec<u8>> = None;
     loop {
-        let rows = read.scan(&BY_TIME, &[], after.as_deref(), 1024)?;
+        let rows = read.scan(&BY_TIME, &[], after.as_deref(), PAGE)?;
         let Some(last) = rows.last() else { break };
         after = Some(last.key.clone());
         for row in &rows {
