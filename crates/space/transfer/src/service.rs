@@ -245,9 +245,19 @@ impl Transfers {
         receiver
     }
 
-    /// Makes the run of a transfer, if there is one, look at what is stored.
+    /// Makes the run of a transfer, if there is one, look at what is stored. What one that is over has left does not count any
+    /// more.
     fn look_again(&self, id: &[u8; 16]) {
-        self.with_running(id, |running| running.orders.send_replace(()));
+        let mut running = self.lock();
+        match running.get(id) {
+            Some(run) if run.orders.is_closed() => {
+                running.remove(id);
+            }
+            Some(run) => {
+                run.orders.send_replace(());
+            }
+            None => {}
+        }
     }
 
     fn add_moved(&self, id: &[u8; 16], bytes: u64) {

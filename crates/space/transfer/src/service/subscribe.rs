@@ -32,6 +32,8 @@ const MAX_LISTED: usize = 1_000;
 const BATCH: usize = 100;
 /// How far a clock may be set back without making due again what was due just before.
 const SET_BACK: Duration = Duration::from_secs(60);
+/// Questions to one provider that are under way at the same time.
+const MOST_ASKED: usize = 2;
 /// Statements about one push that are looked through for our answer.
 const MAX_ANSWERS: usize = 16;
 /// A notice holds a contract id and an operation id.
@@ -69,6 +71,8 @@ pub(super) struct Look {
     waits: String,
     /// The provider has pushed since this one began: it may have seen less than what was announced.
     is_outdated: bool,
+    /// The provider that is asked just now.
+    asks: Option<NodeId>,
 }
 
 impl Transfers {
@@ -170,12 +174,13 @@ impl Transfers {
         contract: &ContractId,
         peer: &dyn SubscriptionPeer,
     ) -> Result<(), Delivery> {
-        self.looks().entry(contract.clone()).or_default().is_outdated = false;
+        let waits = self.looks().remove(contract).map(|look| look.waits).unwrap_or_default();
+        self.looks().insert(contract.clone(), Look { waits, ..Look::default() });
         let looked = self.look_at_subscription(contract, peer).await;
         let mut looks = self.looks();
         match &looked {
             Err(Delivery::Retry(reason) | Delivery::Dead(reason)) => {
-                looks.entry(contract.clone()).or_default().waits.clone_from(reason);
+                looks.insert(contract.clone(), Look { waits: reason.clone(), ..Look::default() });
             }
             Ok(()) => {
                 looks.remove(contract);
@@ -220,6 +225,9 @@ impl Transfers {
         {
             return self.stop(found, &format!("{}: {}", last.code, last.reason)).await.map_err(retry);
         }
+        if !self.may_ask(contract, &known.peer) {
+            return Err(Delivery::Retry("its provider has other questions to answer first".to_owned()));
+        }
         match something_new(&known, found.is_scheduled_by(now), here.as_ref(), peer).await {
             Ok(true) => self.start_due(found).await.map_err(retry),
             Ok(false) => self.put_off(found, "nothing new").await.map_err(retry),
@@ -228,6 +236,17 @@ impl Transfers {
             }
             Err(error) => Err(Delivery::Retry(error.to_string())),
         }
+    }
+
+    /// Whether the provider may be asked now: one that does not answer holds up its own orders only.
+    fn may_ask(&self, contract: &ContractId, provider: &NodeId) -> bool {
+        let mut looks = self.looks();
+        let asked = looks.values().filter(|look| look.asks.as_ref() == Some(provider)).count();
+        if let Some(look) = looks.get_mut(contract).filter(|_| asked < MOST_ASKED) {
+            look.asks = Some(provider.clone());
+            return true;
+        }
+        false
     }
 
     /// Computes anew when schedules are due next, where a clock that was ahead has put that too far off. To be called at the

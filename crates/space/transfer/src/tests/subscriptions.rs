@@ -459,6 +459,50 @@ async fn a_clock_that_was_ahead_does_not_put_a_schedule_off() {
     assert_eq!(standing(&space).due(), due);
 }
 
+/// Never answers.
+struct Silent;
+
+#[async_trait]
+impl SubscriptionPeer for Silent {
+    async fn push(&self, _: &NodeId, _: &ContractId, _: [u8; 16]) -> Result<(), PeerError> {
+        std::future::pending().await
+    }
+
+    async fn current_root(&self, _: &NodeId, _: &DataId) -> Result<ContentRoot, PeerError> {
+        std::future::pending().await
+    }
+}
+
+#[tokio::test]
+async fn a_provider_that_does_not_answer_holds_up_few_looks() {
+    let mut space = space(Coverage::Series).await;
+    let mut contracts = vec![space.contract.clone()];
+    for n in [8, 9] {
+        space.request([n; 16]).await;
+        space.settle().await;
+        contracts.push(space.negotiation(Who::Provider, [n; 16]).contract.unwrap());
+    }
+    for contract in &contracts {
+        space.contract = contract.clone();
+        space.consumer.subscribe(order(&space, None, true)).await.unwrap();
+        push(&space, 1).await;
+    }
+    let look = |contract| space.consumer.serve_subscription(contract, &Silent);
+    tokio::select! {
+        biased;
+        _ = look(&contracts[0]) => unreachable!(),
+        _ = look(&contracts[1]) => unreachable!(),
+        third = look(&contracts[2]) => {
+            assert!(matches!(&third, Err(Delivery::Retry(reason)) if reason.contains("other questions")), "{third:?}");
+        }
+    }
+    // Looks that were broken off hold up nothing.
+    for contract in contracts {
+        space.contract = contract;
+        assert_eq!(super::subscriptions::look(&space).await, Ok(()));
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_order_that_cannot_start_says_why() {
     let space = space(Coverage::Series).await;
