@@ -11,7 +11,8 @@ use huitong_proof::{ContentRoot, Digest, Timestamp};
 use huitong_store::{Read, Row, Table, Tx};
 
 use crate::model::{
-    DeliveryForm, FileName, Place, Publication, PublicationState, ResourceRecord, SecurityLevel, Source,
+    Announcement, DeliveryForm, FileName, Place, Publication, PublicationState, ResourceRecord,
+    SecurityLevel, Source,
 };
 use crate::peer::Hit;
 
@@ -379,12 +380,12 @@ pub(crate) fn announced(tx: &mut Tx<'_>, product: &DataId) -> Result<(), Service
     Ok(tx.delete(&ANNOUNCEMENTS, product.as_str().as_bytes())?)
 }
 
-/// A product of whose newest version consumers are yet to hear, and behind which negotiation they are.
-pub(crate) fn announcement(r: &impl Read) -> Result<Option<(DataId, Option<[u8; 16]>)>, ServiceError> {
+/// The next product of whose newest version consumers are yet to hear.
+pub(crate) fn announcement(r: &impl Read) -> Result<Option<Announcement>, ServiceError> {
     let Some(row) = r.scan(&ANNOUNCEMENTS, &[], None, 1)?.pop() else { return Ok(None) };
     let product = std::str::from_utf8(&row.key).map_err(damaged)?;
     let after = if row.value.is_empty() { None } else { publication_id(Some(row.value))? };
-    Ok(Some((read(product)?, after)))
+    Ok(Some(Announcement { product: read(product)?, after }))
 }
 
 /// Key of [`VERSIONS`].

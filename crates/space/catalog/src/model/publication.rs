@@ -224,6 +224,15 @@ pub struct Publication {
     pub updated: Timestamp,
 }
 
+/// A new version that the consumers of its series are yet to hear of; see [`Publish::push`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Announcement {
+    /// The product.
+    pub product: DataId,
+    /// The negotiation up to which consumers have been told; `None` at the beginning.
+    pub after: Option<[u8; 16]>,
+}
+
 /// A product on offer here: what contracts and transfers need to know of it.
 #[derive(Debug, Clone)]
 pub struct ShelfProduct {

@@ -17,9 +17,9 @@ use huitong_store::{Outgoing, Read, Tx};
 
 use super::{Abort, aborted};
 use crate::model::{
-    AssetCertificate, AssetKind, Classification, FileName, ListingRecord, OpenSource, Place, ProductRecord,
-    Publication, PublicationState, Publish, Registration, ResourceRecord, ShelfProduct, Source, SourceFile,
-    list, seal, stamp, walk,
+    Announcement, AssetCertificate, AssetKind, Classification, FileName, ListingRecord, OpenSource, Place,
+    ProductRecord, Publication, PublicationState, Publish, Registration, ResourceRecord, ShelfProduct,
+    Source, SourceFile, list, seal, stamp, walk,
 };
 use crate::peer::Elsewhere;
 use crate::tables::{self, PublicationRow};
@@ -157,9 +157,8 @@ impl Shelf {
         }
     }
 
-    /// A product of whose newest version the consumers of its series are yet to hear, and behind which negotiation they are;
-    /// see [`Publish::push`].
-    pub fn unannounced(&self, r: &impl Read) -> Result<Option<(DataId, Option<[u8; 16]>)>, ServiceError> {
+    /// The next product of whose newest version consumers are yet to hear.
+    pub fn unannounced(&self, r: &impl Read) -> Result<Option<Announcement>, ServiceError> {
         tables::announcement(r)
     }
 

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
+use huitong_catalog::Announcement;
 use huitong_contract::{Contract, Coverage, Side, Standing, State};
 use huitong_identity::{
     Caller, Delivery, PeerError, Refusal, ServiceError, read_refusal, refuse, remember, statement_of,
@@ -316,7 +317,7 @@ impl Transfers {
 
     /// The next of them.
     fn announce_version(&self, tx: &mut Tx<'_>) -> Result<(), ServiceError> {
-        let Some((product, after)) = self.shelf.unannounced(tx)? else { return Ok(()) };
+        let Some(Announcement { product, after }) = self.shelf.unannounced(tx)? else { return Ok(()) };
         let (contracts, up_to) = self.contracts.about(tx, &product, after.as_ref(), BATCH)?;
         for contract in contracts {
             let has_ended =
