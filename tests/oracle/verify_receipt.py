@@ -241,9 +241,10 @@ def tuple_of(*shapes):
                          and all(shape(part) for shape, part in zip(shapes, item)))
 
 
-def record(fields):
-    return lambda item: (type(item) is dict and item.keys() == fields.keys()
-                         and all(shape(item[key]) for key, shape in fields.items()))
+def record(fields, optional=()):
+    known = fields | dict(optional)
+    return lambda item: (type(item) is dict and fields.keys() <= item.keys() <= known.keys()
+                         and all(known[key](value) for key, value in item.items()))
 
 
 digest = octets_of(32)
@@ -399,14 +400,17 @@ PARTY = record({1: text, 2: text, 3: text})
 AGREEMENT_DOCUMENT = record({
     1: exactly("huitong/agreement/v1"), 2: lambda item: text(item) and len(item) == 47, 3: text, 4: text, 5: text,
     6: PARTY, 7: PARTY, 8: octets, 9: digest, 10: uint, 11: uint, 12: exactly(0), 13: text, 14: uint,
-    15: octets_of(16), 16: digest, 17: exactly("01"), 18: lambda item: uint(item) and item < 2})
+    15: octets_of(16), 16: digest, 17: exactly("01"), 18: lambda item: uint(item) and item < 2},
+    {19: lambda item: uint(item) and item > 0})
 
 
 def read_agreement(data):
     try:
-        return decode(data, 8, AGREEMENT_DOCUMENT)
+        agreement = decode(data, 8, AGREEMENT_DOCUMENT)
     except NotStrict as problem:
         raise Invalid(f"agreement document: {problem}") from None
+    check((19 in agreement) == (agreement[18] == 1), "agreement document: a version stands in it with coverage 1 only")
+    return agreement
 
 
 # ---------------------------------------------------------------- section 7: the chain
@@ -482,6 +486,8 @@ def verify_chain(receipt, space, registrar_keys):
     root, size = asset.detail[5], asset.detail[6]
     if agreement[18] == 0:
         check((root, size) == (agreement[9], agreement[10]), "ASSET CERTIFICATE: root or size is not the agreement's")
+    else:
+        check(asset.detail[8] >= agreement[19], "ASSET CERTIFICATE: an older version than was agreed on")
     transfer = [statement for statement in shared if statement.kind in (USAGE, OFFER, ACCEPT, ACK, FINAL)]
     check(len({statement.subject for statement in transfer}) <= 1, "the transfer's statements have different subjects")
     if OFFER in found:

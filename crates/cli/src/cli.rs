@@ -227,7 +227,7 @@ pub(crate) enum Catalog {
         /// Contracts cover later versions of the product too.
         #[arg(long, conflicts_with = "renews")]
         series: bool,
-        /// Tell the consumers of all contracts about the product that there is something to fetch.
+        /// Once it is listed, tell the consumers of all contracts that cover later versions that there is something to fetch.
         #[arg(long, requires = "renews")]
         push: bool,
         /// Hashes of the file to record beside its BLAKE3 root.

@@ -75,6 +75,7 @@ pub(crate) fn spawn(
     if let Some(transfers) = &work.transfers {
         transfers::spawn_runner(supervisor, work, transfers.clone());
         transfers::spawn_follower(supervisor, transfers.clone());
+        transfers::spawn_announcer(supervisor, transfers.clone());
         transfers::spawn_collector(supervisor, work, transfers.clone());
         transfers::spawn_deposits(supervisor, work, transfers.clone());
         transfers::spawn_subscriptions(supervisor, work, transfers.clone());

@@ -27,6 +27,7 @@ pub(crate) async fn run(command: Catalog, global: &Global, output: Output) -> Re
                 policy: policy.as_deref().map(read_policy).transpose()?.unwrap_or_default().into(),
                 renews: renews.unwrap_or_default(),
                 series,
+                push,
                 sha256: digest.contains(&FileHash::Sha256),
                 sm3: digest.contains(&FileHash::Sm3),
                 price,
@@ -34,9 +35,9 @@ pub(crate) async fn run(command: Catalog, global: &Global, output: Output) -> Re
                 id: operations::id_bytes(operation_id(id, output)).into(),
                 ..Default::default()
             };
-            let publication = publish(&admin, request, output).await?;
+            publish(&admin, request, output).await?;
             if push {
-                push_to_all(&admin, &publication.product, output).await?;
+                output.note("the node tells the consumers of all contracts that cover later versions");
             }
         }
         Catalog::List => {
@@ -131,27 +132,7 @@ fn publish_advice(message: &str) -> &'static str {
     }
 }
 
-/// Tells each consumer with a contract about the product that there is something to fetch.
-async fn push_to_all(admin: &Admin, product: &str, output: Output) -> Result<(), Failure> {
-    let request = api::ListNegotiationsRequest {};
-    let known = admin.call(async |mut client: Client| client.list_negotiations(request).await).await?;
-    let contracts = known.negotiations.iter().filter(|negotiation| {
-        negotiation.side == "provider" && negotiation.product == product && negotiation.state == "FINALIZED"
-    });
-    let mut told: usize = 0;
-    for negotiation in contracts {
-        operations::push(admin, &negotiation.contract).await?;
-        told = told.saturating_add(1);
-    }
-    output.note(&format!("told the consumers of {told} contracts"));
-    Ok(())
-}
-
-async fn publish(
-    admin: &Admin,
-    request: api::PublishRequest,
-    output: Output,
-) -> Result<api::Publication, Failure> {
+async fn publish(admin: &Admin, request: api::PublishRequest, output: Output) -> Result<(), Failure> {
     let bar = output.progress("hashing");
     bar.set_length(bytes_below(Path::new(&request.path)));
     let publication = operations::publish(admin, request, |hashed| bar.set_position(hashed)).await;
@@ -171,7 +152,7 @@ async fn publish(
             publication.path
         )
     });
-    Ok(publication)
+    Ok(())
 }
 
 /// A line for each hash that there is.

@@ -280,6 +280,16 @@ impl Connector {
         pending.len()
     }
 
+    /// Sends a message never again.
+    async fn forget(&self, id: u64) {
+        let store = self.node.ledger.store();
+        let settle = store.transact("test", move |tx| {
+            outbox::settle(tx, id)?;
+            Ok::<_, huitong_identity::ServiceError>(())
+        });
+        settle.await.unwrap();
+    }
+
     fn pending(&self) -> Vec<Pending> {
         outbox::pending(&self.node.ledger.store().view(), None, 100).unwrap()
     }

@@ -73,6 +73,12 @@ impl Policy {
         compare::is_within(self, other)
     }
 
+    /// Whether no permission can cover the action at any time from `now` on: each one's time is over, or its uses are used up.
+    pub fn is_spent(&self, action: Action, now: u64, used_up: &dyn Fn(&ClauseId) -> bool) -> bool {
+        let mut covering = self.permissions.iter().filter(|rule| rule.covers(action));
+        covering.all(|rule| used_up(&rule.id) || rule.times().is_over(now))
+    }
+
     /// The next instant after `now` at which a time clause can change the decision, if there is one. Both are
     /// milliseconds since 1970-01-01 UTC.
     pub fn next_boundary(&self, now: u64) -> Option<u64> {

@@ -31,6 +31,11 @@ impl Times {
         self.next_inside(0).is_none()
     }
 
+    /// Whether none of them lies at or after `now`.
+    pub(crate) fn is_over(&self, now: u64) -> bool {
+        self.next_inside(now).is_none()
+    }
+
     /// The first instant after `now` at which [`Times::contains`] changes its answer.
     pub(crate) fn next_change(&self, now: u64) -> Option<u64> {
         if !self.contains(now) {

@@ -1,5 +1,5 @@
 //! Runs the consumer's transfers, has all transfers follow their contracts, collects the other ledger's proofs of those that are
-//! complete, and puts them into S3 where that was ordered.
+//! complete, puts them into S3 where that was ordered, and tells consumers of new versions.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
@@ -25,6 +25,8 @@ const MOST_DEPOSITS: usize = 4;
 
 /// How long a subscription that has become due may not be noticed.
 const LOOK: Duration = Duration::from_secs(1);
+/// How long a schedule may stay put off too far by a clock that was ahead.
+const RECOMPUTE: Duration = Duration::from_secs(60);
 /// Subscriptions that are looked at at the same time.
 const MOST_LOOKS: usize = 8;
 
@@ -62,6 +64,14 @@ pub(super) fn spawn_follower(supervisor: &Supervisor, transfers: Transfers) {
     supervisor.spawn("contracts", Stopping::AtOnce, LONGEST_PAUSE, move || {
         let transfers = transfers.clone();
         async move { transfers.follow_contracts().await.map_err(|error| error.to_string()) }
+    });
+}
+
+/// Tells consumers of new versions.
+pub(super) fn spawn_announcer(supervisor: &Supervisor, transfers: Transfers) {
+    supervisor.spawn("announcements", Stopping::AtOnce, LONGEST_PAUSE, move || {
+        let transfers = transfers.clone();
+        async move { transfers.announce_versions().await.map_err(|error| error.to_string()) }
     });
 }
 
@@ -116,6 +126,16 @@ pub(super) fn spawn_deposits(supervisor: &Supervisor, work: &Work, transfers: Tr
     });
 }
 
+/// Computes anew when schedules are due, for a clock that was ahead, until that fails.
+async fn recompute_schedules(transfers: &Transfers) -> String {
+    loop {
+        if let Err(error) = transfers.recompute_schedules().await {
+            return error.to_string();
+        }
+        tokio::time::sleep(RECOMPUTE).await;
+    }
+}
+
 /// Starts the deliveries of subscriptions when they are due.
 pub(super) fn spawn_subscriptions(supervisor: &Supervisor, work: &Work, transfers: Transfers) {
     let (standing, peers) = (work.standing().clone(), work.peers.clone());
@@ -138,7 +158,13 @@ pub(super) fn spawn_subscriptions(supervisor: &Supervisor, work: &Work, transfer
             longest_wait: LOOK,
             in_turn: false,
         };
-        attempts.run(standing.clone(), drain.clone())
+        let (transfers, standing, drain) = (transfers.clone(), standing.clone(), drain.clone());
+        async move {
+            tokio::select! {
+                ended = attempts.run(standing, drain) => ended,
+                reason = recompute_schedules(&transfers) => Err(reason),
+            }
+        }
     });
 }
 

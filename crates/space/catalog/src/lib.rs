@@ -16,10 +16,10 @@ mod tests;
 mod workers;
 
 pub use model::{
-    AssetCertificate, AssetKind, Classification, DataFormat, DeliveryForm, FileName, Grade, ListingNotice,
-    ListingRecord, MAX_POLICY_BYTES, MAX_WINDOW_BYTES, MIN_WINDOW_BYTES, OpenSource, Origin, Ownership,
-    PersonalInformation, Place, ProductRecord, Publication, PublicationState, Publish, RecordError,
-    Registration, ResourceRecord, SecurityLevel, ShelfProduct, Source, SourceFile, SourceReader,
+    Announcement, AssetCertificate, AssetKind, Classification, DataFormat, DeliveryForm, FileName, Grade,
+    ListingNotice, ListingRecord, MAX_POLICY_BYTES, MAX_WINDOW_BYTES, MIN_WINDOW_BYTES, OpenSource, Origin,
+    Ownership, PersonalInformation, Place, ProductRecord, Publication, PublicationState, Publish,
+    RecordError, Registration, ResourceRecord, SecurityLevel, ShelfProduct, Source, SourceFile, SourceReader,
     UpdateFrequency,
 };
 pub use peer::{

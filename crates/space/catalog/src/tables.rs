@@ -8,10 +8,11 @@ use huitong_identity::{Refusal, ServiceError};
 use huitong_ids::{DataId, NodeId};
 use huitong_proof::cbor::{Fields, Limits, Map};
 use huitong_proof::{ContentRoot, Digest, Timestamp};
-use huitong_store::{Read, Row, Table};
+use huitong_store::{Read, Row, Table, Tx};
 
 use crate::model::{
-    DeliveryForm, FileName, Place, Publication, PublicationState, ResourceRecord, SecurityLevel, Source,
+    Announcement, DeliveryForm, FileName, Place, Publication, PublicationState, ResourceRecord,
+    SecurityLevel, Source,
 };
 use crate::peer::Hit;
 
@@ -29,6 +30,9 @@ pub(crate) const PUBLICATIONS: Table = Table::with_history("catalog.publication"
 pub(crate) const PRODUCTS: Table = Table::new("catalog.product");
 /// Publication id, by product id and content root: every version that was listed.
 pub(crate) const VERSIONS: Table = Table::new("catalog.version");
+
+/// Products of whose newest version consumers are yet to hear, by product id: what was announced last, or nothing.
+const ANNOUNCEMENTS: Table = Table::new("catalog.announcement");
 
 const VERSION: u64 = 1;
 const LIMITS: Limits = Limits { bytes: 256 * 1024, depth: 4 };
@@ -80,6 +84,10 @@ pub(crate) struct ListingRow {
     /// Place of the LISTING in the ledger; leads to its row in [`RECENT`].
     pub(crate) position: u64,
     pub(crate) listed: Timestamp,
+    /// The product as it was registered when it was listed: a version that is not listed yet is not shown.
+    pub(crate) product_record: Vec<u8>,
+    /// The certificate over that.
+    pub(crate) certificate: Digest,
 }
 
 impl ListingRow {
@@ -91,6 +99,8 @@ impl ListingRow {
             .uint(3, self.version)
             .uint(4, self.position)
             .uint(5, self.listed.millis())
+            .bytes(6, &self.product_record)
+            .digest(7, &self.certificate)
             .encode()
     }
 
@@ -102,6 +112,8 @@ impl ListingRow {
             version: fields.uint(3, "version")?,
             position: fields.uint(4, "position")?,
             listed: Timestamp::from_millis(fields.uint(5, "listed")?),
+            product_record: fields.bytes(6, "product_record")?,
+            certificate: fields.digest(7, "certificate")?,
         };
         fields.finish()?;
         Ok(row)
@@ -167,6 +179,8 @@ pub(crate) struct PublicationRow {
     pub(crate) window_bytes: u64,
     /// Whether contracts about the product cover its later versions too.
     pub(crate) series: bool,
+    /// Whether consumers hear of it once it is listed.
+    pub(crate) push: bool,
     /// The publication of which this is a new version.
     pub(crate) renews: Option<[u8; 16]>,
     /// The publication that is, or is to become, the next version of this one.
@@ -231,7 +245,8 @@ impl PublicationRow {
             .uint(18, self.updated.millis())
             .boolean(19, self.series)
             .maybe_bytes(20, self.renews.as_ref().map(<[u8; 16]>::as_slice))
-            .maybe_bytes(21, self.renewed_by.as_ref().map(<[u8; 16]>::as_slice));
+            .maybe_bytes(21, self.renewed_by.as_ref().map(<[u8; 16]>::as_slice))
+            .boolean(22, self.push);
         if let Some(reason) = &self.reason {
             row = row
                 .map(16, Map::new().text(1, &reason.code).text(2, &reason.reason).text(3, &reason.next_step));
@@ -277,6 +292,7 @@ impl PublicationRow {
             price: fields.text(7, "price")?,
             window_bytes: fields.uint(8, "window_bytes")?,
             series: fields.boolean(19, "series")?,
+            push: fields.boolean(22, "push")?,
             renews: publication_id(fields.maybe_bytes(20, "renews")?)?,
             renewed_by: publication_id(fields.maybe_bytes(21, "renewed_by")?)?,
             resource_record: fields.bytes(9, "resource_record")?,
@@ -347,6 +363,29 @@ pub(crate) fn publication_of_version(
     root: &ContentRoot,
 ) -> Result<Option<[u8; 16]>, ServiceError> {
     publication_id(r.get(&VERSIONS, &version_key(product, root))?)
+}
+
+/// Has the consumers of a product hear of its newest version, those behind this negotiation.
+pub(crate) fn announce(
+    tx: &mut Tx<'_>,
+    product: &DataId,
+    after: Option<&[u8; 16]>,
+) -> Result<(), ServiceError> {
+    let after = after.map(<[u8; 16]>::as_slice).unwrap_or_default();
+    Ok(tx.put(&ANNOUNCEMENTS, product.as_str().as_bytes(), after)?)
+}
+
+/// All of them have heard.
+pub(crate) fn announced(tx: &mut Tx<'_>, product: &DataId) -> Result<(), ServiceError> {
+    Ok(tx.delete(&ANNOUNCEMENTS, product.as_str().as_bytes())?)
+}
+
+/// The next product of whose newest version consumers are yet to hear.
+pub(crate) fn announcement(r: &impl Read) -> Result<Option<Announcement>, ServiceError> {
+    let Some(row) = r.scan(&ANNOUNCEMENTS, &[], None, 1)?.pop() else { return Ok(None) };
+    let product = std::str::from_utf8(&row.key).map_err(damaged)?;
+    let after = if row.value.is_empty() { None } else { publication_id(Some(row.value))? };
+    Ok(Some(Announcement { product: read(product)?, after }))
 }
 
 /// Key of [`VERSIONS`].

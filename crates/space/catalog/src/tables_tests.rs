@@ -25,6 +25,8 @@ fn listing_row() -> ListingRow {
         version: 2,
         position: 3,
         listed: Timestamp::from_millis(4),
+        product_record: b"product".to_vec(),
+        certificate: Digest::sha256(b"certificate"),
     }
 }
 
@@ -81,6 +83,7 @@ fn publication_row(state: PublicationState) -> PublicationRow {
         price: "free".to_owned(),
         window_bytes: 1 << 20,
         series: true,
+        push: true,
         renews: Some([8; 16]),
         renewed_by: None,
         resource_record: record.encode().unwrap(),
@@ -113,9 +116,9 @@ fn rows_read_back_and_their_bytes_never_change() {
         digests,
         [
             "asset 4dc6d2d15ab3731fd0a6c866c114ddc3e7732b66859d5d72c150923294188b4e",
-            "listing 1faf55ee4ebb02727b3a980ff75bc0a1f20b3342249e9885adf39d1387db60a4",
+            "listing 281fbe87be1c7331f77ec8f876a20104f56005c4d97e0e009f43bbeeed0088a4",
             "recent aca122157b8747fd6dd5da7ad5d90abb79e0ba825e916edb0fe70b09aafedccb",
-            "publication 201270f0aabf1ee314d7919d11df0d4b114649acc9bbf504c1ee450ddfb1ca17",
+            "publication e1fffb7ec706ce8ac5f40e4477b45d3a94b9b2420fc945293966cd237925af4d",
         ]
     );
 }

@@ -283,7 +283,11 @@ impl Shelf {
             Answer::Listed => {
                 row.state = PublicationState::Listed;
                 if let Some(product) = &row.product {
+                    tx.put(&tables::PRODUCTS, product.id.as_str().as_bytes(), id)?;
                     tx.put(&tables::VERSIONS, &tables::version_key(&product.id, &row.source.root), id)?;
+                    if row.push {
+                        tables::announce(tx, &product.id, None)?;
+                    }
                 }
                 outbox::settle(tx, pending)?;
             }
@@ -294,10 +298,6 @@ impl Shelf {
                 }
                 row.state = PublicationState::Failed;
                 row.reason = Some(refusal);
-                // The version before is on offer again.
-                if let (Some(product), Some(renewed)) = (&row.product, &row.renews) {
-                    tx.put(&tables::PRODUCTS, product.id.as_str().as_bytes(), renewed)?;
-                }
             }
         }
         self.save(tx, id, &mut row)
@@ -338,7 +338,9 @@ impl Shelf {
                     policy: listing.policy_digest(),
                 };
                 let statement = self.say(tx, id, Kind::Listing, certificate.digest(), notice.to_detail())?;
-                tx.put(&tables::PRODUCTS, certified.id.as_str().as_bytes(), id)?;
+                if row.renews.is_none() {
+                    tx.put(&tables::PRODUCTS, certified.id.as_str().as_bytes(), id)?;
+                }
                 row.product = Some(certified);
                 row.listing_record = Some(record.clone());
                 row.state = PublicationState::Listing;

@@ -21,7 +21,7 @@ pub use model::{
 };
 pub use peer::ContractPeer;
 pub use rules::{Event, MAXIMUM_CHANGES, MAXIMUM_OPEN, MAXIMUM_ROUNDS, may_send, next};
-pub use service::Contracts;
+pub use service::{Contracts, Received};
 pub use workers::TOPIC;
 
 #[cfg(test)]

@@ -12,8 +12,8 @@ pub const MAXIMUM_OPEN: u64 = 1000;
 /// How many offers a negotiation may see. Every round leaves statements in both ledgers for good.
 pub const MAXIMUM_ROUNDS: u64 = 100;
 
-/// How often one party may suspend and resume a contract; it can always end it. Every time leaves a statement in both
-/// ledgers for good.
+/// How many suspensions and resumptions of a contract one party may sign; it can always end it. Each one stays in both ledgers
+/// for good.
 pub const MAXIMUM_CHANGES: u64 = 1000;
 
 /// The provider signs the agreement and stamps its signing time in one transaction; more than this between the two
@@ -385,6 +385,7 @@ fn first_difference(a: &Terms, b: &Terms) -> Option<&'static str> {
         ("mode", a.mode == b.mode),
         ("price", a.price == b.price),
         ("coverage", a.coverage == b.coverage),
+        ("version", a.version == b.version),
     ];
     comparisons.into_iter().find(|(_, same)| !same).map(|(field, _)| field)
 }
@@ -496,7 +497,7 @@ fn within_bounds(step: u64, event: Event) -> Result<(), Refusal> {
     }
     Err(Refusal::new(
         "contract.changes",
-        format!("a party suspends and resumes a contract {MAXIMUM_CHANGES} times at most"),
+        format!("a party suspends and resumes a contract {} times at most", MAXIMUM_CHANGES / 2),
         "leave it as it is, or end it with `huitong contract terminate`",
     ))
 }

@@ -17,6 +17,7 @@ use huitong_proof::{Digest, Statement, id_text};
 use huitong_store::{Read, Tx};
 use tokio::sync::watch;
 
+pub use self::receive::Received;
 use crate::model::{
     AcceptCounter, Approval, Contract, Coverage, Mode, Negotiation, Party, Reason, Side, Standings, State,
     Statements, Terms,
@@ -198,8 +199,8 @@ impl Contracts {
     /// most 256 characters, is signed and told to the other node. Suspending twice changes nothing.
     ///
     /// # Errors
-    /// `NotFound`; `Conflict` when there is no contract yet, when it has ended, or when this side has suspended and resumed
-    /// it [`crate::MAXIMUM_CHANGES`] times.
+    /// `NotFound`; `Conflict` when there is no contract yet, when it has ended, or when this side has signed
+    /// [`crate::MAXIMUM_CHANGES`] suspensions and resumptions.
     pub async fn suspend(&self, id: [u8; 16], reason: &str) -> Result<Negotiation, ServiceError> {
         let reason = Reason::new(OPERATOR, reason);
         self.change_either("contract.suspend", id, move |contracts, tx, negotiation| {
@@ -269,6 +270,25 @@ impl Contracts {
         tables::newest(&self.ledger.store().view(), limit)
     }
 
+    /// The contracts about a product among the next `limit` negotiations behind `after`, and up to which one that is; `None`
+    /// when there are no more.
+    ///
+    /// # Errors
+    /// Storage errors.
+    pub fn about(
+        &self,
+        r: &impl Read,
+        product: &DataId,
+        after: Option<&[u8; 16]>,
+        limit: usize,
+    ) -> Result<(Vec<Contract>, Option<[u8; 16]>), ServiceError> {
+        let page = tables::page(r, after, limit)?;
+        let last = page.last().filter(|_| page.len() == limit).map(|last| last.id);
+        let found = page.iter().filter(|found| found.product == *product).map(tables::contract_of);
+        let found: Result<Vec<_>, _> = found.collect();
+        Ok((found?.into_iter().flatten().collect(), last))
+    }
+
     /// A contract that both sides have signed, in a view or inside a transaction; ask [`Contract::in_force`] before
     /// moving bytes. `None` when it is unknown here or one signature is missing.
     ///
@@ -325,6 +345,7 @@ impl Contracts {
             mode: Mode::Window,
             price: found.listing.price,
             coverage: Coverage::of_listing(found.listing.series),
+            version: found.listing.series.then_some(found.version),
         }))
     }
 
@@ -368,6 +389,7 @@ impl Contracts {
             agreement_hash: None,
             statements: Statements::default(),
             reason: None,
+            is_ended_by_peer: false,
             standings: Standings::default(),
             created: now,
             updated: now,

@@ -55,6 +55,17 @@ pub(crate) fn newest(r: &impl Read, limit: usize) -> Result<Vec<Negotiation>, Se
     Ok(found)
 }
 
+/// Negotiations in the order of their ids, those behind that one.
+pub(crate) fn page(
+    r: &impl Read,
+    after: Option<&[u8; 16]>,
+    limit: usize,
+) -> Result<Vec<Negotiation>, ServiceError> {
+    let rows = r.scan(&NEGOTIATIONS, &[], after.map(<[u8; 16]>::as_slice), limit)?;
+    let decoded = rows.iter().map(|row| decode(&row.value));
+    decoded.collect::<Result<_, _>>().map_err(|error| damaged("contract.negotiation", &error))
+}
+
 /// How many negotiations with `peer`, in which we are `side`, are not over.
 pub(crate) fn open(r: &impl Read, side: Side, peer: &NodeId) -> Result<u64, ServiceError> {
     match r.get(&OPEN, &open_key(side, peer))? {
@@ -204,7 +215,8 @@ fn encode(n: &Negotiation) -> Vec<u8> {
         .maybe_text(16, n.reason.as_ref().map(|reason| reason.code.as_str()))
         .maybe_text(17, n.reason.as_ref().map(|reason| reason.text.as_str()))
         .uint(18, n.created.millis())
-        .uint(19, n.updated.millis());
+        .uint(19, n.updated.millis())
+        .boolean(22, n.is_ended_by_peer);
     let map = with_stated(map, 20, &n.standings.provider);
     with_stated(map, 21, &n.standings.consumer).encode()
 }
@@ -286,6 +298,7 @@ fn decode(row: &[u8]) -> Result<Negotiation, DocumentError> {
             (Some(code), Some(text)) => Some(Reason { code, text }),
             _ => None,
         },
+        is_ended_by_peer: fields.boolean(22, "ended by peer")?,
         standings: Standings {
             provider: stated(fields.maybe_value(20, "provider's word")?, Side::Provider)?,
             consumer: stated(fields.maybe_value(21, "consumer's word")?, Side::Consumer)?,

@@ -49,11 +49,12 @@ impl ContractPeer for Wire {
             return Err(PeerError::Unavailable("lost on the way".to_owned()));
         }
         let answer = self.to.receive(&self.from, statement.clone(), document.clone()).await;
-        let answer = answer.map_err(as_peer_error);
+        let answer = answer.map(drop).map_err(as_peer_error);
         match self.fate {
             Fate::AnswerIsLost => Err(PeerError::Unavailable("the answer was lost".to_owned())),
             Fate::IsRepeated => {
-                let again = self.to.receive(&self.from, statement, document).await.map_err(as_peer_error);
+                let again = self.to.receive(&self.from, statement, document).await;
+                let again = again.map(drop).map_err(as_peer_error);
                 assert_eq!(
                     format!("{again:?}"),
                     format!("{answer:?}"),

@@ -346,7 +346,7 @@ impl Evidence {
         Ok(())
     }
 
-    /// Opens the gate if it is closed, nothing that was shown is missing, and enough have answered: towards those who
+    /// Opens the gate if it is closed, nothing that was shown is missing, what came back is taken up, and enough have answered: towards those who
     /// have. The caller holds [`Evidence::deciding`], so that nothing is shown meanwhile.
     pub(crate) async fn open_gate(&self, confirmation: Confirmation) -> Result<(), ServiceError> {
         let in_doubt = self.ledger().is_in_doubt(&self.ledger().store().view())?;
@@ -354,7 +354,9 @@ impl Evidence {
         if self.safe_mode().is_none() && !ends_doubt {
             return Ok(());
         }
-        if !self.unmet()?.is_empty() {
+        // A recovery that was broken off has to be run again.
+        let is_taken_up = tables::returned(&self.ledger().store().view(), 1)?.is_empty();
+        if !is_taken_up || !self.unmet()?.is_empty() {
             return Ok(());
         }
         let resumption = match confirmation {

@@ -38,7 +38,8 @@ struct Target {
 
 impl Evidence {
     /// Brings the ledger up to the newest checkpoint that this node is shown to have signed, and behind it the
-    /// statements of this node that counterparties hold beyond that; then signing resumes, if enough have answered (see
+    /// statements of this node that counterparties hold beyond that; has them taken up (see [`Evidence::taking_up`]); then
+    /// signing resumes, if enough have answered (see
     /// [`Evidence::compare_once`]), to everybody who has. Can be run again after any failure and goes on where it was.
     ///
     /// # Errors
@@ -74,6 +75,7 @@ impl Evidence {
         self.fill_lost(&mut report).await?;
         self.append_returned(&returned, &mut report).await?;
         self.forget_recovered().await?;
+        self.take_up_returned().await?;
 
         report.lost = tables::all_lost(&ledger.store().view())?.into_keys().collect();
         if !report.lost.is_empty() {
@@ -277,8 +279,10 @@ impl Evidence {
         for (index, leaf) in (first..).zip(leaves) {
             match tables::recovered(tx, leaf)? {
                 Some(bytes) => {
-                    statements.push(Envelope::decode(bytes.clone())?.trusted(ledger.space())?);
+                    let statement = Envelope::decode(bytes.clone())?.trusted(ledger.space())?;
                     ledger.reinstate(tx, index, &Reinstated::Statement(bytes))?;
+                    tables::put_returned(tx, &statement.digest())?;
+                    statements.push(statement);
                 }
                 None => {
                     let reason = "lost with the disk; no counterparty gave it back".to_owned();
@@ -305,6 +309,7 @@ impl Evidence {
                     let size = ledger.size(tx)?;
                     ledger.reinstate(tx, size, &what)?;
                 }
+                tables::put_returned(tx, &again.digest())?;
                 tables::drop_lost(tx, &leaf)
             };
             store.transact("evidence.reinstate", fill).await?;
@@ -334,6 +339,7 @@ impl Evidence {
                     if ledger.index_of(tx, &statement.digest())?.is_none() {
                         let size = ledger.size(tx)?;
                         ledger.reinstate(tx, size, &Reinstated::Statement(statement.bytes().clone()))?;
+                        tables::put_returned(tx, &statement.digest())?;
                         appended.push(statement);
                     }
                 }
@@ -373,12 +379,39 @@ impl Evidence {
         let ledger = self.ledger().clone();
         let admit = move |tx: &mut Tx<'_>| -> Result<bool, ServiceError> {
             match ledger.admit(tx, &statement) {
-                Ok(admission) => Ok(admission == Admission::New),
+                Ok(Admission::New) => {
+                    tables::put_returned(tx, &statement.digest())?;
+                    Ok(true)
+                }
+                Ok(Admission::Known) => Ok(false),
                 Err(LedgerError::Fork { .. }) => Ok(false),
                 Err(error) => Err(error.into()),
             }
         };
         Ok(self.ledger().store().transact("evidence.admit", admit).await?)
+    }
+
+    /// Has what this node keeps beside its ledger take notice of what came back, also in a run that was broken off.
+    async fn take_up_returned(&self) -> Result<(), ServiceError> {
+        let ledger = self.ledger();
+        loop {
+            let batch = tables::returned(&ledger.store().view(), BATCH)?;
+            if batch.is_empty() {
+                return Ok(());
+            }
+            let evidence = self.clone();
+            let take_up = move |tx: &mut Tx<'_>| -> Result<(), ServiceError> {
+                for digest in &batch {
+                    let statement = evidence.ledger().statement(tx, digest)?;
+                    if let (Some(statement), Some(take_up)) = (statement, &evidence.take_up) {
+                        take_up(tx, &statement)?;
+                    }
+                    tables::drop_returned(tx, digest)?;
+                }
+                Ok(())
+            };
+            ledger.store().transact("evidence.take_up", take_up).await?;
+        }
     }
 
     async fn forget_recovered(&self) -> Result<(), ServiceError> {

@@ -9,7 +9,8 @@ use huitong_ids::NodeId;
 use huitong_ledger::{
     Cosigner, Ledger, LedgerError, LogVerifier, QuorumPolicy, SignedCheckpoint, origin_of, witness_name_of,
 };
-use huitong_proof::{Digest, Timestamp};
+use huitong_proof::{Digest, Statement, Timestamp};
+use huitong_store::Tx;
 
 use crate::compare::Comparing;
 use crate::cosign::Asked;
@@ -24,7 +25,11 @@ const PAGE: usize = 256;
 #[derive(Clone)]
 pub struct Evidence {
     inner: Arc<Inner>,
+    pub(crate) take_up: Option<Arc<TakeUp>>,
 }
+
+/// What is done about a statement that a recovery has put back, in one transaction for several of them.
+pub(crate) type TakeUp = dyn Fn(&mut Tx<'_>, &Statement) -> Result<(), ServiceError> + Send + Sync;
 
 struct Inner {
     standing: Standing,
@@ -46,7 +51,16 @@ impl Evidence {
         let (rates, asked, comparing) = (Mutex::default(), Mutex::default(), Mutex::default());
         let (deciding, adopting) = (tokio::sync::Mutex::default(), Mutex::default());
         let inner = Inner { standing, cosigner, settings, rates, asked, comparing, deciding, adopting };
-        Self { inner: Arc::new(inner) }
+        Self { inner: Arc::new(inner), take_up: None }
+    }
+
+    /// The same, which does this about each statement that [`Evidence::recover`] puts back, before this node signs again.
+    #[must_use]
+    pub fn taking_up(
+        self,
+        take_up: impl Fn(&mut Tx<'_>, &Statement) -> Result<(), ServiceError> + Send + Sync + 'static,
+    ) -> Self {
+        Self { take_up: Some(Arc::new(take_up)), ..self }
     }
 
     /// Who this node is and whom it believes.

@@ -15,7 +15,9 @@ use huitong_store::{Read, Table, Tx};
 const AHEAD: Table = Table::new("evidence.ahead");
 /// Leaf hash -> bytes of a statement that a counterparty gave back; only while a recovery is under way.
 const RECOVERED: Table = Table::new("evidence.recovered");
-
+/// Digests of statements that a recovery has put back, and of which what else this node keeps has yet to take notice: signing
+/// does not resume before.
+const RETURNED: Table = Table::new("evidence.returned");
 /// Leaf hash -> index of an entry whose bytes nobody gave back.
 const LOST: Table = Table::new("evidence.lost");
 
@@ -106,6 +108,21 @@ pub(crate) fn drop_recovered(tx: &mut Tx<'_>) -> Result<bool, ServiceError> {
         tx.delete(&RECOVERED, &row.key)?;
     }
     Ok(rows.len() == PAGE)
+}
+
+pub(crate) fn put_returned(tx: &mut Tx<'_>, digest: &Digest) -> Result<(), ServiceError> {
+    Ok(tx.put(&RETURNED, digest.as_bytes(), &[])?)
+}
+
+/// At most so many of them.
+pub(crate) fn returned(r: &impl Read, limit: usize) -> Result<Vec<Digest>, ServiceError> {
+    let damaged = || ServiceError::Internal("a row of evidence.returned is damaged".to_owned());
+    let rows = r.scan(&RETURNED, &[], None, limit)?;
+    rows.iter().map(|row| Digest::from_slice(&row.key).ok_or_else(damaged)).collect()
+}
+
+pub(crate) fn drop_returned(tx: &mut Tx<'_>, digest: &Digest) -> Result<(), ServiceError> {
+    Ok(tx.delete(&RETURNED, digest.as_bytes())?)
 }
 
 pub(crate) fn put_lost(tx: &mut Tx<'_>, leaf: &Digest, index: u64) -> Result<(), ServiceError> {

@@ -30,8 +30,8 @@ mod witnesses;
 pub use details::{AckDetail, AckStatus, DatasetShape, OfferDetail};
 pub use lanes::MOST_LANES;
 pub use model::{
-    Cause, Deposit, DepositState, Due, Finality, FromConsumer, FromProvider, Metering, Priority,
-    StartTransfer, Subscribe, Subscription, Suspender, Transfer, TransferSettings, TransferState, Want,
+    Deposit, DepositState, Finality, FromConsumer, FromProvider, Metering, Priority, StartTransfer,
+    Subscribe, Subscription, Suspender, Transfer, TransferSettings, TransferState, Want,
 };
 pub use pace::{LOWEST_RATE, Limited, Rates};
 pub use peer::{Depot, DepotError, EvidencePeer, Frames, SubscriptionPeer, TransferPeer};

@@ -96,30 +96,26 @@ pub struct Subscription {
     pub push: bool,
     /// When it was given.
     pub created: Timestamp,
-    /// What is due next; `None` until the provider says something.
-    pub due: Option<Due>,
+    /// When its schedule is due next.
+    pub scheduled: Option<Timestamp>,
+    /// Since when something that the provider has announced waits to be looked at.
+    pub pushed: Option<Timestamp>,
     /// The transfer that it started last.
     pub last: Option<[u8; 16]>,
-    /// Why nothing was delivered when something was due last; empty if something was.
+    /// Why nothing was delivered when something was due last, or is delivered now; empty if nothing is known against it.
     pub note: String,
 }
 
-/// When a standing order is looked at, and why.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Due {
-    /// Not before this.
-    pub at: Timestamp,
-    /// What set it off.
-    pub cause: Cause,
-}
+impl Subscription {
+    /// When it is looked at next; `None` until the provider says something.
+    pub fn due(&self) -> Option<Timestamp> {
+        self.scheduled.into_iter().chain(self.pushed).min()
+    }
 
-/// What sets off a delivery of a standing order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cause {
-    /// Its schedule.
-    Schedule,
-    /// The provider.
-    Push,
+    /// Whether the time of its schedule has come.
+    pub(crate) fn is_scheduled_by(&self, now: Timestamp) -> bool {
+        self.scheduled.is_some_and(|due| due <= now)
+    }
 }
 
 /// Which transfers a consumer runs first where not all can run at the same time; among equals, the older one.
@@ -351,6 +347,11 @@ impl Transfer {
             Some(path) => path.exists(),
             None => self.deposit.as_ref().is_some_and(|deposit| deposit.state == DepositState::Done),
         }
+    }
+
+    /// Whether it has delivered this content, which still lies where it was ordered to.
+    pub(crate) fn has_brought(&self, root: &ContentRoot) -> bool {
+        self.state == TransferState::Completed && self.root.as_ref() == Some(root) && self.is_there()
     }
 
     /// Whether it is all here, and is still to be put into a depot.

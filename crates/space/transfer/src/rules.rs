@@ -148,8 +148,17 @@ pub(crate) fn ask_policy(
     }
 }
 
+/// Whether no delivery can be allowed any more, as far as the consumer can tell: every permission has run out of time for good,
+/// or is the one whose uses the provider has said to be used up.
+pub(crate) fn is_spent(agreement: &Agreement, code: &str, now: Timestamp) -> bool {
+    let Some(refused) = code.strip_prefix("policy.") else { return false };
+    let Ok(policy) = Policy::parse(&agreement.policy) else { return false };
+    let used_up = |clause: &ClauseId| refused == format!("{clause}.count");
+    policy.is_spent(Action::Delivery, now.millis(), &used_up)
+}
+
 /// Whether the consumer may take this offer: exactly what the agreement says, and of a series what the registrar has
-/// certified, which its caller looks at.
+/// certified, not older than what was agreed on, which its caller looks at.
 pub(crate) fn check_offer(offer: &OfferDetail, agreement: &Agreement) -> Result<(), Refusal> {
     let differs = |what: &str| {
         Refusal::new(

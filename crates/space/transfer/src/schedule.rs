@@ -17,8 +17,8 @@ pub struct Schedule {
     expression: String,
     /// IANA name; `None` is the node's own zone, whatever that is when it is asked.
     zone: Option<String>,
-    cron: Cron,
-    clock: TimeZone,
+    /// `None` where this machine does not know the time zone any more: then it is never due.
+    times: Option<(Cron, TimeZone)>,
 }
 
 impl Schedule {
@@ -50,17 +50,29 @@ impl Schedule {
                 ));
             }
         };
-        let schedule = Self { expression: expression.to_owned(), zone: zone.map(str::to_owned), cron, clock };
+        let times = Some((cron, clock));
+        let schedule = Self { expression: expression.to_owned(), zone: zone.map(str::to_owned), times };
         match schedule.next(Timestamp::from_millis(0)) {
             Some(_) => Ok(schedule),
             None => Err(invalid(&format!("{expression:?} never comes true"))),
         }
     }
 
+    /// Takes up what was stored of one.
+    pub(crate) fn stored(expression: String, zone: Option<String>) -> Self {
+        Self::parse(&expression, zone.as_deref()).unwrap_or(Self { expression, zone, times: None })
+    }
+
+    /// Whether this machine can tell when it is due.
+    pub(crate) fn is_known(&self) -> bool {
+        self.times.is_some()
+    }
+
     /// The first moment after this one; `None` when there is none.
     pub fn next(&self, after: Timestamp) -> Option<Timestamp> {
         let after = jiff::Timestamp::from_millisecond(i64::try_from(after.millis()).ok()?).ok()?;
-        let next = self.cron.find_next_occurrence(&after.to_zoned(self.clock.clone()), false).ok()?;
+        let (cron, clock) = self.times.as_ref()?;
+        let next = cron.find_next_occurrence(&after.to_zoned(clock.clone()), false).ok()?;
         u64::try_from(next.timestamp().as_millisecond()).ok().map(Timestamp::from_millis)
     }
 

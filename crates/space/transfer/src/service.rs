@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use huitong_catalog::Shelf;
 use huitong_contract::{Contract, Contracts};
 use huitong_identity::{Credential, Directory, Refusal, ServiceError, Standing, credential_of};
-use huitong_ids::NodeId;
+use huitong_ids::{ContractId, NodeId};
 use huitong_ledger::{Evidence, Ledger, LedgerError, QuorumPolicy};
 use huitong_proof::cbor::Map;
 use huitong_proof::{Digest, Draft, Kind, Statement, Timestamp};
@@ -53,6 +53,8 @@ pub struct Transfers {
     depositing: Arc<Mutex<HashMap<[u8; 16], watch::Sender<()>>>>,
     /// Places in the depot that are being decided on.
     deciding: Arc<Mutex<HashSet<String>>>,
+    /// Looks at standing orders that are under way, or came to nothing.
+    looks: Arc<Mutex<HashMap<ContractId, subscribe::Look>>>,
     places: Places,
     pace: Pace,
     /// Exchanges that we serve, and that we receive from: each direction shares its memory.
@@ -104,6 +106,7 @@ impl Transfers {
             obstacles: Arc::default(),
             depositing: Arc::default(),
             deciding: Arc::default(),
+            looks: Arc::default(),
             places,
             pace,
             serving: Share::default(),
@@ -129,9 +132,9 @@ impl Transfers {
         Ok(newest.into_iter().map(|transfer| self.with_obstacle(transfer)).collect())
     }
 
-    /// Transfers that have not ended, at most `limit`.
-    pub fn live(&self, limit: usize) -> Result<Vec<[u8; 16]>, ServiceError> {
-        tables::all_live(&self.ledger().store().view(), limit)
+    /// Transfers that have not ended.
+    pub fn live(&self) -> Result<Vec<[u8; 16]>, ServiceError> {
+        tables::all_live(&self.ledger().store().view())
     }
 
     /// Transfers that began after this moment and this id, the oldest first, at most `limit`; they may have ended.
@@ -248,9 +251,19 @@ impl Transfers {
         receiver
     }
 
-    /// Makes the run of a transfer, if there is one, look at what is stored.
+    /// Makes the run of a transfer, if there is one, look at what is stored. What one that is over has left does not count any
+    /// more.
     fn look_again(&self, id: &[u8; 16]) {
-        self.with_running(id, |running| running.orders.send_replace(()));
+        let mut running = self.lock();
+        match running.get(id) {
+            Some(run) if run.orders.is_closed() => {
+                running.remove(id);
+            }
+            Some(run) => {
+                run.orders.send_replace(());
+            }
+            None => {}
+        }
     }
 
     fn add_moved(&self, id: &[u8; 16], bytes: u64) {

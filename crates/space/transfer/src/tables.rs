@@ -36,12 +36,16 @@ const LIVE: Table = Table::new("transfer.live");
 const COUNTERS: Table = Table::with_history("transfer.counter");
 /// What a consumer was delivered last by a peer under a name: peer, name -> id of the transfer.
 const DELIVERED: Table = Table::new("transfer.delivered");
+/// What a consumer was delivered last under a contract: contract id -> id of the transfer.
+const LAST_COMPLETED: Table = Table::new("transfer.last_completed");
 /// The newest version of its product that a consumer was offered under a contract: contract id -> number.
 const NEWEST_VERSION: Table = Table::new("transfer.newest_version");
 /// The other ledger's proofs, by transfer id.
 const PROOFS: Table = Table::new("transfer.proofs");
 
 const VERSION: u64 = 1;
+/// Rows read at once where all are read.
+const PAGE: usize = 1024;
 
 pub(crate) fn transfer(read: &impl Read, id: &[u8; 16]) -> Result<Option<Transfer>, ServiceError> {
     read.get(&TRANSFERS, id)?.map(|bytes| decode(&bytes)).transpose()
@@ -74,10 +78,17 @@ pub(crate) fn save(tx: &mut Tx<'_>, transfer: &Transfer) -> Result<(), ServiceEr
     Ok(())
 }
 
-/// Transfers that have not ended.
-pub(crate) fn all_live(read: &impl Read, limit: usize) -> Result<Vec<[u8; 16]>, ServiceError> {
-    let rows = read.scan(&LIVE, &[], None, limit)?;
-    Ok(rows.into_iter().filter_map(|row| row.key.last_chunk().copied()).collect())
+/// Transfers that have not ended, page by page.
+pub(crate) fn all_live(read: &impl Read) -> Result<Vec<[u8; 16]>, ServiceError> {
+    let (mut live, mut after): (Vec<[u8; 16]>, Option<Vec<u8>>) = (Vec::new(), None);
+    loop {
+        let rows = read.scan(&LIVE, &[], after.as_deref(), PAGE)?;
+        live.extend(rows.iter().filter_map(|row| row.key.last_chunk().copied()));
+        match rows.into_iter().last() {
+            Some(last) => after = Some(last.key),
+            None => return Ok(live),
+        }
+    }
 }
 
 /// Transfers that began after this one, the oldest first.
@@ -187,7 +198,7 @@ pub(crate) fn newest(read: &impl Read, limit: usize) -> Result<Vec<Transfer>, Se
     let mut newest = std::collections::VecDeque::with_capacity(limit.min(1024));
     let mut after: Option<Vec<u8>> = None;
     loop {
-        let rows = read.scan(&BY_TIME, &[], after.as_deref(), 1024)?;
+        let rows = read.scan(&BY_TIME, &[], after.as_deref(), PAGE)?;
         let Some(last) = rows.last() else { break };
         after = Some(last.key.clone());
         for row in &rows {
@@ -205,6 +216,21 @@ pub(crate) fn newest(read: &impl Read, limit: usize) -> Result<Vec<Transfer>, Se
         }
     }
     Ok(found)
+}
+
+/// The transfer that a consumer completed last under a contract.
+pub(crate) fn last_completed(
+    read: &impl Read,
+    contract: &ContractId,
+) -> Result<Option<Transfer>, ServiceError> {
+    let id = read.get(&LAST_COMPLETED, contract.as_str().as_bytes())?;
+    let id = id.and_then(|id| <[u8; 16]>::try_from(id.as_slice()).ok());
+    Ok(id.map(|id| transfer(read, &id)).transpose()?.flatten())
+}
+
+pub(crate) fn put_last_completed(tx: &mut Tx<'_>, transfer: &Transfer) -> Result<(), ServiceError> {
+    tx.put(&LAST_COMPLETED, transfer.contract.as_str().as_bytes(), &transfer.id)?;
+    Ok(())
 }
 
 /// The newest version of its product that we were offered under a contract; 0 before the first.

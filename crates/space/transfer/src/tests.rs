@@ -464,7 +464,8 @@ struct Negotiating {
 #[async_trait]
 impl ContractPeer for Negotiating {
     async fn submit(&self, _: &NodeId, statement: Bytes, document: Bytes) -> Result<(), PeerError> {
-        self.to.receive(&self.from, statement, document).await.map_err(|error| as_peer_error(&error))
+        let received = self.to.receive(&self.from, statement, document).await;
+        received.map(drop).map_err(|error| as_peer_error(&error))
     }
 
     async fn standing_terms(&self, _: &NodeId, product: &DataId) -> Result<Bytes, PeerError> {

@@ -145,8 +145,13 @@ impl AdminServices {
         self.peers.learn(provider, &found.address);
         let terms = self.peers.standing_terms(provider, product).await?;
         let terms = Terms::decode(&terms).map_err(|error| broken(error.into()))?;
-        if terms.product != *product || terms.provider != *provider || terms.root != found.record.root {
-            let reason = format!("{provider} answers with terms for something else than {product}");
+        let is_certified =
+            terms.root == found.record.root && terms.version.is_none_or(|version| version == found.version);
+        if terms.product != *product || terms.provider != *provider || !is_certified {
+            let reason = format!(
+                "{provider} answers with terms for something else than {product} as it is listed; try again, as a new \
+                 version may just be coming"
+            );
             return Err(PeerError::Broken(reason).into());
         }
         Ok((found, terms))
@@ -168,6 +173,7 @@ fn publish_command(shelf: &Shelf, request: wire::PublishRequest) -> Result<Publi
         series,
         sha256,
         sm3,
+        push,
     } = request;
     let file = PathBuf::from(path);
     if matches!(Place::named(&file), Place::Here(path) if !path.is_absolute()) {
@@ -186,6 +192,7 @@ fn publish_command(shelf: &Shelf, request: wire::PublishRequest) -> Result<Publi
     }
     publish.renews = renews;
     publish.series = series;
+    publish.push = push;
     publish.digests = WantedDigests { sha256, sm3 };
     publish.classification.update_frequency = match update_frequency.as_str() {
         "" => UpdateFrequency::Irregular,

@@ -2,11 +2,11 @@
 
 use huitong_contract::Contracts;
 use huitong_evidence::{
-    Alert, Answer, Asked, AuditCheck, AuditOutcome, AuditReport, Compared, Comparison, Evidence,
-    LedgerStanding, LogHead, LogsStatement, Progress, RecoveryReport, WitnessStanding,
+    Alert, Answer, Asked, AuditCheck, AuditOutcome, AuditReport, Compared, Comparison, LedgerStanding,
+    LogHead, LogsStatement, Progress, RecoveryReport, WitnessStanding,
 };
 use huitong_identity::ServiceError;
-use huitong_proof::Kind;
+use huitong_proof::{Kind, Statement};
 use huitong_store::Tx;
 use huitong_transfer::Transfers;
 use tonic::Status;
@@ -136,45 +136,33 @@ impl AdminServices {
     ) -> Result<Watch<wire::RecoverLedgerResponse>, Status> {
         let wire::RecoverLedgerRequest {} = request;
         let (evidence, peers) = (self.evidence.clone(), self.peers.clone());
-        let (contracts, transfers) = (self.contracts.clone(), self.transfers.clone());
+        let evidence = match (self.contracts.clone(), self.transfers.clone()) {
+            (Some(contracts), Some(transfers)) => {
+                evidence.taking_up(move |tx, statement| take_up(tx, statement, &contracts, &transfers))
+            }
+            _ => evidence,
+        };
         Ok(show_work(self.standing.clone(), |steps| async move {
             let mut show = |progress: Progress| {
                 steps.send_replace(Some(recovery_step(progress)));
             };
-            let report = evidence.recover(&peers, &mut show).await?;
-            if let (Some(contracts), Some(transfers)) = (contracts, transfers) {
-                take_up(&evidence, &contracts, &transfers, &report).await?;
-            }
-            Ok(recovery_report(report))
+            Ok(recovery_report(evidence.recover(&peers, &mut show).await?))
         }))
     }
 }
 
-/// Brings usage counters and the standing of contracts up to what the recovered statements say.
-async fn take_up(
-    evidence: &Evidence,
+/// Brings a usage counter, or the standing of a contract, up to what a recovered statement says.
+fn take_up(
+    tx: &mut Tx<'_>,
+    statement: &Statement,
     contracts: &Contracts,
     transfers: &Transfers,
-    report: &RecoveryReport,
 ) -> Result<(), ServiceError> {
-    for digest in &report.statements {
-        let ledger = evidence.ledger();
-        let Some(statement) = ledger.statement(&ledger.store().view(), digest)? else { continue };
-        match statement.kind() {
-            Kind::Usage if statement.body().issuer == ledger.node() => {
-                let transfers = transfers.clone();
-                let recount = move |tx: &mut Tx<'_>| transfers.recount(tx, &statement);
-                ledger.store().transact("admin.recount", recount).await?;
-            }
-            Kind::Suspension | Kind::Resumption | Kind::Termination => {
-                let contracts = contracts.clone();
-                let restate = move |tx: &mut Tx<'_>| contracts.restate(tx, &statement);
-                ledger.store().transact("admin.restate", restate).await?;
-            }
-            _ => {}
-        }
+    match statement.kind() {
+        Kind::Usage if transfers.has_issued(statement) => transfers.recount(tx, statement).map(drop),
+        Kind::Suspension | Kind::Resumption | Kind::Termination => contracts.restate(tx, statement),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 fn recovery_step(progress: Progress) -> wire::RecoverLedgerResponse {

@@ -68,8 +68,8 @@ fn command(request: wire::SubscribeRequest) -> Result<Subscribe, ServiceError> {
 }
 
 fn message(subscription: Subscription) -> wire::Subscription {
-    let Subscription { contract, directory, priority, schedule, push, created: _, due, last, note } =
-        subscription;
+    let due = subscription.due();
+    let Subscription { contract, directory, priority, schedule, push, last, note, .. } = subscription;
     let schedule = schedule.as_ref();
     wire::Subscription {
         contract: contract.to_string(),
@@ -78,7 +78,7 @@ fn message(subscription: Subscription) -> wire::Subscription {
         cron: schedule.map(|schedule| schedule.expression().to_owned()).unwrap_or_default(),
         time_zone: schedule.and_then(|schedule| schedule.zone()).unwrap_or_default().to_owned(),
         push,
-        due_milliseconds: due.map_or(0, |due| due.at.millis()),
+        due_milliseconds: due.map_or(0, |due| due.millis()),
         last_transfer: last.map(|id| id.to_vec()).unwrap_or_default().into(),
         note,
     }

@@ -9,11 +9,11 @@ use huitong_transfer::{
     Limited, Metering, Priority, Rates, StartTransfer, Suspender, Transfer, TransferState, Transfers,
 };
 use tokio::sync::mpsc;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-use super::watch::{Look, progress, watch};
+use super::watch::{Look, PROGRESS_INTERVAL, changed, watch};
 use super::{AdminServices, MAX_LISTED, Watch, failed};
 use crate::convert::{contract_id, data_id, fixed};
 use crate::proto::admin as wire;
@@ -131,9 +131,10 @@ async fn watch_all(
         commits.borrow_and_update();
         ticks.borrow_and_update();
         let looked = Instant::now();
-        let mut ids: BTreeSet<[u8; 16]> = transfers.live(MAX_LISTED)?.into_iter().collect();
+        let mut ids: BTreeSet<[u8; 16]> = transfers.live()?.into_iter().collect();
         let begun = transfers.begun_after(newest, MAX_LISTED)?;
         newest = begun.last().copied().unwrap_or(newest);
+        let is_behind = begun.len() == MAX_LISTED;
         ids.extend(begun.into_iter().map(|(_, id)| id));
         ids.extend(transfers.open_deposits()?);
         ids.extend(shown.keys());
@@ -153,12 +154,16 @@ async fn watch_all(
                 return Ok(());
             }
         }
+        // Many that do not end make a look long: it is never all that is done.
+        let next = looked + PROGRESS_INTERVAL.max(looked.elapsed() * 4);
         tokio::select! {
             () = out.closed() => return Ok(()),
-            changed = commits.changed() => if changed.is_err() {
+            // A node commits more often than anybody can read.
+            changed = changed(&mut commits, next), if !is_behind => if changed.is_err() {
                 return Err(ServiceError::Busy { reason: "the node is stopping".to_owned() });
             },
-            () = progress(Some(&mut ticks), looked) => {}
+            Ok(()) = changed(&mut ticks, next), if !is_behind => {}
+            () = sleep_until(next), if is_behind => {}
         }
     }
 }

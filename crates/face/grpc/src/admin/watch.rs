@@ -3,12 +3,13 @@
 use std::future::pending;
 use std::time::Duration;
 
+use tokio::sync::watch::error::RecvError;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use tonic::Status;
 
-/// Progress is shown at most this often; changes of state at once.
-const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
+/// Progress is shown at most this often; changes of the state of one object at once.
+pub(super) const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What a look at the watched object gives.
 pub(super) struct Look<S> {
@@ -68,9 +69,38 @@ pub(super) async fn watch<S, T>(
 /// The next tick, but not before the interval since the last look is over. Without further ticks, never.
 pub(super) async fn progress<T>(ticks: Option<&mut watch::Receiver<T>>, looked: Instant) {
     if let Some(ticks) = ticks
-        && ticks.changed().await.is_ok()
+        && changed(ticks, looked + PROGRESS_INTERVAL).await.is_ok()
     {
-        return sleep_until(looked + PROGRESS_INTERVAL).await;
+        return;
     }
     pending().await
+}
+
+/// The next change, but not before that moment.
+///
+/// # Errors
+/// There are no further changes.
+pub(super) async fn changed<T>(changes: &mut watch::Receiver<T>, next: Instant) -> Result<(), RecvError> {
+    changes.changed().await?;
+    sleep_until(next).await;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn many_changes_are_one_look() {
+        let (changes, mut seen) = watch::channel(0);
+        let next = Instant::now() + PROGRESS_INTERVAL;
+        for change in 1..100 {
+            changes.send_replace(change);
+        }
+        assert!(changed(&mut seen, next).await.is_ok());
+        assert!(Instant::now() >= next);
+        assert_eq!(*seen.borrow_and_update(), 99);
+        drop(changes);
+        assert!(changed(&mut seen, next).await.is_err());
+    }
 }

@@ -1,5 +1,6 @@
 //! How many refusals one caller may cause: each becomes a durable statement in this node's ledger, so a caller that
-//! asks for the impossible without end would fill the disk.
+//! asks for the impossible without end would fill the disk. So may what is taken without bringing anything to an end, such as
+//! pushes.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -49,7 +50,7 @@ impl Allowances {
         if after > now + REFILL * BURST {
             return Err(ServiceError::Busy {
                 reason: format!(
-                    "too many refused requests from {caller}; one more is heard every {} s",
+                    "too many requests from {caller} that led to nothing; one more is heard every {} s",
                     REFILL.as_secs()
                 ),
             });

@@ -1,10 +1,10 @@
 //! Negotiations, on a connector.
 
-use huitong_contract::{Contracts, MAXIMUM_DOCUMENT_BYTES};
+use huitong_contract::{Contracts, MAXIMUM_DOCUMENT_BYTES, Received};
 use huitong_identity::Standing;
 use tonic::{Request, Response, Status};
 
-use super::allowance::Allowances;
+use super::allowance::{Allowances, is_recorded};
 use super::{authenticated, failed};
 use crate::convert::{bounded, data_id};
 use crate::proto::contract as wire;
@@ -37,8 +37,15 @@ impl ContractService for Service {
         let caller = authenticated(&request, &self.standing)?;
         let wire::SubmitRequest { statement, document } = request.into_inner();
         bounded("document", document.len(), MAXIMUM_DOCUMENT_BYTES).map_err(failed(&self.standing))?;
-        let received = self.contracts.receive(&caller, statement, document);
-        self.allowances.spend(caller.node().as_str(), received).await.map_err(failed(&self.standing))?;
+        let name = caller.node().as_str();
+        self.allowances.take(name).map_err(failed(&self.standing))?;
+        let received = self.contracts.receive(&caller, statement, document).await;
+        // Each negotiation leaves statements for good, wherever it leads.
+        let costs = matches!(received, Ok(Received::Begun)) || received.as_ref().is_err_and(is_recorded);
+        if !costs {
+            self.allowances.give_back(name);
+        }
+        received.map_err(failed(&self.standing))?;
         Ok(Response::new(wire::SubmitResponse {}))
     }
 }

@@ -295,6 +295,39 @@ async fn what_was_lost_is_noticed_and_brought_back() {
 }
 
 #[tokio::test]
+async fn a_node_signs_only_when_all_that_came_back_is_taken_up() {
+    let space = Space::new().await;
+    let (provider, consumer) = (&space.provider, &space.consumer);
+    tell(&consumer.node, &provider.node).await;
+    let used = |after| {
+        let clause = "permission[0].count";
+        let detail = Map::new().bytes(1, &[1; 16]).text(2, "delivery").text(3, clause).uint(4, 1);
+        detail.uint(5, after).digest(6, &Digest::ZERO)
+    };
+    lose(&consumer.node, &provider.node, Kind::Usage, used(2)).await;
+    let mut admin = space.connector_admin("consumer.sock", consumer);
+    assert!(!compare(&mut admin, false).await.unwrap().signing);
+    // It goes down when the statement is back, and its counter is not.
+    let broken = consumer.evidence.clone().taking_up(|_, _| {
+        let reason = "the machine goes down".to_owned();
+        Err(ServiceError::Busy { reason })
+    });
+    let error = broken.recover(&consumer.peers, &mut |_| {}).await.unwrap_err();
+    assert!(error.to_string().contains("goes down"), "{error}");
+    // Nothing is missing in the ledger any more, and yet neither answers nor the operator open it.
+    assert!(!compare(&mut admin, false).await.unwrap().signing);
+    failed_as(compare(&mut admin, true).await, Code::Aborted, "request.conflict");
+
+    let report = all(admin.recover_ledger(wire::RecoverLedgerRequest {}).await).await.unwrap().pop().unwrap();
+    assert_eq!((report.recovered, report.signing), (0, true), "{report:?}");
+    let first = undone(&consumer.node, &provider.node, Kind::Usage, used(1)).await;
+    let transfers = consumer.transfers.clone();
+    let count = move |tx: &mut Tx<'_>| transfers.recount(tx, &first);
+    let counted = consumer.node.ledger.store().transact("test.count", count).await.unwrap();
+    assert_eq!(counted, 2, "the counter stands where the recovered statement says");
+}
+
+#[tokio::test]
 async fn a_recovery_that_fails_says_why_at_the_end_of_the_stream() {
     let space = Space::new().await;
     let (provider, consumer) = (&space.provider, &space.consumer);

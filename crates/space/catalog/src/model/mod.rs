@@ -11,7 +11,7 @@ pub use codes::{
 };
 pub use detail::{AssetCertificate, AssetKind, ListingNotice, Registration};
 pub(crate) use publication::nfc;
-pub use publication::{Classification, Publication, PublicationState, Publish, ShelfProduct};
+pub use publication::{Announcement, Classification, Publication, PublicationState, Publish, ShelfProduct};
 pub use record::{
     FileName, ListingRecord, MAX_POLICY_BYTES, MAX_WINDOW_BYTES, MIN_WINDOW_BYTES, ProductRecord,
     RecordError, ResourceRecord,

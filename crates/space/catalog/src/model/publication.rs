@@ -40,6 +40,8 @@ pub struct Publish {
     pub renews: Option<DataId>,
     /// Whether contracts about the product cover its later versions too.
     pub series: bool,
+    /// Whether the consumers of contracts about the series hear of it once it is listed (推送).
+    pub push: bool,
     /// Which hashes beside the BLAKE3 root to compute; of a file only, and at the price of reading it once more.
     pub digests: WantedDigests,
     /// Where the product stands in the national code tables.
@@ -65,6 +67,7 @@ impl Publish {
             window_bytes: DEFAULT_WINDOW_BYTES,
             renews: None,
             series: false,
+            push: false,
             digests: WantedDigests::default(),
             classification: Classification::default(),
         }
@@ -104,7 +107,8 @@ impl Publish {
             .maybe_text(9, self.renews.as_ref().map(DataId::as_str))
             .boolean(10, self.series)
             .boolean(11, self.digests.sha256)
-            .boolean(12, self.digests.sm3);
+            .boolean(12, self.digests.sm3)
+            .boolean(13, self.push);
         Digest::sha256(&request.encode())
     }
 }
@@ -218,6 +222,15 @@ pub struct Publication {
     pub created: Timestamp,
     /// When it last moved on.
     pub updated: Timestamp,
+}
+
+/// A new version that the consumers of its series are yet to hear of; see [`Publish::push`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Announcement {
+    /// The product.
+    pub product: DataId,
+    /// The negotiation up to which consumers have been told; `None` at the beginning.
+    pub after: Option<[u8; 16]>,
 }
 
 /// A product on offer here: what contracts and transfers need to know of it.

@@ -142,15 +142,15 @@ impl Registry {
         Ok(page)
     }
 
-    /// What the catalog holds of a listed product.
+    /// What the catalog holds of a listed product: the version that is listed, also while a newer one is certified already.
     pub fn resolve(&self, product: &DataId) -> Result<Resolution, ServiceError> {
         let view = self.ledger.store().view();
         let unknown = || ServiceError::NotFound { what: format!("product {product}") };
         let asset = tables::asset(&view, product)?.ok_or_else(unknown)?;
         let listing = tables::listing(&view, product)?.ok_or_else(unknown)?;
         Ok(Resolution {
-            product_record: asset.record.into(),
-            certificate: self.stored_statement(&view, &asset.certificate)?,
+            product_record: listing.product_record.into(),
+            certificate: self.stored_statement(&view, &listing.certificate)?,
             listing_record: listing.record.into(),
             listing: self.stored_statement(&view, &listing.statement)?,
             provider: asset.owner,
@@ -277,6 +277,8 @@ impl Registry {
             version: listing.version,
             position,
             listed: Timestamp::from_millis(tx.time()),
+            product_record: asset.record.clone(),
+            certificate: asset.certificate,
         };
         tx.put(&tables::RECENT, &RecentRow::key(position), &recent.encode())?;
         tx.put(&tables::LISTINGS, listing.product.as_str().as_bytes(), &row.encode())?;

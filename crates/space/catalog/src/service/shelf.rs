@@ -17,9 +17,9 @@ use huitong_store::{Outgoing, Read, Tx};
 
 use super::{Abort, aborted};
 use crate::model::{
-    AssetCertificate, AssetKind, Classification, FileName, ListingRecord, OpenSource, Place, ProductRecord,
-    Publication, PublicationState, Publish, Registration, ResourceRecord, ShelfProduct, Source, SourceFile,
-    list, seal, stamp, walk,
+    Announcement, AssetCertificate, AssetKind, Classification, FileName, ListingRecord, OpenSource, Place,
+    ProductRecord, Publication, PublicationState, Publish, Registration, ResourceRecord, ShelfProduct,
+    Source, SourceFile, list, seal, stamp, walk,
 };
 use crate::peer::Elsewhere;
 use crate::tables::{self, PublicationRow};
@@ -97,8 +97,8 @@ impl Shelf {
         }
         let id = publish.id;
         let file_name = self.file_name(&publish.file)?;
-        let renews = publish.renews.clone();
-        let renewed = renewed(&self.ledger.store().view(), renews.as_ref())?;
+        let renewed = renewed(&self.ledger.store().view(), publish.renews.as_ref())?;
+        let renews = publish.renews.clone().zip(renewed.as_ref().map(|(before, _)| *before));
         if let Some((_, renewed)) = &renewed {
             keep(&mut publish, renewed)?;
         }
@@ -150,7 +150,8 @@ impl Shelf {
     /// As [`Shelf::product`], within a transaction or on a view.
     ///
     /// A product counts from the moment its LISTING is signed: the registrar may show it to others before its answer
-    /// has come back.
+    /// has come back. A new version takes the place of the one before when the registrar has listed it, which may be hours
+    /// later, or never.
     pub fn product_in(&self, r: &impl Read, id: &DataId) -> Result<Option<ShelfProduct>, ServiceError> {
         self.offered(r, tables::publication_of(r, id)?)
     }
@@ -161,6 +162,24 @@ impl Shelf {
         match self.product_in(&view, id)? {
             Some(newest) if newest.source.root == *root => Ok(Some(newest)),
             _ => self.offered(&view, tables::publication_of_version(&view, id, root)?),
+        }
+    }
+
+    /// The next product of whose newest version consumers are yet to hear.
+    pub fn unannounced(&self, r: &impl Read) -> Result<Option<Announcement>, ServiceError> {
+        tables::announcement(r)
+    }
+
+    /// Those up to this negotiation, or all of them, have been told of the product's newest version.
+    pub fn announced(
+        &self,
+        tx: &mut Tx<'_>,
+        product: &DataId,
+        up_to: Option<&[u8; 16]>,
+    ) -> Result<(), ServiceError> {
+        match up_to {
+            Some(_) => tables::announce(tx, product, up_to),
+            None => tables::announced(tx, product),
         }
     }
 
@@ -282,19 +301,25 @@ impl Shelf {
         Ok(self.row(&publish, request, file_name, source, resource))
     }
 
-    /// Commits the publication with its first statement and message, unless somebody was faster.
+    /// Commits the publication with its first statement and message, unless somebody was faster. It takes over from the
+    /// publication that it was made from, of the product that it renews.
     fn begin(
         &self,
         tx: &mut Tx<'_>,
         id: &[u8; 16],
         mut row: PublicationRow,
-        renews: Option<DataId>,
+        renews: Option<(DataId, [u8; 16])>,
     ) -> Result<PublicationRow, Abort> {
         if let Some(earlier) = tables::publication(tx, id)? {
             return Ok(earlier);
         }
         let mut resource = None;
-        if let Some((before, mut renewed)) = renewed(tx, renews.as_ref())? {
+        let (product, expected) = renews.unzip();
+        if let Some((before, mut renewed)) = renewed(tx, product.as_ref())? {
+            if Some(before) != expected {
+                let reason = "another version was published while this one was read; publish it again";
+                return Err(ServiceError::Conflict { reason: reason.to_owned() }.into());
+            }
             resource = renewed.resource.as_ref().map(|resource| resource.id.clone());
             renewed.renewed_by = Some(*id);
             self.save(tx, &before, &mut renewed)?;
@@ -378,6 +403,7 @@ impl Shelf {
             price: publish.price.clone(),
             window_bytes: publish.window_bytes,
             series: publish.series,
+            push: publish.push,
             renews: None,
             renewed_by: None,
             resource_record,

@@ -1,10 +1,10 @@
 //! New versions of a product: one identifier, a certificate for each version, and nothing in between.
 
 use super::support::{Trouble, World};
-use crate::{AssetCertificate, PublicationState, Publish, SecurityLevel};
+use crate::{AssetCertificate, CatalogPeer, PublicationState, Publish, SecurityLevel};
 use huitong_identity::{Delivery, PeerError, ServiceError};
 use huitong_ids::DataId;
-use huitong_proof::{Digest, WantedDigests};
+use huitong_proof::{Clock, Digest, WantedDigests};
 
 /// A request for a version of `product` with content that no other number has.
 fn version(world: &World, n: u8, product: &DataId) -> Publish {
@@ -44,6 +44,55 @@ async fn a_new_version_keeps_the_identifiers_and_gets_certificates_of_its_own() 
     assert_eq!(world.shelf.version(&product, &third.root).unwrap().unwrap().listing.version, 3);
     // The same request again is the same publication still.
     assert_eq!(world.shelf.publish(request, |_| {}).await.unwrap(), second);
+}
+
+#[tokio::test]
+async fn a_new_version_is_on_offer_once_it_is_listed() {
+    let world = World::new().await;
+    let first = world.listed(world.request(1, "name", "intro")).await;
+    let product = first.product.clone().unwrap();
+    world.shelf.publish(version(&world, 2, &product), |_| {}).await.unwrap();
+    for (state, number) in [
+        (PublicationState::RegisteringProduct, 1),
+        (PublicationState::Listing, 1),
+        (PublicationState::Listed, 2),
+    ] {
+        world.deliver().await.unwrap();
+        assert_eq!(world.publication(&[2; 16]).state, state);
+        assert_eq!(world.shelf.product(&product).unwrap().unwrap().version, number, "{state:?}");
+        // Certificate and listing that the registrar shows are of one version.
+        let resolved = world.registry.resolve(&product).unwrap();
+        let certified = AssetCertificate::from_statement(&resolved.certificate).unwrap();
+        assert_eq!(certified.version, number, "{state:?}");
+        assert_eq!(resolved.listing.body().reference, resolved.certificate.digest(), "{state:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_that_was_overtaken_while_it_was_read_is_refused() {
+    let world = World::new().await;
+    let first = world.listed(world.request(1, "name", "intro")).await;
+    let product = first.product.clone().unwrap();
+    let (reading, begun) = std::sync::mpsc::channel();
+    let (go_on, overtaken) = std::sync::mpsc::channel::<()>();
+    let (shelf, slow) = (world.shelf.clone(), version(&world, 2, &product));
+    let slow = tokio::spawn(async move {
+        let progress = move |_| {
+            let _ = reading.send(());
+            let _ = overtaken.recv();
+        };
+        shelf.publish(slow, progress).await
+    });
+    tokio::task::spawn_blocking(move || begun.recv().unwrap()).await.unwrap();
+    world.listed(version(&world, 3, &product)).await;
+    drop(go_on);
+    // What it kept of the version that it was made from may be outdated.
+    let outcome = slow.await.unwrap();
+    assert!(
+        matches!(&outcome, Err(ServiceError::Conflict { reason }) if reason.contains("again")),
+        "{outcome:?}"
+    );
+    assert_eq!(world.shelf.product(&product).unwrap().unwrap().version, 2);
 }
 
 #[tokio::test]
@@ -124,6 +173,9 @@ async fn a_version_that_fails_leaves_the_one_before_on_offer() {
             .unwrap();
         let offered = world.shelf.product(&product).unwrap().unwrap();
         assert_eq!((offered.version, offered.source.root), (1, first.root), "step {step}");
+        let resolved = world.peer.resolve(world.net.registrar.membership.node(), &product).await.unwrap();
+        let found = resolved.verify(&product, &world.net.consumer.standing.directory, world.net.clock.now());
+        assert_eq!(found.unwrap().version, 1, "step {step}");
     }
     // And the next one goes through; the registrar has counted the versions that it certified.
     let next = world.listed(version(&world, 9, &product)).await;

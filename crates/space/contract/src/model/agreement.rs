@@ -7,7 +7,7 @@ use huitong_proof::{ContentRoot, Digest, SpaceId, Statement, Timestamp};
 
 use super::terms::{
     Coverage, DOCUMENT_LIMITS, DocumentError, Mode, Terms, bounded_policy, bounded_text, content_root,
-    coverage, identifier, label, mode, window,
+    coverage, identifier, label, mode, version, window,
 };
 
 const LABEL: &str = "huitong/agreement/v1";
@@ -21,7 +21,8 @@ const MAXIMUM_NAME_CHARACTERS: usize = 128;
 /// Encoded as a strict CBOR map: 1 `"huitong/agreement/v1"`, 2 contract id, 3 contract name, 4 product id,
 /// 5 product name, 6 provider `{1 node, 2 entity, 3 name}`, 7 consumer (the same shape), 8 policy document,
 /// 9 content root, 10 size, 11 window bytes, 12 mode, 13 price, 14 signing time (milliseconds since 1970 UTC),
-/// 15 negotiation id, 16 space id, 17 signing mode (`"01"`, point to point), 18 coverage.
+/// 15 negotiation id, 16 space id, 17 signing mode (`"01"`, point to point), 18 coverage,
+/// 19 version, of a series only.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Agreement {
     /// The contract's identifier, minted by the provider.
@@ -56,6 +57,8 @@ pub struct Agreement {
     pub space: SpaceId,
     /// Which versions of the product it covers; root and size are those of the one that was current when it was signed.
     pub coverage: Coverage,
+    /// Of a series, that version, as the registrar counts them from 1: no older one is delivered.
+    pub version: Option<u64>,
 }
 
 /// One side of a contract, as its registrar knows it.
@@ -92,6 +95,7 @@ impl Agreement {
             .bytes(16, self.space.as_bytes())
             .text(17, POINT_TO_POINT)
             .uint(18, self.coverage.number())
+            .maybe_uint(19, self.version)
             .encode()
     }
 
@@ -119,6 +123,7 @@ impl Agreement {
             negotiation: fields.fixed::<16>(15, "negotiation")?,
             space: SpaceId::from_bytes(fields.fixed::<32>(16, "space")?),
             coverage: coverage(fields.uint(18, "coverage")?, "agreement.coverage")?,
+            version: fields.maybe_uint(19, "version")?,
         };
         label(&fields.text(17, "signing mode")?, POINT_TO_POINT, "agreement.signing mode")?;
         fields.finish()?;
@@ -158,6 +163,7 @@ impl Agreement {
             mode: self.mode,
             price: self.price.clone(),
             coverage: self.coverage,
+            version: self.version,
         }
     }
 
@@ -166,6 +172,7 @@ impl Agreement {
         bounded_text("agreement.product name", &self.product_name, 1, MAXIMUM_NAME_CHARACTERS)?;
         bounded_text("agreement.price", &self.price, 0, MAXIMUM_NAME_CHARACTERS)?;
         bounded_policy("agreement.policy", &self.policy)?;
+        version("agreement.version", self.coverage, self.version)?;
         window("agreement.window bytes", self.window_bytes)
     }
 }

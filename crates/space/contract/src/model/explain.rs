@@ -50,10 +50,11 @@ fn english(agreement: &Agreement) -> Vec<String> {
         ),
         match agreement.coverage {
             Coverage::Version => "Versions: this content only.".to_owned(),
-            Coverage::Series => {
-                "Versions: this content and every later version of the product; each delivery is of the newest one."
-                    .to_owned()
-            }
+            Coverage::Series => format!(
+                "Versions: version {} of the product, which is this content, and every later one; each delivery is of the \
+                 newest one.",
+                agreement.version.unwrap_or_default()
+            ),
         },
         format!("Price: {price}."),
     ]
@@ -79,7 +80,10 @@ fn chinese(agreement: &Agreement) -> Vec<String> {
         ),
         match agreement.coverage {
             Coverage::Version => "版本：仅限上述内容。".to_owned(),
-            Coverage::Series => "版本：上述内容及该产品之后的每个版本；每次交付当时的最新版本。".to_owned(),
+            Coverage::Series => format!(
+                "版本：上述内容（该产品的第 {} 版）及之后的每个版本；每次交付当时的最新版本。",
+                agreement.version.unwrap_or_default()
+            ),
         },
         format!("价格：{price}。"),
     ]

@@ -36,6 +36,8 @@ pub struct Negotiation {
     pub statements: Statements,
     /// Why it was terminated, if it was.
     pub reason: Option<Reason>,
+    /// Whether the other node has signed a termination of the negotiation.
+    pub is_ended_by_peer: bool,
     /// What the parties have made of the contract since it was finalised.
     pub standings: Standings,
     /// When this node first heard of it.

@@ -24,7 +24,8 @@ const LABEL: &str = "huitong/terms/v1";
 /// name by their SHA-256.
 ///
 /// Encoded as a strict CBOR map: 1 `"huitong/terms/v1"`, 2 product id, 3 product name, 4 provider node,
-/// 5 consumer node, 6 policy document, 7 content root, 8 size, 9 window bytes, 10 mode, 11 price, 12 coverage.
+/// 5 consumer node, 6 policy document, 7 content root, 8 size, 9 window bytes, 10 mode, 11 price, 12 coverage,
+/// 13 version, of a series only.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Terms {
     /// The product that is offered.
@@ -49,6 +50,8 @@ pub struct Terms {
     pub price: String,
     /// Which versions of the product are meant.
     pub coverage: Coverage,
+    /// Of a series, the version with that root and size, as the registrar counts them from 1: no older one is delivered.
+    pub version: Option<u64>,
 }
 
 /// Which versions of a product a contract covers.
@@ -152,6 +155,7 @@ impl Terms {
             .uint(10, self.mode.number())
             .text(11, &self.price)
             .uint(12, self.coverage.number())
+            .maybe_uint(13, self.version)
             .encode()
     }
 
@@ -177,6 +181,7 @@ impl Terms {
             mode: mode(fields.uint(10, "mode")?, "terms.mode")?,
             price: fields.text(11, "price")?,
             coverage: coverage(fields.uint(12, "coverage")?, "terms.coverage")?,
+            version: fields.maybe_uint(13, "version")?,
         };
         fields.finish()?;
         terms.check()?;
@@ -202,6 +207,7 @@ impl Terms {
         bounded_text("terms.name", &self.name, 1, MAXIMUM_NAME_CHARACTERS)?;
         bounded_text("terms.price", &self.price, 0, MAXIMUM_PRICE_CHARACTERS)?;
         bounded_policy("terms.policy", &self.policy)?;
+        version("terms.version", self.coverage, self.version)?;
         window("terms.window bytes", self.window_bytes)
     }
 }
@@ -236,6 +242,19 @@ pub(super) fn coverage(number: u64, field: &'static str) -> Result<Coverage, Doc
             reason: format!("coverage {number} is unknown; expected 0 (version) or 1 (series)"),
         }),
     }
+}
+
+pub(super) fn version(
+    field: &'static str,
+    coverage: Coverage,
+    version: Option<u64>,
+) -> Result<(), DocumentError> {
+    let reason = match (coverage, version) {
+        (Coverage::Version, None) | (Coverage::Series, Some(1..)) => return Ok(()),
+        (Coverage::Version, Some(_)) => "only a series names its oldest version",
+        (Coverage::Series, _) => "a series names its oldest version, which is at least 1",
+    };
+    Err(DocumentError::Value { field, reason: reason.to_owned() })
 }
 
 pub(super) fn bounded_text(

@@ -37,6 +37,7 @@ fn terms() -> Terms {
         mode: Mode::Window,
         price: "100 CNY".to_owned(),
         coverage: Coverage::Series,
+        version: Some(3),
     }
 }
 
@@ -69,6 +70,7 @@ fn agreement() -> Agreement {
         negotiation: [9; 16],
         space: SpaceId::from_name("example space"),
         coverage: terms.coverage,
+        version: terms.version,
     }
 }
 
@@ -87,8 +89,8 @@ fn the_encoding_is_frozen() {
     assert_eq!(
         found,
         [
-            "43115bd5a1991acaeeeab727dd8d9733905604b31b1d4f7b6cfeff9d91cf81f8",
-            "f65bf2e92ab054fee72ccf64df6da0f11e6e6a32960888d5ac03ef6f3e81b66b"
+            "9c1cfce7c6d1b786b8a310d83cd5efe2c42984af69d8b88c5bd77610af78dfdb",
+            "c0d5238875fa94a430c9ba8a711c4e53ca8b45cb53380bf8af6dfee00bdf293e"
         ]
     );
 }
@@ -134,7 +136,10 @@ fn each_wrong_field_is_refused_by_name() {
         (11, text(&long), "terms.price"),
         (12, Some(Value::Uint(2)), "terms.coverage"),
         (12, None, "coverage"),
-        (13, Some(Value::Uint(0)), "13"),
+        (12, Some(Value::Uint(0)), "terms.version"),
+        (13, Some(Value::Uint(0)), "terms.version"),
+        (13, None, "terms.version"),
+        (14, Some(Value::Uint(0)), "14"),
     ] {
         check(&document, key, value, expected);
     }
@@ -149,7 +154,11 @@ fn each_wrong_field_is_refused_by_name() {
         (17, None, "agreement"),
         (18, text(""), "agreement"),
         (18, Some(Value::Uint(2)), "agreement.coverage"),
+        (18, Some(Value::Uint(0)), "agreement.version"),
         (19, text(""), "agreement"),
+        (19, Some(Value::Uint(0)), "agreement.version"),
+        (19, None, "agreement.version"),
+        (20, text(""), "agreement"),
     ] {
         check(&document, key, value, expected);
     }
@@ -191,7 +200,10 @@ fn a_contract_is_explained_in_two_languages() {
         "{english:?}"
     );
     assert!(english[3].contains("4 bytes") && english[3].contains(&agreement().root.to_string()));
-    assert!(english[5].contains("every later version"), "{english:?}");
+    assert!(
+        english[5].contains("version 3 of the product") && english[5].contains("every later one"),
+        "{english:?}"
+    );
     assert_eq!(english[6], "Price: 100 CNY.");
     let policy = agreement().policy().unwrap();
     assert_eq!(english[7..], policy.explain(Language::English), "each clause follows");
@@ -239,6 +251,7 @@ fn the_national_state_follows_from_the_protocols() {
                 ..Statements::default()
             },
             reason: None,
+            is_ended_by_peer: false,
             standings: Standings::default(),
             created: Timestamp::from_millis(0),
             updated: Timestamp::from_millis(0),

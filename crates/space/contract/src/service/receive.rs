@@ -16,9 +16,18 @@ use super::{Contracts, party, too_many_open};
 /// The longest reason in a signed refusal, in characters.
 const REFUSAL_CHARACTERS: usize = 1024;
 
+/// What a message was that was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Received {
+    /// It has begun a negotiation, which may go on without end.
+    Begun,
+    /// It belongs to one that was known.
+    Known,
+}
+
 /// What became of a message. Each of these is committed.
 enum Outcome {
-    Taken,
+    Taken(Received),
     Refused(Refusal, Statement),
     /// The peer contradicts itself: the evidence is committed, the message is not taken.
     Contradiction(ServiceError),
@@ -46,7 +55,7 @@ impl Contracts {
         caller: &Caller,
         statement: Bytes,
         document: Bytes,
-    ) -> Result<(), ServiceError> {
+    ) -> Result<Received, ServiceError> {
         let statement = statement_from(caller, statement, &self.ledger)?;
         let message = Message::read(&statement, document)?;
         let caller = caller.clone();
@@ -56,7 +65,7 @@ impl Contracts {
             })
             .await?;
         match outcome {
-            Outcome::Taken => Ok(()),
+            Outcome::Taken(received) => Ok(received),
             Outcome::Refused(refusal, statement) => {
                 Err(ServiceError::Refused { refusal, statement: Some(statement) })
             }
@@ -88,11 +97,11 @@ impl Contracts {
         };
         let before = tables::negotiation(tx, &statement.body().subject)?;
         let objection = match self.apply(tx, caller, statement, message, before.as_ref(), standing)? {
-            Ok(Some(after)) => {
+            Ok(after) => {
                 tables::save(tx, before.as_ref(), &after)?;
-                return Ok(Outcome::Taken);
+                let received = if before.is_none() { Received::Begun } else { Received::Known };
+                return Ok(Outcome::Taken(received));
             }
-            Ok(None) => return Ok(Outcome::Taken),
             Err(objection) => objection,
         };
         let Objection { mut refusal, ends } = objection;
@@ -125,11 +134,11 @@ impl Contracts {
             .find(|answer| answer.kind() == Kind::Refusal && answer.body().issuer == self.ledger.node());
         match refused {
             Some(answer) => Ok(Outcome::Refused(read_refusal(&answer)?, answer)),
-            None => Ok(Outcome::Taken),
+            None => Ok(Outcome::Taken(Received::Known)),
         }
     }
 
-    /// The negotiation after the message and our automatic answer to it; `None` when nothing changes.
+    /// The negotiation after the message and our automatic answer to it.
     fn apply(
         &self,
         tx: &mut Tx<'_>,
@@ -138,7 +147,7 @@ impl Contracts {
         message: Message,
         before: Option<&Negotiation>,
         standing: Option<Terms>,
-    ) -> Result<Result<Option<Negotiation>, Objection>, ServiceError> {
+    ) -> Result<Result<Negotiation, Objection>, ServiceError> {
         let Some(before) = before else {
             return self.apply_first(tx, caller, statement, message, standing);
         };
@@ -150,13 +159,16 @@ impl Contracts {
                 "choose an unused negotiation id",
             ))));
         }
-        // Terminations may cross; whoever comes second hears what it wanted to hear.
-        if message.event == Event::Termination && before.state == State::Terminated {
-            return Ok(Ok(None));
+        // Terminations may cross; whoever comes second hears what it wanted to hear. One is enough.
+        if message.event == Event::Termination
+            && before.state == State::Terminated
+            && !before.is_ended_by_peer
+        {
+            return Ok(Ok(Negotiation { is_ended_by_peer: true, ..before.clone() }));
         }
         if before.state == State::Finalized {
             let after = self.after_change(tx, statement, message, before, sender);
-            return Ok(after.map(Some).map_err(Objection::from));
+            return Ok(after.map_err(Objection::from));
         }
         let state = match rules::next(Some(before.state), sender, message.event) {
             Ok(state) => state,
@@ -219,12 +231,13 @@ impl Contracts {
             }
             Ok(Content::Termination { reason, step: _ }) => {
                 after.reason = Some(reason);
+                after.is_ended_by_peer = true;
                 Ok(())
             }
             // The table has refused them.
             Ok(Content::Suspension { .. } | Content::Resumption { .. }) => Ok(()),
         };
-        Ok(done.map(|()| Some(after)).map_err(|refusal| Objection { refusal, ends: true }))
+        Ok(done.map(|()| after).map_err(|refusal| Objection { refusal, ends: true }))
     }
 
     /// A message about a negotiation this node does not know.
@@ -235,7 +248,7 @@ impl Contracts {
         statement: &Statement,
         message: Message,
         standing: Option<Terms>,
-    ) -> Result<Result<Option<Negotiation>, Objection>, ServiceError> {
+    ) -> Result<Result<Negotiation, Objection>, ServiceError> {
         if message.event != Event::Request {
             // This includes an offer nobody asked for: this node negotiates only what its operator began.
             return Ok(Err(Objection::from(Refusal::new(
@@ -269,7 +282,7 @@ impl Contracts {
         let mut negotiation = self.begin(tx, id, Side::Provider, caller.node(), &terms, AcceptCounter::No);
         negotiation.last = statement.digest();
         self.answer_request(tx, caller, &mut negotiation, standing)?;
-        Ok(Ok(Some(negotiation)))
+        Ok(Ok(negotiation))
     }
 
     fn on_counter_request(

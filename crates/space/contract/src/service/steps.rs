@@ -106,6 +106,7 @@ impl Contracts {
             negotiation: negotiation.id,
             space: *self.ledger.space(),
             coverage: terms.coverage,
+            version: terms.version,
         };
         let document = agreement.encode();
         let detail = signing_detail(&document, &contract);

@@ -45,6 +45,7 @@ fn honest(space: &Space, id: [u8; 16]) -> Agreement {
         negotiation: id,
         space: *space.node(Who::Provider).ledger.space(),
         coverage: terms.coverage,
+        version: terms.version,
     }
 }
 

@@ -34,7 +34,7 @@ impl Space {
         let statement = self.sign(who, draft).await;
         let caller = &self.node(who).caller;
         let answer = self.contracts(other).receive(caller, statement.bytes().clone(), document.into()).await;
-        (statement, answer)
+        (statement, answer.map(drop))
     }
 
     async fn say_request(&self, id: [u8; 16], terms: &Terms) -> (Statement, Result<(), ServiceError>) {
@@ -44,7 +44,7 @@ impl Space {
     }
 }
 
-pub(super) fn code_of(answer: &Result<(), ServiceError>) -> &str {
+pub(super) fn code_of<T: std::fmt::Debug>(answer: &Result<T, ServiceError>) -> &str {
     match answer {
         Err(ServiceError::Refused { refusal, .. }) => &refusal.code,
         other => panic!("expected a refusal, found {other:?}"),
@@ -326,4 +326,34 @@ async fn commands_that_make_no_sense_never_leave_the_node() {
         );
     }
     assert!(space.pending(Who::Consumer).is_empty());
+}
+
+#[tokio::test]
+async fn a_negotiation_that_is_over_takes_one_termination() {
+    let space = Space::new(Approval::Manual).await;
+    for (id, first) in [([1; 16], Who::Provider), ([2; 16], Who::Consumer)] {
+        space.request(id, space.standing_terms(), AcceptCounter::No).await;
+        space.settle().await;
+        space.contracts(first).terminate(id, "ours").await.unwrap();
+        space.settle().await;
+        let detail = || Map::new().text(1, "x").text(2, "once more");
+        let say = async || {
+            let (_, answer) =
+                space.say(Who::Consumer, id, Kind::Termination, Digest::ZERO, detail(), Vec::new()).await;
+            answer
+        };
+        if first == Who::Provider {
+            // It may have crossed ours.
+            say().await.unwrap();
+        }
+        for _ in 0..2 {
+            let refused = say().await;
+            assert!(
+                matches!(&refused, Err(ServiceError::Refused { refusal, statement: Some(_) })
+                    if refusal.code == "contract.state"),
+                "{refused:?}"
+            );
+        }
+        assert_eq!(space.seen_by(Who::Provider, id).reason.unwrap().text, "ours");
+    }
 }

@@ -69,7 +69,10 @@ impl Space {
 
     async fn hear(&self, from: Who, statement: &Statement) -> Result<(), ServiceError> {
         let caller = &self.node(from).caller;
-        self.contracts(other(from)).receive(caller, statement.bytes().clone(), Vec::new().into()).await
+        self.contracts(other(from))
+            .receive(caller, statement.bytes().clone(), Vec::new().into())
+            .await
+            .map(drop)
     }
 }
 

@@ -295,6 +295,13 @@ impl Verification<'_> {
                 "is about another product than the agreement",
             ));
         }
+        if agreement.version.is_some_and(|oldest| certificate.version < oldest) {
+            return Err(self.stop(
+                Invalid,
+                "the asset certificate",
+                "is about an older version than was agreed on",
+            ));
+        }
         self.report.claim(
             "asset",
             format!(

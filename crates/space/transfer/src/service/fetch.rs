@@ -193,11 +193,19 @@ impl Fetch<'_> {
             );
             return Err(self.abort(&refusal, &offer).await?);
         }
+        if self.transfers.is_here_already(&self.transfer, &self.contract, &detail)? {
+            let reason = "a subscription ordered what is new; the offered version has been delivered before";
+            let refusal = Refusal::new("offer.known", reason, "push when there is a new version");
+            return Err(self.abort(&refusal, &offer).await?);
+        }
         let newest =
             tables::newest_version(&self.transfers.ledger().store().view(), &self.transfer.contract)?;
-        if registered.version < newest {
-            let reason =
-                format!("version {} is offered, version {newest} was offered before", registered.version);
+        let oldest = newest.max(self.contract.agreement.version.unwrap_or_default());
+        if registered.version < oldest {
+            let reason = format!(
+                "version {} is offered, version {oldest} was agreed on or offered before",
+                registered.version
+            );
             let refusal = Refusal::new("offer.version", reason, "keep the statements as evidence");
             return Err(self.abort(&refusal, &offer).await?);
         }
@@ -215,8 +223,11 @@ impl Fetch<'_> {
             transfer.root = Some(detail.root);
             transfer.version = Some(registered.version);
             if contract.agreement.coverage == Coverage::Series {
-                let newest = tables::newest_version(tx, &transfer.contract)?;
-                tables::put_newest_version(tx, &transfer.contract, newest.max(registered.version))?;
+                if registered.version < tables::newest_version(tx, &transfer.contract)? {
+                    let reason = "another transfer was offered a newer version just now".to_owned();
+                    return Err(ServiceError::Busy { reason }.into());
+                }
+                tables::put_newest_version(tx, &transfer.contract, registered.version)?;
             }
             transfer.path = Some(path);
             transfer.statements.certificate = Some(certificate.digest());
@@ -525,6 +536,7 @@ impl Fetch<'_> {
             transfer.statements.last = Some(last.digest());
             transfer.state = TransferState::Completed;
             transfer.finished = Some(ledger.clock().now());
+            tables::put_last_completed(tx, transfer)?;
             Ok(())
         })
         .await?;

@@ -226,6 +226,12 @@ fn decide(
     };
     let now = ledger.clock().now();
     if let Some(transfer) = existing {
+        // It was opened by another exchange while we looked, with a version that has been renewed since.
+        if transfer.root != Some(goods.content.root()) {
+            let reason =
+                "the transfer goes on with another version than was looked for; ask again".to_owned();
+            return Err(ServiceError::Busy { reason });
+        }
         let statements = stored_statements(tx, ledger, &transfer)?;
         let consumed = consumed_clauses(&statements)?;
         let used = |clause: &ClauseId| rules::used_while_running(&consumed, clause);

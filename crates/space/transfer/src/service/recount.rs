@@ -9,6 +9,11 @@ use crate::details::UsageDetail;
 use crate::tables;
 
 impl Transfers {
+    /// Whether a statement is this node's own.
+    pub fn has_issued(&self, statement: &Statement) -> bool {
+        statement.body().issuer == self.ledger().node()
+    }
+
     /// Brings a usage counter up to what one of our own USAGE statements says it stood at. A counter never goes down:
     /// an old statement, or the same one again, changes nothing. Gives the counter as it is now.
     ///
@@ -19,7 +24,7 @@ impl Transfers {
     /// [`ServiceError::Invalid`] when the statement is no USAGE of this node.
     pub fn recount(&self, tx: &mut Tx<'_>, statement: &Statement) -> Result<u64, ServiceError> {
         let body = statement.body();
-        if body.issuer != self.ledger().node() {
+        if !self.has_issued(statement) {
             return Err(ServiceError::invalid("statement.issuer", "is not this node"));
         }
         if statement.kind() != Kind::Usage {

@@ -65,6 +65,8 @@ impl Transfers {
                 Ok((followed, next))
             };
             let (followed, next) = self.ledger().store().transact("transfer.follow", follow).await?;
+            // All runs hear of it before anything that takes long.
+            followed.iter().for_each(|transfer| self.look_again(&transfer.id));
             for transfer in followed {
                 self.has_followed(&transfer).await;
             }
@@ -81,6 +83,7 @@ impl Transfers {
         let follow = move |tx: &mut Tx<'_>| this.follow_in(tx, &id);
         let followed = self.ledger().store().transact("transfer.follow", follow).await?;
         if let Some(transfer) = followed {
+            self.look_again(&transfer.id);
             self.has_followed(&transfer).await;
         }
         Ok(())
@@ -98,7 +101,6 @@ impl Transfers {
     }
 
     async fn has_followed(&self, transfer: &Transfer) {
-        self.look_again(&transfer.id);
         if transfer.state == TransferState::Terminated {
             remove_arrived(transfer).await;
         }

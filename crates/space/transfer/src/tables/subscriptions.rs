@@ -10,11 +10,11 @@ use huitong_proof::cbor::Map;
 use huitong_store::{Read, Table, Tx};
 
 use super::{VERSION, open};
-use crate::model::{Cause, Due, Priority, Subscription};
+use crate::model::{Priority, Subscription};
 use crate::schedule::Schedule;
 
 /// Subscriptions by contract id.
-const SUBSCRIPTIONS: Table = Table::with_history("transfer.subscription");
+const SUBSCRIPTIONS: Table = Table::new("transfer.subscription");
 /// What is due, in order of time: due (8, big endian), contract id.
 const DUE: Table = Table::new("transfer.subscription_due");
 
@@ -25,8 +25,13 @@ pub(crate) fn subscription(
     read.get(&SUBSCRIPTIONS, contract.as_str().as_bytes())?.map(|bytes| decode(&bytes)).transpose()
 }
 
-pub(crate) fn all(read: &impl Read, limit: usize) -> Result<Vec<Subscription>, ServiceError> {
-    let rows = read.scan(&SUBSCRIPTIONS, &[], None, limit)?;
+/// Those behind this contract.
+pub(crate) fn page(
+    read: &impl Read,
+    after: Option<&ContractId>,
+    limit: usize,
+) -> Result<Vec<Subscription>, ServiceError> {
+    let rows = read.scan(&SUBSCRIPTIONS, &[], after.map(|after| after.as_str().as_bytes()), limit)?;
     rows.into_iter().map(|row| decode(&row.value)).collect()
 }
 
@@ -47,8 +52,8 @@ pub(crate) fn due(read: &impl Read, now: Timestamp, limit: usize) -> Result<Vec<
 
 pub(crate) fn save(tx: &mut Tx<'_>, subscription: &Subscription) -> Result<(), ServiceError> {
     unmark(tx, &subscription.contract)?;
-    if let Some(due) = &subscription.due {
-        tx.put(&DUE, &due_key(due.at, &subscription.contract), &[])?;
+    if let Some(due) = subscription.due() {
+        tx.put(&DUE, &due_key(due, &subscription.contract), &[])?;
     }
     tx.put(&SUBSCRIPTIONS, subscription.contract.as_str().as_bytes(), &encode(subscription))?;
     Ok(())
@@ -61,8 +66,8 @@ pub(crate) fn remove(tx: &mut Tx<'_>, contract: &ContractId) -> Result<(), Servi
 }
 
 fn unmark(tx: &mut Tx<'_>, contract: &ContractId) -> Result<(), ServiceError> {
-    if let Some(before) = subscription(tx, contract)?.and_then(|before| before.due) {
-        tx.delete(&DUE, &due_key(before.at, contract))?;
+    if let Some(before) = subscription(tx, contract)?.and_then(|before| before.due()) {
+        tx.delete(&DUE, &due_key(before, contract))?;
     }
     Ok(())
 }
@@ -82,14 +87,8 @@ fn encode(subscription: &Subscription) -> Vec<u8> {
         .maybe_text(5, schedule.and_then(Schedule::zone))
         .boolean(6, subscription.push)
         .uint(7, subscription.created.millis())
-        .maybe_uint(8, subscription.due.map(|due| due.at.millis()))
-        .maybe_uint(
-            9,
-            subscription.due.map(|due| match due.cause {
-                Cause::Schedule => 1,
-                Cause::Push => 2,
-            }),
-        )
+        .maybe_uint(8, subscription.scheduled.map(Timestamp::millis))
+        .maybe_uint(9, subscription.pushed.map(Timestamp::millis))
         .maybe_bytes(10, subscription.last.as_ref().map(<[u8; 16]>::as_slice))
         .text(11, &subscription.note)
         .encode()
@@ -103,19 +102,15 @@ fn decode(bytes: &[u8]) -> Result<Subscription, ServiceError> {
     let priority = Priority::from_name(&fields.text(3, "priority")?).ok_or_else(|| damaged("priority"))?;
     let schedule = match (fields.maybe_text(4, "schedule")?, fields.maybe_text(5, "zone")?) {
         (None, _) => None,
-        (Some(expression), zone) => Some(Schedule::parse(&expression, zone.as_deref())?),
+        (Some(expression), zone) => Some(Schedule::stored(expression, zone)),
     };
     let push = fields.boolean(6, "push")?;
     let created = Timestamp::from_millis(fields.uint(7, "created")?);
-    let due = match (fields.maybe_uint(8, "due")?, fields.maybe_uint(9, "cause")?) {
-        (None, None) => None,
-        (Some(at), Some(1)) => Some(Due { at: Timestamp::from_millis(at), cause: Cause::Schedule }),
-        (Some(at), Some(2)) => Some(Due { at: Timestamp::from_millis(at), cause: Cause::Push }),
-        _ => return Err(damaged("due time")),
-    };
+    let scheduled = fields.maybe_uint(8, "scheduled")?.map(Timestamp::from_millis);
+    let pushed = fields.maybe_uint(9, "pushed")?.map(Timestamp::from_millis);
     let last = fields.maybe_bytes(10, "last")?.map(|id| <[u8; 16]>::try_from(id.as_slice())).transpose();
     let last = last.map_err(|_| damaged("last transfer"))?;
     let note = fields.text(11, "note")?;
     fields.finish()?;
-    Ok(Subscription { contract, directory, priority, schedule, push, created, due, last, note })
+    Ok(Subscription { contract, directory, priority, schedule, push, created, scheduled, pushed, last, note })
 }

@@ -290,3 +290,18 @@ async fn transfers_run_in_the_order_of_their_priority_and_age() {
     assert_eq!(space.run([3; 16]).await.consumer, Ok(()));
     assert_eq!(space.consumer.runnable().unwrap(), [[1; 16], [4; 16], [2; 16]]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_that_has_not_ended_is_found_however_much_that_is() {
+    let space = Space::small().await;
+    let starts = (0..1_100_u16).map(|n| {
+        let (space, mut id) = (&space, [7; 16]);
+        id[..2].copy_from_slice(&n.to_be_bytes());
+        async move { space.start(id).await.id }
+    });
+    let mut started = futures_util::future::join_all(starts).await;
+    let mut live = space.consumer.live().unwrap();
+    started.sort();
+    live.sort();
+    assert!(live == started, "{} of {}", live.len(), started.len());
+}

@@ -8,7 +8,7 @@ use huitong_contract::Coverage;
 use huitong_identity::testing::network;
 use huitong_store::Table;
 
-use super::receipts::{keeper, trust};
+use super::receipts::{Parts, assert_not_valid, keeper, receipts, trust};
 use super::{ALWAYS, Attempt, MIB, Space, Who, Wire, content, offer, policy, publish};
 use crate::model::{Transfer, TransferState};
 use crate::receipt::{Outcome, verify};
@@ -125,7 +125,15 @@ async fn a_series_never_goes_back() {
     let before = space.content.clone();
     renew(&mut space, 20, content(MIB), Coverage::Series).await;
     delivered(&space, SECOND).await;
-    // A provider that shows the version before as its newest one.
+    go_back(&space).await;
+    space.content = before;
+    space.start(THIRD).await;
+    space.run(THIRD).await.assert_over("offer.version");
+    assert_eq!(space.states(THIRD), [TransferState::Terminated; 2]);
+}
+
+/// The provider shows the first version as its newest one.
+async fn go_back(space: &Space) {
     let key = space.product.as_str().as_bytes().to_vec();
     let store = space.network.provider.ledger.store();
     store
@@ -135,8 +143,40 @@ async fn a_series_never_goes_back() {
         })
         .await
         .unwrap();
-    space.content = before;
-    space.start(THIRD).await;
-    space.run(THIRD).await.assert_over("offer.version");
-    assert_eq!(space.states(THIRD), [TransferState::Terminated; 2]);
+}
+
+/// The consumer agrees to the series as it is now.
+async fn agree(space: &mut Space) {
+    space.request([8; 16]).await;
+    space.settle().await;
+    space.contract = space.negotiation(Who::Provider, [8; 16]).contract.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_older_than_what_was_agreed_on_is_delivered() {
+    let mut space = space(Coverage::Series).await;
+    renew(&mut space, 20, content(MIB), Coverage::Series).await;
+    agree(&mut space).await;
+    go_back(&space).await;
+    space.start(FIRST).await;
+    space.run(FIRST).await.assert_over("offer.version");
+    assert_eq!(space.states(FIRST), [TransferState::Terminated; 2]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receipt_over_an_older_version_than_was_agreed_on_does_not_hold() {
+    let mut space = space(Coverage::Series).await;
+    let (before, old) = (space.content.clone(), receipts(&space, FIRST).await);
+    renew(&mut space, 20, content(MIB), Coverage::Series).await;
+    // The third version is the first one again, and its certificate fits in all but the number.
+    renew(&mut space, 21, before, Coverage::Series).await;
+    agree(&mut space).await;
+    for (old, receipt) in old.iter().zip(receipts(&space, SECOND).await) {
+        assert_eq!(verify(&receipt, &trust(&space), None).outcome(), Outcome::Valid);
+        let mut parts = Parts::of(&receipt);
+        parts.statements[2] = Parts::of(old).statements[2].clone();
+        let report = verify(&parts.encode(), &trust(&space), None);
+        assert_not_valid(&report, "an older certificate");
+        assert_eq!(report.problems[0].reason, "is about an older version than was agreed on");
+    }
 }
