@@ -138,6 +138,25 @@ fn deliveries_go_into_a_bucket() {
     assert_eq!([sent("partNumber=1"), sent("partNumber=2"), sent("partNumber=4")], [1; 3], "sent once");
     assert_eq!(space.staged(), 0);
 
+    // An operator gives a deposit up, and has it tried again.
+    space.server.refuse("/archive/", 403, usize::MAX);
+    let start = space.ask(&["transfer", "start", &large, "--to", "s3://archive/again/"]);
+    let id = start["id"].as_str().unwrap().to_owned();
+    wait_for("it is received, and not deposited", || {
+        let shown = space.ask(&["transfer", "show", &id]);
+        shown["deposit"]["reason"].as_str().unwrap().contains("access denied")
+    });
+    let given_up = space.ask(&["transfer", "cancel", &id, "--reason", "wrong bucket"]);
+    assert_eq!((&given_up["state"], &given_up["deposit"]["state"]), (&"COMPLETED".into(), &"failed".into()));
+    assert_eq!(given_up["deposit"]["reason"], "wrong bucket");
+    assert!(std::fs::read(given_up["path"].as_str().unwrap()).unwrap() == bytes(LARGE));
+    space.server.refuse_nothing();
+    space.ask(&["transfer", "resume", &id]);
+    wait_for("it is deposited after all", || {
+        space.ask(&["transfer", "show", &id])["deposit"]["state"] == "done"
+    });
+    assert!(space.server.get("archive", "again/large.bin").unwrap() == bytes(LARGE));
+
     let to = ["transfer", "start", &large, "--to", "s3://elsewhere/", "-c"];
     let refused = huitong().args(to).arg(space.config("consumer")).output().unwrap();
     assert!(stderr(&refused).contains("no bucket of this name is configured"), "{}", stderr(&refused));

@@ -129,6 +129,18 @@ fn a_bucket_is_published_in_place() {
     wait_for("the transfer completes", || show(&space)["state"] == "COMPLETED");
     assert!(std::fs::read(show(&space)["path"].as_str().unwrap()).unwrap() == large);
 
+    // The key is revoked, and then it is not.
+    space.server.refuse("/readings/2026/one.bin", 403, usize::MAX);
+    let start = ["transfer", "start", &single, "--to", &space.target("again")];
+    let id = ask(&space.config("consumer"), &start)["id"].as_str().unwrap().to_owned();
+    let show = |space: &Space| ask(&space.config("consumer"), &["transfer", "show", &id]);
+    wait_for("the consumer hears why it waits", || {
+        show(&space)["reason"].as_str().unwrap().contains("does not reach its storage")
+    });
+    space.server.refuse_nothing();
+    wait_for("the transfer completes", || show(&space)["state"] == "COMPLETED");
+    assert_eq!(std::fs::read(show(&space)["path"].as_str().unwrap()).unwrap(), one);
+
     // What has changed is never sent in the place of what was agreed.
     space.server.put("readings", "2026/one.bin", bytes(300_000, 9));
     for contract in [&single, &dataset] {

@@ -29,8 +29,8 @@ use crate::{Location, ObjectError, Settings};
 
 /// The longest pause between two tries.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// Addresses of one host that are tried, each for its share of the time.
-const MOST_ADDRESSES: usize = 4;
+/// Among so many addresses of one host the time to connect is shared; further ones are tried in what the others leave.
+const MOST_SHARES: u32 = 4;
 /// Connections without a request that are kept to one server, and for how long.
 const SPARE_CONNECTIONS: usize = 8;
 const SPARE_TIME: Duration = Duration::from_secs(15);
@@ -351,8 +351,7 @@ impl Dialer {
                 return Err(io::Error::other(Inside));
             }
         }
-        found.truncate(MOST_ADDRESSES);
-        let share = self.connect / u32::try_from(found.len().max(1)).unwrap_or(1);
+        let share = self.connect / u32::try_from(found.len()).unwrap_or(MOST_SHARES).clamp(1, MOST_SHARES);
         let mut failed = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
         for address in found {
             match tokio::time::timeout(share, TcpStream::connect(address)).await {

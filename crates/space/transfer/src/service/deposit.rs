@@ -196,11 +196,19 @@ impl Transfers {
     }
 
     /// Gives what was begun in the depot and is not finished.
+    ///
+    /// # Errors
+    /// `Conflict` when all of it is there, and only what lies here is still to be removed.
     async fn give_up(&self, id: [u8; 16], reason: String) -> Result<Option<Vec<u8>>, ServiceError> {
         let begun = self.change_deposit("transfer.not_deposited", id, move |tx, _, deposit| {
+            let progress = deposits::progress(tx, &id)?.unwrap_or_default();
+            if tables::transfer(tx, &id)?.is_some_and(|transfer| progress.next >= file_count(&transfer)) {
+                let reason = "all of it is deposited already, and is only being removed here".to_owned();
+                return Err(ServiceError::Conflict { reason });
+            }
             deposit.state = DepositState::Failed;
             deposit.reason = reason;
-            Ok(deposits::progress(tx, &id)?.and_then(|begun| begun.upload))
+            Ok(progress.upload)
         });
         Ok(begun.await?.flatten())
     }
