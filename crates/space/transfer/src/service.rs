@@ -28,6 +28,7 @@ use huitong_proof::{Digest, Draft, Kind, Statement, Timestamp};
 use huitong_store::{Read, StoreError, Tx, TxError};
 use tokio::sync::watch;
 
+use self::opening::Contents;
 pub use self::provider::{Served, ServedLane};
 pub use self::subscribe::TOPIC;
 use crate::lanes::LaneEnds;
@@ -51,6 +52,7 @@ pub struct Transfers {
     obstacles: Arc<Mutex<HashMap<[u8; 16], String>>>,
     places: Places,
     pace: Pace,
+    contents: Contents,
     /// Exchanges that we serve, and that we receive from: each direction shares its memory.
     serving: Share,
     fetching: Share,
@@ -100,6 +102,7 @@ impl Transfers {
             obstacles: Arc::default(),
             places,
             pace,
+            contents: Contents::default(),
             serving: Share::default(),
             fetching: Share::default(),
             ticks: watch::Sender::new(0),
@@ -137,9 +140,9 @@ impl Transfers {
         tables::begun_after(&self.ledger().store().view(), after, limit)
     }
 
-    /// Consumer transfers that want to move.
+    /// Consumer transfers that want to move, in the order in which they are to run.
     pub fn runnable(&self) -> Result<Vec<[u8; 16]>, ServiceError> {
-        tables::runnable(&self.ledger().store().view(), 1024)
+        tables::runnable(&self.ledger().store().view())
     }
 
     /// Completed transfers whose evidence is to be collected or made final now; see [`Transfers::collect`]. One that
