@@ -71,7 +71,7 @@ pub(super) enum Opening {
 pub(super) struct Offered {
     pub(super) transfer: Transfer,
     pub(super) contract: Contract,
-    /// `None` only for a transfer that is over.
+    /// `None` only for a transfer that is over or held up.
     pub(super) goods: Option<Goods>,
     /// The policy clauses whose counter this transfer has consumed.
     pub(super) consumed: Vec<String>,
@@ -219,8 +219,11 @@ fn decide(
                 let (transfer, consumed) = (transfer.clone(), Vec::new());
                 return Ok(Ok(Offered { transfer, contract, goods: None, consumed, statements }));
             }
+            // The same, for a consumer that has cancelled it: nothing else is heard.
             TransferState::Suspended if transfer.is_held() => {
-                return Err(ServiceError::Busy { reason: held(transfer) });
+                let statements = stored_statements(tx, ledger, transfer)?;
+                let (transfer, consumed) = (transfer.clone(), Vec::new());
+                return Ok(Ok(Offered { transfer, contract, goods: None, consumed, statements }));
             }
             TransferState::Requested | TransferState::Started | TransferState::Suspended => {}
         }

@@ -20,7 +20,7 @@ use tokio_stream::Stream;
 
 use super::opening::{Goods, Offered, Opening, SOURCE_CHANGED, held, source_away};
 use super::source::{self, Run};
-use super::{Abort, Order, Transfers, check_belongs, issue, order};
+use super::{Abort, Order, Transfers, check_belongs, ended, issue, order};
 use crate::details::{AcceptDetail, AckDetail, AckStatus, abort_detail, final_detail, read_abort};
 use crate::lanes::{LaneEnds, Lanes};
 use crate::model::{FromConsumer, FromProvider, Suspender, Transfer, TransferState};
@@ -34,6 +34,8 @@ const FIRST_FRAME: Duration = Duration::from_secs(10);
 /// How long a consumer may take, from our offer on, to look through what it has and to say what it wants: a terabyte at the
 /// speed of a disk.
 const STOCKTAKING: Duration = Duration::from_secs(600);
+/// How long a consumer may take, from the offer of a transfer that is held up on, to say that it has cancelled it.
+const LAST_WORD: Duration = Duration::from_secs(2);
 /// How long nothing at all may move.
 const IDLE: Duration = Duration::from_secs(60);
 /// How often a running exchange asks whether it still may run.
@@ -154,6 +156,10 @@ impl Transfers {
             }
             Opening::Offered(offered) => *offered,
         };
+        if offered.transfer.is_held() {
+            // It is put off, and nothing of its content leaves.
+            (*is_idle, *place) = (false, None);
+        }
         let id = offered.transfer.id;
         let (lanes, ends) = Lanes::new(caller.node().clone());
         let orders = self.take_over(id, place.clone().map(|place| (ends, place)));
@@ -239,6 +245,9 @@ impl Exchange<'_> {
                 return Ok(());
             }
         }
+        if self.offered.transfer.is_held() {
+            return self.put_off().await;
+        }
         let Some(goods) = self.offered.goods.clone() else { return Ok(()) };
         for (frame, bytes) in index_frames(&goods.content) {
             let began = Instant::now();
@@ -272,6 +281,15 @@ impl Exchange<'_> {
             }
         }
         Err(ServiceError::invalid("statement.kind", "an acceptance of what is wanted was due"))
+    }
+
+    /// Hears only of the end of a transfer that is held up.
+    async fn put_off(&mut self) -> Result<(), ServiceError> {
+        match self.first_statement(Instant::now() + LAST_WORD).await {
+            Ok(Some(said)) if said.kind() == Kind::Abort => self.aborted(&said).await,
+            Ok(None) if self.orders.has_changed().is_err() => Ok(()),
+            _ => Err(ServiceError::Busy { reason: held(&self.offered.transfer) }),
+        }
     }
 
     /// Waits until these bytes may leave, and charges them.
@@ -581,12 +599,16 @@ impl Exchange<'_> {
     async fn aborted(&mut self, statement: &Statement) -> Result<(), ServiceError> {
         let (code, reason) = read_abort(statement)?;
         let statement = statement.clone();
-        self.change("transfer.aborted", move |tx, ledger, transfer, _| {
+        // Also of one that is held up.
+        let end = move |tx: &mut Tx<'_>, ledger: &Ledger, transfer: &mut Transfer, _: &Contract| {
             ledger.admit(tx, &statement)?;
             transfer.terminate(&code, &reason, ledger.clock().now());
             Ok(())
-        })
-        .await?;
+        };
+        let Offered { transfer, contract, .. } = &self.offered;
+        let changed =
+            self.transfers.change_unless(ended, "transfer.aborted", transfer.id, contract, end).await;
+        (self.offered.transfer, ()) = changed.map_err(put_off_by_another)?;
         Ok(())
     }
 
@@ -658,11 +680,7 @@ impl Exchange<'_> {
     ) -> Result<T, ServiceError> {
         let offered = &self.offered;
         let changed = self.transfers.change(name, offered.transfer.id, &offered.contract, step).await;
-        let (transfer, value) = changed.map_err(|error| match error {
-            // Another exchange of the same transfer was faster. The consumer asks again, and hears how it ended.
-            ServiceError::Conflict { reason } => ServiceError::Busy { reason },
-            other => other,
-        })?;
+        let (transfer, value) = changed.map_err(put_off_by_another)?;
         self.offered.transfer = transfer;
         Ok(value)
     }
@@ -705,6 +723,14 @@ fn parts(bytes: Vec<u8>) -> impl Iterator<Item = Bytes> + Send {
         sent = sent.saturating_add(part.len());
         Some(Bytes::copy_from_slice(part))
     })
+}
+
+/// Another exchange of the same transfer was faster. The consumer asks again, and hears how it ended.
+fn put_off_by_another(error: ServiceError) -> ServiceError {
+    match error {
+        ServiceError::Conflict { reason } => ServiceError::Busy { reason },
+        other => other,
+    }
 }
 
 fn cannot_come(kind: Kind) -> ServiceError {
