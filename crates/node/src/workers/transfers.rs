@@ -189,9 +189,12 @@ struct Attempts<K, L, O> {
     nodes: Option<Nodes<K>>,
 }
 
+/// The node that a thing is tried with.
+type NodeOf<K> = Box<dyn Fn(&K) -> Option<NodeId> + Send + Sync>;
+
 /// The nodes that things are tried with.
 struct Nodes<K> {
-    of: Box<dyn Fn(&K) -> Option<NodeId> + Send + Sync>,
+    of: NodeOf<K>,
     /// Tries with one node at the same time.
     most_each: usize,
     /// Names those that have shown up: they are tried at once.

@@ -56,9 +56,8 @@ impl Lanes {
     /// Comes back when a connection has gone with a chunk that it took, and nobody knows whether that arrived; or when a chunk
     /// waits for connections that have all gone.
     pub(crate) async fn broken(&self) {
-        while !self.state.has_lost.load(Ordering::Acquire)
-            && !(self.is_empty() && self.chunks.capacity() == 0)
-        {
+        let is_stranded = || self.is_empty() && self.chunks.capacity() == 0;
+        while !(self.state.has_lost.load(Ordering::Acquire) || is_stranded()) {
             self.state.gone.notified().await;
         }
     }
