@@ -30,6 +30,10 @@ use crate::{demo, operations, views};
 /// How long `status --wait` waits.
 const READY_PATIENCE: Duration = Duration::from_secs(60);
 
+/// Threads for what blocks, made as they are needed: two for each transfer that is received and one for each that is served, of
+/// up to 1,024 in each direction, and enough for everything that these wait for.
+const MOST_BLOCKING: usize = 4096;
+
 /// Reads the command line, runs the command, and gives the exit code.
 pub(crate) fn run() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -37,7 +41,11 @@ pub(crate) fn run() -> ExitCode {
         Err(error) => return wrong_usage(&error),
     };
     let output = Output { format: cli.global.output, quiet: cli.global.quiet };
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .max_blocking_threads(MOST_BLOCKING)
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => {
             let message = format!("the system gives this process no threads: {error}");

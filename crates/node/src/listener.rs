@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -23,7 +24,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 
 use crate::metrics::{Counted, Metrics};
-use crate::tls::{Tls, refusal_word};
+use crate::tls::{Tls, prepare, refusal_word};
 
 /// Connections that have shaken hands and wait for the server to take them.
 const READY_QUEUE: usize = 64;
@@ -179,13 +180,16 @@ impl Admit for AdmitStrangers {
 /// The open connections of authenticated nodes, so that a revocation ends them and a drain knows what it waits for.
 #[derive(Clone)]
 pub(crate) struct Connections {
-    open: Arc<Mutex<HashMap<SocketAddr, Open>>>,
+    /// By number: an address comes again before everything of the connection before is gone.
+    open: Arc<Mutex<HashMap<u64, Open>>>,
+    opened: Arc<AtomicU64>,
     changed: watch::Sender<u64>,
     arrivals: broadcast::Sender<NodeId>,
 }
 
 struct Open {
     caller: Caller,
+    remote: SocketAddr,
     close: CancellationToken,
     /// Carries a stream that ends only with the connection.
     endless: bool,
@@ -194,12 +198,12 @@ struct Open {
 /// Registration of one open connection; dropping it takes the connection off the list.
 pub(crate) struct OpenConnection {
     registry: Connections,
-    remote: SocketAddr,
+    number: u64,
 }
 
 impl Drop for OpenConnection {
     fn drop(&mut self) {
-        self.registry.table().remove(&self.remote);
+        self.registry.table().remove(&self.number);
         self.registry.touch();
     }
 }
@@ -207,20 +211,22 @@ impl Drop for OpenConnection {
 impl Connections {
     /// Nodes that connect are named on `arrivals`: who calls us can be called again.
     pub(crate) fn new(arrivals: broadcast::Sender<NodeId>) -> Self {
-        Self { open: Arc::default(), changed: watch::Sender::new(0), arrivals }
+        Self { open: Arc::default(), opened: Arc::default(), changed: watch::Sender::new(0), arrivals }
     }
 
     fn open(&self, connection: &PeerConnection, close: CancellationToken) -> OpenConnection {
         let PeerConnection { caller, remote, .. } = connection;
         // Whoever misses it loses nothing but a shorter wait.
         let _ = self.arrivals.send(caller.node().clone());
-        self.table().insert(*remote, Open { caller: caller.clone(), close, endless: false });
-        OpenConnection { registry: self.clone(), remote: *remote }
+        let number = self.opened.fetch_add(1, Ordering::Relaxed);
+        let open = Open { caller: caller.clone(), remote: *remote, close, endless: false };
+        self.table().insert(number, open);
+        OpenConnection { registry: self.clone(), number }
     }
 
     /// The connection from `remote` carries a stream that does not end by itself.
     pub(crate) fn mark_endless(&self, remote: &SocketAddr) {
-        if let Some(open) = self.table().get_mut(remote) {
+        for open in self.table().values_mut().filter(|open| open.remote == *remote) {
             open.endless = true;
         }
         // Whoever waits for the others to end has one less to wait for.
@@ -272,14 +278,14 @@ impl Connections {
         self.changed.send_modify(|count| *count = count.wrapping_add(1));
     }
 
-    fn table(&self) -> std::sync::MutexGuard<'_, HashMap<SocketAddr, Open>> {
+    fn table(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Open>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// A connection that has shaken hands.
-pub(crate) struct Secured<I> {
-    stream: Counted<TlsStream<TcpStream>>,
+pub(crate) struct Secured<I, S = TlsStream<TcpStream>> {
+    stream: Counted<S>,
     info: I,
     closed: Pin<Box<WaitForCancellationFutureOwned>>,
     patience: Option<Patience>,
@@ -304,6 +310,26 @@ impl Patience {
     }
 }
 
+impl<I, S> Secured<I, S> {
+    /// An error once the connection is to end. Asked in whatever direction: while a peer takes nothing, HTTP/2 may only try to
+    /// write.
+    fn poll_over(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if self.closed.as_mut().poll(cx).is_ready() {
+            return Err(io::Error::new(
+                io::ErrorKind::ConnectionAborted,
+                "the node on the other side is no longer accepted or reads nothing, or this node is stopping",
+            ));
+        }
+        if self.patience.as_mut().is_some_and(|patience| patience.over.as_mut().poll(cx).is_ready()) {
+            return Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "the connection was open for as long as it may be",
+            ));
+        }
+        Ok(())
+    }
+}
+
 impl<I: Clone + Send + Sync + 'static> Connected for Secured<I> {
     type ConnectInfo = I;
 
@@ -312,24 +338,13 @@ impl<I: Clone + Send + Sync + 'static> Connected for Secured<I> {
     }
 }
 
-impl<I: Unpin> AsyncRead for Secured<I> {
+impl<I: Unpin, S: AsyncRead + Unpin> AsyncRead for Secured<I, S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.closed.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Err(io::Error::new(
-                io::ErrorKind::ConnectionAborted,
-                "the node on the other side is no longer accepted or reads nothing, or this node is stopping",
-            )));
-        }
-        if self.patience.as_mut().is_some_and(|patience| patience.over.as_mut().poll(cx).is_ready()) {
-            return Poll::Ready(Err(io::Error::new(
-                io::ErrorKind::TimedOut,
-                "the connection was open for as long as it may be",
-            )));
-        }
+        self.poll_over(cx)?;
         let before = buf.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
         let read = buf.filled().len().saturating_sub(before);
@@ -343,8 +358,9 @@ impl<I: Unpin> AsyncRead for Secured<I> {
     }
 }
 
-impl<I: Unpin> AsyncWrite for Secured<I> {
+impl<I: Unpin, S: AsyncWrite + Unpin> AsyncWrite for Secured<I, S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_over(cx)?;
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
 
@@ -353,6 +369,7 @@ impl<I: Unpin> AsyncWrite for Secured<I> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.poll_over(cx)?;
         Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
     }
 
@@ -361,10 +378,12 @@ impl<I: Unpin> AsyncWrite for Secured<I> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_over(cx)?;
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_over(cx)?;
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
@@ -408,7 +427,7 @@ impl<A: Admit> Listening<A> {
         let listener = self.admit.name();
         let close = self.close_all.child_token();
         let handshake = async {
-            stream.set_nodelay(true)?;
+            prepare(&stream)?;
             let mut stream = self.acceptor.accept(stream).await?;
             stream.get_mut().1.set_buffer_limit(Some(SEND_BUFFER));
             let info = self.admit.admit(remote, stream.get_ref().1.peer_certificates(), &close)?;
@@ -530,6 +549,8 @@ impl Drop for Slot {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncWriteExt as _, DuplexStream};
+
     use super::*;
 
     #[test]
@@ -558,7 +579,7 @@ mod tests {
         let remote = SocketAddr::from(([127, 0, 0, 1], 1));
         let close = CancellationToken::new();
         let peer = PeerConnection { caller: network.provider.caller.clone(), remote, close };
-        let _open = connections.open(&peer, CancellationToken::new());
+        let open = connections.open(&peer, CancellationToken::new());
         let waiting = tokio::spawn({
             let connections = connections.clone();
             async move { connections.drained().await }
@@ -567,6 +588,77 @@ mod tests {
         assert!(!waiting.is_finished(), "an ordinary connection is waited for");
         connections.mark_endless(&remote);
         tokio::time::timeout(Duration::from_secs(10), waiting).await.unwrap().unwrap();
+        // The same address once more, before the first connection is gone.
+        let again = connections.open(&peer, CancellationToken::new());
+        drop(open);
+        assert_eq!(connections.count(), 1);
+        drop(again);
+        assert_eq!(connections.count(), 0);
+    }
+
+    /// A connection whose peer reads nothing.
+    fn stalled(
+        close: &CancellationToken,
+        lifetime: Option<Duration>,
+    ) -> (Secured<(), DuplexStream>, DuplexStream) {
+        let bounds = Bounds { connections: 1, per_address: 1, handshake_timeout: Duration::from_secs(600) };
+        let slots = Arc::new(Slots { counts: Mutex::default(), bounds });
+        let slot = Slots::take(&slots, IpAddr::from([127, 0, 0, 1])).unwrap();
+        let (near, far) = tokio::io::duplex(16);
+        let secured = Secured {
+            stream: Counted::new(near, &Metrics::new()),
+            info: (),
+            closed: Box::pin(close.clone().cancelled_owned()),
+            patience: Some(Patience::new(lifetime, bounds.handshake_timeout)),
+            _open: None,
+            _slot: slot,
+        };
+        (secured, far)
+    }
+
+    #[tokio::test]
+    async fn a_connection_ends_although_its_peer_takes_nothing() {
+        let close = CancellationToken::new();
+        let (mut secured, _far) = stalled(&close, None);
+        let writing = tokio::spawn(async move {
+            let error = secured.write_all(&[7; 64]).await.unwrap_err();
+            (error, secured)
+        });
+        tokio::task::yield_now().await;
+        assert!(!writing.is_finished(), "there is no room for it");
+        close.cancel();
+        let ended = tokio::time::timeout(Duration::from_secs(10), writing).await;
+        let (error, mut secured) = ended.expect("it waits for its peer").unwrap();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionAborted);
+        let slice = [io::IoSlice::new(&[7])];
+        for error in [
+            secured.write_vectored(&slice).await.unwrap_err(),
+            secured.flush().await.unwrap_err(),
+            secured.shutdown().await.unwrap_err(),
+        ] {
+            assert_eq!(error.kind(), io::ErrorKind::ConnectionAborted);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stranger_that_takes_nothing_has_its_time_and_no_more() {
+        let (mut secured, _far) = stalled(&CancellationToken::new(), Some(Duration::from_millis(20)));
+        let writing = tokio::time::timeout(Duration::from_secs(10), secured.write_all(&[7; 64])).await;
+        let error = writing.expect("it waits for its peer").unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn the_system_ends_a_connection_that_takes_nothing() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let dialled = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (accepted, _) = listener.accept().await.unwrap();
+        for stream in [dialled, accepted] {
+            prepare(&stream).unwrap();
+            let patience = socket2::SockRef::from(&stream).tcp_user_timeout().unwrap();
+            assert_eq!(patience, Some(crate::tls::UNACKNOWLEDGED));
+            assert!(stream.nodelay().unwrap());
+        }
     }
 
     #[test]

@@ -447,6 +447,16 @@ async fn dial_pinned(address: &str, root: &Digest, clock: Arc<dyn Clock>) -> io:
     Ok(Box::new(connect(&connector, address).await?))
 }
 
+/// How long what was sent may be unacknowledged, or the other side's window shut, before the system ends a connection.
+/// HTTP/2's own sign of life cannot notice: it waits behind what cannot be written.
+pub(crate) const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
+
+/// What all connections with other nodes have in common.
+pub(crate) fn prepare(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    socket2::SockRef::from(stream).set_tcp_user_timeout(Some(UNACKNOWLEDGED))
+}
+
 async fn connect(
     connector: &TlsConnector,
     address: &str,
@@ -457,7 +467,7 @@ async fn connect(
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, format!("{address:?} is not host:port")))?;
     let attempt = async {
         let tcp = TcpStream::connect(address).await?;
-        tcp.set_nodelay(true)?;
+        prepare(&tcp)?;
         connector.connect(name, BufReader::with_capacity(RECEIVE_BUFFER, tcp)).await
     };
     tokio::time::timeout(CONNECT_TIMEOUT, attempt).await.map_err(|_| {

@@ -73,7 +73,7 @@ pub(crate) fn spawn(
     });
     outbox::spawn(supervisor, work.clone(), arrivals.clone());
     if let Some(transfers) = &work.transfers {
-        transfers::spawn_runner(supervisor, work, transfers.clone());
+        transfers::spawn_runner(supervisor, work, transfers.clone(), arrivals.clone());
         transfers::spawn_follower(supervisor, transfers.clone());
         transfers::spawn_announcer(supervisor, transfers.clone());
         transfers::spawn_collector(supervisor, work, transfers.clone());

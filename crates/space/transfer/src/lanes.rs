@@ -3,7 +3,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use futures_util::stream::{SelectAll, unfold};
 use huitong_identity::PeerError;
@@ -20,8 +20,16 @@ pub const MOST_LANES: usize = 15;
 /// The provider's end: what waits to leave over other connections than the first.
 pub(crate) struct Lanes {
     chunks: mpsc::Sender<FromProvider>,
-    open: Arc<AtomicUsize>,
-    broken: Arc<Notify>,
+    state: Arc<State>,
+}
+
+/// What all connections of an exchange know of each other.
+#[derive(Default)]
+struct State {
+    open: AtomicUsize,
+    /// One has gone with a chunk that it took.
+    has_lost: AtomicBool,
+    gone: Notify,
 }
 
 /// Where the other connections take their chunks from.
@@ -29,21 +37,15 @@ pub(crate) struct Lanes {
 pub(crate) struct LaneEnds {
     peer: NodeId,
     chunks: Arc<Mutex<mpsc::Receiver<FromProvider>>>,
-    open: Arc<AtomicUsize>,
-    broken: Arc<Notify>,
+    state: Arc<State>,
 }
 
 impl Lanes {
     pub(crate) fn new(peer: NodeId) -> (Self, LaneEnds) {
         let (sender, receiver) = mpsc::channel(1);
-        let (open, broken) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
-        let ends = LaneEnds {
-            peer,
-            chunks: Arc::new(Mutex::new(receiver)),
-            open: Arc::clone(&open),
-            broken: Arc::clone(&broken),
-        };
-        (Self { chunks: sender, open, broken }, ends)
+        let state = Arc::<State>::default();
+        let ends = LaneEnds { peer, chunks: Arc::new(Mutex::new(receiver)), state: Arc::clone(&state) };
+        (Self { chunks: sender, state }, ends)
     }
 
     /// A place for a chunk, as soon as another connection is free; never without any.
@@ -51,13 +53,17 @@ impl Lanes {
         self.chunks.reserve().await.ok()
     }
 
-    /// Comes back when a connection has gone with a chunk that it took: nobody knows whether that arrived.
+    /// Comes back when a connection has gone with a chunk that it took, and nobody knows whether that arrived; or when a chunk
+    /// waits for connections that have all gone.
     pub(crate) async fn broken(&self) {
-        self.broken.notified().await;
+        let is_stranded = || self.is_empty() && self.chunks.capacity() == 0;
+        while !(self.state.has_lost.load(Ordering::Acquire) || is_stranded()) {
+            self.state.gone.notified().await;
+        }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.open.load(Ordering::Acquire) == 0
+        self.state.open.load(Ordering::Acquire) == 0
     }
 }
 
@@ -67,8 +73,8 @@ impl LaneEnds {
         if *peer != self.peer {
             return None;
         }
-        let open = OpenLane { open: Arc::clone(&self.open), broken: Arc::clone(&self.broken), holds: false };
-        if open.open.fetch_add(1, Ordering::AcqRel) >= MOST_LANES {
+        let open = OpenLane { state: Arc::clone(&self.state), holds: false };
+        if open.state.open.fetch_add(1, Ordering::AcqRel) >= MOST_LANES {
             return None;
         }
         Some(unfold((Arc::clone(&self.chunks), open), |(chunks, mut open)| async move {
@@ -84,8 +90,7 @@ impl LaneEnds {
 
 /// Counts one connection until it is gone.
 struct OpenLane {
-    open: Arc<AtomicUsize>,
-    broken: Arc<Notify>,
+    state: Arc<State>,
     /// It has taken a chunk, and the exchange has not ended since.
     holds: bool,
 }
@@ -98,10 +103,11 @@ impl OpenLane {
 
 impl Drop for OpenLane {
     fn drop(&mut self) {
-        self.open.fetch_sub(1, Ordering::AcqRel);
         if self.holds {
-            self.broken.notify_one();
+            self.state.has_lost.store(true, Ordering::Release);
         }
+        self.state.open.fetch_sub(1, Ordering::AcqRel);
+        self.state.gone.notify_one();
     }
 }
 
@@ -134,5 +140,28 @@ impl Confluence {
     /// The next frame, of whichever connection it comes; `None` when the first one has ended.
     pub(crate) async fn next(&mut self) -> Option<Result<FromProvider, PeerError>> {
         self.0.next().await.flatten()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_chunk_that_nobody_will_take_is_noticed() {
+        let node = NodeId::parse("591440300MA5DEMA08P4403ZPEXLOQIJ").unwrap();
+        let (lanes, ends) = Lanes::new(node.clone());
+        let [first, second] = [ends.open(&node).unwrap(), ends.open(&node).unwrap()];
+        drop(first);
+        lanes.reserve().await.unwrap().send(FromProvider::Leaves(bytes::Bytes::new()));
+        let broken = tokio::spawn(async move { lanes.broken().await });
+        tokio::task::yield_now().await;
+        assert!(!broken.is_finished(), "one of them will take it");
+        drop(second);
+        timeout(Duration::from_secs(10), broken).await.expect("it is waited for").unwrap();
     }
 }

@@ -28,6 +28,7 @@ use huitong_proof::{Digest, Draft, Kind, Statement, Timestamp};
 use huitong_store::{Read, StoreError, Tx, TxError};
 use tokio::sync::watch;
 
+use self::opening::Contents;
 pub use self::provider::{Served, ServedLane};
 pub use self::subscribe::TOPIC;
 use crate::lanes::LaneEnds;
@@ -57,6 +58,7 @@ pub struct Transfers {
     looks: Arc<Mutex<HashMap<ContractId, subscribe::Look>>>,
     places: Places,
     pace: Pace,
+    contents: Contents,
     /// Exchanges that we serve, and that we receive from: each direction shares its memory.
     serving: Share,
     fetching: Share,
@@ -109,6 +111,7 @@ impl Transfers {
             looks: Arc::default(),
             places,
             pace,
+            contents: Contents::default(),
             serving: Share::default(),
             fetching: Share::default(),
             ticks: watch::Sender::new(0),
@@ -146,9 +149,9 @@ impl Transfers {
         tables::begun_after(&self.ledger().store().view(), after, limit)
     }
 
-    /// Consumer transfers that want to move.
+    /// Consumer transfers that want to move, in the order in which they are to run.
     pub fn runnable(&self) -> Result<Vec<[u8; 16]>, ServiceError> {
-        tables::runnable(&self.ledger().store().view(), 1024)
+        tables::runnable(&self.ledger().store().view())
     }
 
     /// Completed transfers whose evidence is to be collected or made final now; see [`Transfers::collect`]. One that
@@ -215,9 +218,21 @@ impl Transfers {
             .ok_or_else(|| ServiceError::NotFound { what: format!("the credential of node {node}") })
     }
 
-    /// Changes a stored transfer that has not ended, in one commit; gives it as it is now.
+    /// Changes a stored transfer whose run has something to do, in one commit; gives it as it is now.
     async fn change<T: Send + 'static>(
         &self,
+        name: &'static str,
+        id: [u8; 16],
+        contract: &Contract,
+        step: impl FnOnce(&mut Tx<'_>, &Ledger, &mut Transfer, &Contract) -> Result<T, Abort> + Send + 'static,
+    ) -> Result<(Transfer, T), ServiceError> {
+        self.change_unless(stopped, name, id, contract, step).await
+    }
+
+    /// The same for one that nothing stands against.
+    async fn change_unless<T: Send + 'static>(
+        &self,
+        hindrance: fn(&Transfer) -> Option<&'static str>,
         name: &'static str,
         id: [u8; 16],
         contract: &Contract,
@@ -230,7 +245,7 @@ impl Transfers {
             .transact(name, move |tx| -> Result<(Transfer, T), Abort> {
                 let mut transfer = tables::transfer(tx, &id)?
                     .ok_or_else(|| ServiceError::Internal("a running transfer is missing".to_owned()))?;
-                if let Some(reason) = stopped(&transfer) {
+                if let Some(reason) = hindrance(&transfer) {
                     return Err(ServiceError::Conflict { reason: reason.to_owned() }.into());
                 }
                 let value = step(tx, &ledger, &mut transfer, &contract)?;
@@ -299,12 +314,16 @@ impl Transfers {
 
 /// Why the run of a transfer has nothing more to do, if that is so.
 fn stopped(transfer: &Transfer) -> Option<&'static str> {
-    match (transfer.suspended_by, transfer.state.is_terminal()) {
-        (Some(Suspender::Operator), _) => Some("the transfer is paused"),
-        (Some(Suspender::Contract), _) => Some("the contract is suspended"),
-        (_, true) => Some("the transfer has ended"),
-        _ => None,
+    match transfer.suspended_by {
+        Some(Suspender::Operator) => Some("the transfer is paused"),
+        Some(Suspender::Contract) => Some("the contract is suspended"),
+        _ => ended(transfer),
     }
+}
+
+/// The same where a transfer that is held up may still change.
+fn ended(transfer: &Transfer) -> Option<&'static str> {
+    transfer.state.is_terminal().then_some("the transfer has ended")
 }
 
 /// How a transaction ends when it writes nothing.

@@ -126,9 +126,18 @@ pub(crate) fn told(tx: &mut Tx<'_>, id: &[u8; 16]) -> Result<(), ServiceError> {
     }
 }
 
-pub(crate) fn runnable(read: &impl Read, limit: usize) -> Result<Vec<[u8; 16]>, ServiceError> {
-    let rows = read.scan(&RUNNABLE, &[], None, limit)?;
-    Ok(rows.into_iter().filter_map(|row| row.key.last_chunk().copied()).collect())
+/// All of them: one that waits must not hide those behind it.
+pub(crate) fn runnable(read: &impl Read) -> Result<Vec<[u8; 16]>, ServiceError> {
+    const PAGE: usize = 1024;
+    let (mut found, mut after) = (Vec::new(), None::<Vec<u8>>);
+    loop {
+        let rows = read.scan(&RUNNABLE, &[], after.as_deref(), PAGE)?;
+        found.extend(rows.iter().filter_map(|row| row.key.last_chunk::<16>()));
+        match rows.into_iter().nth(PAGE.saturating_sub(1)) {
+            Some(last) => after = Some(last.key),
+            None => return Ok(found),
+        }
+    }
 }
 
 /// Transfers under a contract that have not ended, behind that one.

@@ -1,6 +1,6 @@
 //! Provider and consumer in one process over real stores, with a wire between them that a test can cut and rewrite.
 
-mod consumer_lies;
+pub(crate) mod consumer_lies;
 mod controlling;
 mod datasets;
 mod delivery;

@@ -151,27 +151,35 @@ impl Peers {
 
     /// A connection for one exchange of so much content: one of its own, or for little content, where the handshake
     /// would cost more than the bytes, the one that all such exchanges with this node share. The window is to be kept as
-    /// long as the connection.
+    /// long as the connection; the generation is that of the way to the node, for [`Peers::failed`].
     pub(super) async fn exchange_channel(
         &self,
         node: &NodeId,
         size: u64,
-    ) -> Result<(Channel, Option<Window>), PeerError> {
-        let Route { address, exchanges, .. } = self.route(node).await?;
+    ) -> Result<(Channel, Option<Window>, u64), PeerError> {
+        let Route { address, exchanges, generation, .. } = self.route(node).await?;
         if size <= SMALL_EXCHANGE {
-            return Ok((exchanges, None));
+            return Ok((exchanges, None, generation));
         }
         let (dial, window) = (Arc::clone(&self.inner.dial), self.inner.windows.open());
         let channel = channel(&exchange_endpoint(window.bytes()), dial, address, Target::Node(node.clone()));
-        Ok((channel, Some(window)))
+        Ok((channel, Some(window), generation))
     }
 
     /// What a failed call on a connection of its own means for the way to the node.
-    pub(super) fn failed(&self, node: &NodeId, status: &Status) -> PeerError {
-        if is_transport_failure(status) {
-            self.known().nodes.remove(node);
-        }
+    pub(super) fn failed(&self, node: &NodeId, generation: u64, status: &Status) -> PeerError {
+        self.forget(node, generation, status);
         to_peer_error(status)
+    }
+
+    /// Forgets the way to a node if it has failed, but not the one that has taken its place meanwhile.
+    fn forget(&self, node: &NodeId, generation: u64, status: &Status) {
+        if is_transport_failure(status) {
+            let nodes = &mut self.known().nodes;
+            if nodes.get(node).is_some_and(|route| route.generation == generation) {
+                nodes.remove(node);
+            }
+        }
     }
 
     async fn call_over<T, F>(
@@ -186,12 +194,7 @@ impl Peers {
     {
         let Route { channel, generation, .. } = route;
         call(channel).await.map_err(|status| {
-            if is_transport_failure(&status) {
-                let nodes = &mut self.known().nodes;
-                if nodes.get(node).is_some_and(|route| route.generation == generation) {
-                    nodes.remove(node);
-                }
-            }
+            self.forget(node, generation, &status);
             meaning(&status)
         })
     }

@@ -102,7 +102,8 @@ impl Answer {
             match self.incoming.message() {
                 Ok(Some(message)) => return Poll::Ready(Some(bulk::decode(message).map_err(broken))),
                 Ok(None) => {}
-                Err(status) => return Poll::Ready(Some(Err(to_peer_error(&status)))),
+                // No answer of the provider, which would end the transfer for good.
+                Err(status) => return Poll::Ready(Some(Err(PeerError::Broken(status.message().to_owned())))),
             }
             let status = match ready!(Pin::new(&mut self.body).poll_frame(context)) {
                 Some(Ok(frame)) => match frame.into_data() {

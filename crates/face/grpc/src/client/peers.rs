@@ -146,13 +146,13 @@ impl TransferPeer for Peers {
         size: u64,
         outgoing: mpsc::Receiver<FromConsumer>,
     ) -> Result<Frames, PeerError> {
-        let (channel, window) = self.exchange_channel(provider, size).await?;
+        let (channel, window, generation) = self.exchange_channel(provider, size).await?;
         let answer = exchange::exchange(channel, window, outgoing).await;
-        Ok(Box::pin(answer.map_err(|status| self.failed(provider, &status))?))
+        Ok(Box::pin(answer.map_err(|status| self.failed(provider, generation, &status))?))
     }
 
     async fn lane(&self, provider: &NodeId, transfer: [u8; 16]) -> Result<Frames, PeerError> {
-        let (channel, window) = self.exchange_channel(provider, u64::MAX).await?;
+        let (channel, window, _) = self.exchange_channel(provider, u64::MAX).await?;
         let answer = exchange::lane(channel, window, transfer).await;
         Ok(Box::pin(answer.map_err(|status| to_peer_error(&status))?))
     }

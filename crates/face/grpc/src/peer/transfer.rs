@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -111,7 +112,7 @@ impl Service {
         let (incoming, frames) = mpsc::channel(INCOMING);
         let (out, answers) = mpsc::channel(OUTGOING);
         let (end, outcome) = oneshot::channel();
-        let (there, held) = oneshot::channel();
+        let (held, there) = Held::new();
         let reader = tokio::spawn(read(requests, incoming, self.standing.clone(), caller.clone()));
         let transfers = self.transfers.clone();
         // Not aborted when the consumer goes away: it then finds both of its channels closed, and puts its affairs in
@@ -119,12 +120,14 @@ impl Service {
         tokio::spawn(async move {
             let served = transfers.serve(caller, remote.ip(), frames, out).await;
             cost.settle(&served);
-            let _ = end.send(served);
+            let Served { outcome, place, .. } = served;
+            let _ = end.send(outcome);
             cut_off(std::future::ready(()), there, close).await;
+            drop(place);
         });
         let (standing, reader) = (self.standing.clone(), reader.abort_handle());
         let content = Pieces::default();
-        Ok(response(Answers { answers, content, outcome: Some(outcome), reader, standing, _held: held }))
+        Ok(response(Answers { answers, content, outcome: Some(outcome), reader, standing, held }))
     }
 
     /// One more connection of an exchange: costs nothing that the exchange has not cost already.
@@ -139,17 +142,46 @@ impl Service {
             request.ok_or_else(|| Status::invalid_argument("no request came"))?;
         let transfer = fixed("transfer", &transfer).map_err(failed(&self.standing))?;
         let chunks = self.transfers.lane(&caller, &transfer).map_err(failed(&self.standing))?;
-        let (there, held) = oneshot::channel();
-        tokio::spawn(cut_off(chunks.ended(), there, close));
-        Ok(response(Lane { chunks, content: Pieces::default(), is_over: false, _held: held }))
+        let (held, there) = Held::new();
+        let (ended, place) = (chunks.ended(), chunks.place());
+        tokio::spawn(async move {
+            cut_off(ended, there, close).await;
+            drop(place);
+        });
+        Ok(response(Lane { chunks, content: Pieces::default(), is_over: false, held }))
     }
 }
 
-/// Nothing is ever sent: it only says how long a body is there.
-type Held = oneshot::Receiver<Infallible>;
+/// Says how long a body, or anything that it gave away, is in memory: HTTP/2 takes a piece whole for a single byte that its
+/// peer has room for, and goes on having it when the body is gone. Nothing is ever sent.
+#[derive(Clone)]
+struct Held(#[expect(dead_code, reason = "is held, not used")] Arc<oneshot::Receiver<Infallible>>);
 
-/// Closes the connection of a body that its peer has not read some time after the exchange ended: nothing else ends a stream
-/// whose window the peer keeps shut, and what it holds would be held for ever.
+impl Held {
+    fn new() -> (Self, oneshot::Sender<Infallible>) {
+        let (there, held) = oneshot::channel();
+        (Self(Arc::new(held)), there)
+    }
+
+    /// The same bytes, which count as long as anything refers to them.
+    fn data(&self, bytes: Bytes) -> Frame<Bytes> {
+        Frame::data(Bytes::from_owner(Given { bytes, _held: self.clone() }))
+    }
+}
+
+struct Given {
+    bytes: Bytes,
+    _held: Held,
+}
+
+impl AsRef<[u8]> for Given {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// Comes back when nothing of a body is in memory. Closes the connection of one that its peer has not read some time after the
+/// exchange ended: nothing else ends a stream whose window the peer keeps shut, and what it holds would be held for ever.
 async fn cut_off(
     ended: impl Future<Output = ()> + Send,
     mut there: oneshot::Sender<Infallible>,
@@ -162,6 +194,7 @@ async fn cut_off(
     if timeout(LEFTOVERS, there.closed()).await.is_err() {
         tracing::info!("a connection is closed: its node does not read what it has asked for");
         close.cancel();
+        there.closed().await;
     }
 }
 
@@ -180,7 +213,7 @@ struct Lane {
     /// What is left of the content of the message that is being sent.
     content: Pieces,
     is_over: bool,
-    _held: Held,
+    held: Held,
 }
 
 impl http_body::Body for Lane {
@@ -192,7 +225,7 @@ impl http_body::Body for Lane {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         if let Some(piece) = self.content.pop() {
-            return Poll::Ready(Some(Ok(Frame::data(piece))));
+            return Poll::Ready(Some(Ok(self.held.data(piece))));
         }
         if self.is_over {
             return Poll::Ready(None);
@@ -201,7 +234,7 @@ impl http_body::Body for Lane {
             Some(chunk) => {
                 let (head, content) = bulk::encode(chunk);
                 self.content = content;
-                Ok(Frame::data(head))
+                Ok(self.held.data(head))
             }
             None => {
                 self.is_over = true;
@@ -273,11 +306,10 @@ struct Answers {
     answers: mpsc::Receiver<FromProvider>,
     /// What is left of the content of the message that is being sent.
     content: Pieces,
-    /// Has the exchange's place: given back when all frames are taken, or this is dropped.
-    outcome: Option<oneshot::Receiver<Served>>,
+    outcome: Option<oneshot::Receiver<Result<(), ServiceError>>>,
     reader: AbortHandle,
     standing: Standing,
-    _held: Held,
+    held: Held,
 }
 
 impl http_body::Body for Answers {
@@ -289,19 +321,19 @@ impl http_body::Body for Answers {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         if let Some(piece) = self.content.pop() {
-            return Poll::Ready(Some(Ok(Frame::data(piece))));
+            return Poll::Ready(Some(Ok(self.held.data(piece))));
         }
         if let Some(frame) = ready!(self.answers.poll_recv(context)) {
             let (head, content) = bulk::encode(frame);
             self.content = content;
-            return Poll::Ready(Some(Ok(Frame::data(head))));
+            return Poll::Ready(Some(Ok(self.held.data(head))));
         }
         let Some(outcome) = self.outcome.as_mut() else { return Poll::Ready(None) };
         let served = ready!(Pin::new(outcome).poll(context));
         self.outcome = None;
         let status = match served {
-            Ok(Served { outcome: Ok(()), .. }) => Status::ok(""),
-            Ok(Served { outcome: Err(error), .. }) => failed(&self.standing)(error),
+            Ok(Ok(())) => Status::ok(""),
+            Ok(Err(error)) => failed(&self.standing)(error),
             Err(_) => Status::unavailable("the exchange was cut off; resume it"),
         };
         Poll::Ready(Some(trailers(&status)))

@@ -199,7 +199,9 @@ impl Space {
         product: &DataId,
     ) -> Result<Raw, PeerError> {
         let (say, outgoing) = mpsc::channel(4);
-        let mut frames = self.consumer.peers.exchange(self.provider.id(), u64::MAX, outgoing).await?;
+        // Nobody shares its window.
+        let peers = super::peers_of(&self.consumer.node, &self.net);
+        let mut frames = peers.exchange(self.provider.id(), u64::MAX, outgoing).await?;
         let (contract, product) = (contract.clone(), product.clone());
         say.send(FromConsumer::Want(Wanted { transfer, contract, product })).await.unwrap();
         loop {
@@ -234,16 +236,15 @@ impl Space {
 }
 
 /// A consumer that ends its exchanges and reads nothing of what it was sent.
-#[tokio::test]
-async fn a_consumer_that_does_not_read_keeps_its_places_and_is_cut_off() {
+async fn a_consumer_that_does_not_read_keeps_its_places_and_is_cut_off(groups: u64) {
     let space = Space::new().await;
-    let product = space.publish(&vec![7; 24 << 20]).await;
+    let product = space.publish(&vec![7; (groups << 20) as usize]).await;
     let contract = space.contract(&product).await;
     let mut stuck = Vec::new();
     for _ in 0..4 {
         // Each takes over from the one before, which ends.
         let raw = space.open([10; 16], &contract, &product).await.unwrap();
-        raw.say.send(space.accept(&raw.offer, 24).await).await.unwrap();
+        raw.say.send(space.accept(&raw.offer, groups).await).await.unwrap();
         // Until all that the window takes has been sent.
         tokio::time::sleep(Duration::from_millis(300)).await;
         stuck.push(raw);
@@ -269,6 +270,17 @@ async fn a_consumer_that_does_not_read_keeps_its_places_and_is_cut_off() {
         let last = raw.frames.collect::<Vec<_>>().await.pop();
         assert!(matches!(last, Some(Err(PeerError::Unavailable(_)))), "the connection was closed");
     }
+}
+
+#[tokio::test]
+async fn what_waits_for_a_consumer_that_does_not_read_has_a_place() {
+    a_consumer_that_does_not_read_keeps_its_places_and_is_cut_off(24).await;
+}
+
+/// Of the last group a little does not fit into the window, and nothing comes behind it: only HTTP/2 still has it.
+#[tokio::test]
+async fn what_only_http2_still_has_has_a_place() {
+    a_consumer_that_does_not_read_keeps_its_places_and_is_cut_off(16).await;
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! The consumer's side of an exchange.
 
-use std::fs;
+use std::io;
 use std::path::PathBuf;
 
 use huitong_contract::{Side, Standing};
@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::Transfers;
-use super::destination::{Destination, has_room, make_staging, remove_arrived, url};
+use super::destination::{Destination, has_room, make_destination, make_staging, remove_arrived, url};
 use super::fetch::Fetch;
 use super::standing::follow;
 use crate::lanes::Confluence;
@@ -66,7 +66,7 @@ impl Transfers {
             None => self.settings.received.clone(),
         };
         let made = directory.clone();
-        tokio::task::spawn_blocking(move || fs::create_dir_all(&made))
+        tokio::task::spawn_blocking(move || make_destination(&made))
             .await
             .map_err(|error| ServiceError::Internal(error.to_string()))?
             .map_err(|error| {
@@ -154,7 +154,9 @@ impl Transfers {
             return self.told(id).await.map_err(|error| Delivery::Retry(error.to_string()));
         }
         let run = self.take_over(*id, None);
-        match self.attempt(transfer, run.clone(), peer).await {
+        let ended = self.attempt(transfer, run.clone(), peer).await;
+        self.remove_ended(id).await;
+        match ended {
             Ok(()) => {
                 self.forget_run(id, &run);
                 Ok(())
@@ -170,13 +172,30 @@ impl Transfers {
         }
     }
 
+    /// Removes what has arrived of a transfer that has ended short of completion: only when its run, which may have made it anew,
+    /// writes nothing any more.
+    async fn remove_ended(&self, id: &[u8; 16]) {
+        match tables::transfer(&self.ledger().store().view(), id) {
+            Ok(Some(stored)) if stored.state == TransferState::Terminated => remove_arrived(&stored).await,
+            _ => {}
+        }
+    }
+
+    /// Whether it goes on as soon as there is room at its destination, and there is none.
+    pub async fn waits_for_room(&self, id: &[u8; 16]) -> bool {
+        match tables::transfer(&self.ledger().store().view(), id) {
+            Ok(Some(found)) if found.suspended_by == Some(Suspender::Space) => !has_room(&found).await,
+            _ => false,
+        }
+    }
+
     async fn attempt(
         &self,
         transfer: Transfer,
         orders: watch::Receiver<()>,
         peer: &dyn TransferPeer,
     ) -> Result<(), Stop> {
-        if transfer.suspended_by == Some(Suspender::Space) && !has_room(&transfer) {
+        if transfer.suspended_by == Some(Suspender::Space) && !has_room(&transfer).await {
             return Err(Stop::Retry(transfer.reason));
         }
         let view = self.ledger().store().view();
@@ -190,7 +209,9 @@ impl Transfers {
         }
         let (credential, _) = self.credential(&view, &transfer.peer)?;
         if transfer.deposit.is_some() && !transfer.state.is_terminal() {
-            make_staging(&transfer.directory).map_err(|error| {
+            let directory = transfer.directory.clone();
+            let made = tokio::task::spawn_blocking(move || make_staging(&directory)).await;
+            made.map_err(io::Error::other).flatten().map_err(|error| {
                 Stop::Retry(format!("{} cannot be made: {error}", transfer.directory.display()))
             })?;
         }
@@ -235,23 +256,18 @@ impl Transfers {
                 let ended = self
                     .ledger()
                     .store()
-                    .transact("transfer.refused", move |tx| -> Result<bool, ServiceError> {
-                        let Some(mut transfer) = tables::transfer(tx, &id)? else { return Ok(true) };
+                    .transact("transfer.refused", move |tx| -> Result<(), ServiceError> {
+                        let Some(mut transfer) = tables::transfer(tx, &id)? else { return Ok(()) };
+                        // Another run may have completed it.
                         if !transfer.state.is_terminal() {
                             transfer.terminate(&code, &reason, ledger.clock().now());
                             tables::save(tx, &transfer)?;
                         }
-                        Ok(transfer.state == TransferState::Terminated)
+                        Ok(())
                     })
                     .await;
                 match ended {
-                    Ok(is_terminated) => {
-                        // Another run may have completed it.
-                        if is_terminated {
-                            remove_arrived(transfer).await;
-                        }
-                        Stop::Over(shown)
-                    }
+                    Ok(()) => Stop::Over(shown),
                     Err(error) => Stop::Retry(ServiceError::from(error).to_string()),
                 }
             }

@@ -67,7 +67,7 @@ impl Transfers {
     /// record. Of a completed transfer the deposit is given up that is not done: what was received stays where it lies.
     ///
     /// # Errors
-    /// `NotFound`; `Conflict` once it has ended otherwise.
+    /// `NotFound`; `Conflict` once it has ended otherwise, or all of it is acknowledged.
     pub async fn cancel(&self, id: &[u8; 16], reason: &str) -> Result<Transfer, ServiceError> {
         let reason = checked(reason, "cancelled by its operator")?;
         if let Some(transfer) = self.transfer(id)?
@@ -81,6 +81,12 @@ impl Transfers {
         }
         let transfer = self
             .control("transfer.cancel", id, move |this, tx, ledger, transfer| {
+                // The other side has signed, or will, that it is complete.
+                if transfer.is_acknowledged() {
+                    let reason =
+                        "all of it is acknowledged; it is completed when the other side has answered";
+                    return Err(ServiceError::Conflict { reason: reason.to_owned() });
+                }
                 let contract = this.contract_of(&*tx, transfer)?;
                 end(tx, ledger, transfer, &contract, CANCELLED, &reason)
             })

@@ -38,6 +38,16 @@ pub(super) fn make_staging(directory: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Makes the directory that a delivery goes into, durably, with all that lead there.
+pub(super) fn make_destination(directory: &Path) -> io::Result<()> {
+    let missing: Vec<_> = directory.ancestors().take_while(|above| !above.exists()).collect();
+    fs::create_dir_all(directory)?;
+    for parent in missing.into_iter().filter_map(Path::parent) {
+        fs::File::open(parent)?.sync_all()?;
+    }
+    Ok(())
+}
+
 /// The name of a received file or directory. The provider's may begin with a dot and pass for a file that programs read by
 /// themselves: then this one does not.
 pub(super) fn plain_name(given: &str) -> String {
@@ -87,12 +97,36 @@ pub(super) fn part_path(transfer: &Transfer) -> Option<PathBuf> {
 }
 
 /// Whether a destination that had no room has some again: for what is missing, or for the next stretch of it.
-pub(super) fn has_room(transfer: &Transfer) -> bool {
-    let missing = transfer.size.saturating_sub(transfer.acknowledged);
+pub(super) async fn has_room(transfer: &Transfer) -> bool {
+    let missing = transfer.size.saturating_sub(transfer.acknowledged).min(rules::SYNC_BYTES);
     let directory = transfer.path.as_ref().and_then(|path| path.parent()).unwrap_or(&transfer.directory);
+    let directory = directory.to_owned();
     // A file system that does not say is tried.
-    rustix::fs::statvfs(directory)
-        .map_or(true, |found| found.f_bavail.saturating_mul(found.f_frsize) >= missing.min(rules::SYNC_BYTES))
+    tokio::task::spawn_blocking(move || {
+        rustix::fs::statvfs(&directory).map_or(true, |found| {
+            let room = Room {
+                bytes: found.f_bavail.saturating_mul(found.f_frsize),
+                // None in all is a file system that does not count its files.
+                files: (found.f_files > 0).then_some(found.f_favail),
+            };
+            room.takes(missing)
+        })
+    })
+    .await
+    .unwrap_or(true)
+}
+
+/// What is free on a file system.
+#[derive(Clone, Copy)]
+struct Room {
+    bytes: u64,
+    files: Option<u64>,
+}
+
+impl Room {
+    fn takes(self, bytes: u64) -> bool {
+        self.bytes >= bytes && self.files != Some(0)
+    }
 }
 
 /// Removes what arrived of a transfer that has ended short of completion; nothing to remove is fine.
@@ -164,6 +198,13 @@ pub(super) fn file_path(place: &Path, content: &Content, file: usize) -> PathBuf
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn room_is_bytes_and_files() {
+        let room = |bytes, files| Room { bytes, files };
+        assert!(room(5, None).takes(5) && room(5, Some(1)).takes(5));
+        assert!(!room(4, None).takes(5) && !room(5, Some(0)).takes(5));
+    }
 
     #[test]
     fn a_name_that_begins_with_a_dot_does_not_stay_so() {

@@ -13,13 +13,16 @@ use huitong_catalog::{AssetCertificate, AssetKind};
 use huitong_contract::{Contract, Coverage};
 use huitong_identity::{Credential, PeerError, Refusal, ServiceError, read_refusal, statement_of};
 use huitong_ledger::{Ledger, LedgerError};
-use huitong_proof::{Content, Digest, Envelope, GROUP_BYTES, Kind, Manifest, Statement};
+use huitong_proof::{
+    Content, Digest, Envelope, GROUP_BYTES, Kind, MAX_GROUPS, MAX_MANIFEST_BYTES, Manifest, ManifestError,
+    Statement,
+};
 use huitong_store::Tx;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 use super::consumer::Stop;
-use super::destination::{free_path, marked_path, part_path, publish, remove_arrived};
+use super::destination::{free_path, marked_path, part_path, publish};
 use super::sink::{Event, Run, Sink, Work};
 use super::stock::Patience;
 use super::{Abort, Order, Transfers, check_belongs, issue, order, stock, stopped};
@@ -38,6 +41,12 @@ const IDLE: Duration = Duration::from_secs(60);
 /// How long no content may come: under a low limit of the provider a transfer's turn comes seldom. That the provider is there
 /// at all is for the connection to find out.
 const PATIENCE: Duration = Duration::from_secs(600);
+/// How long the statements before content and index may take.
+const OPENING: Duration = Duration::from_secs(600);
+/// Bytes per second of an index that come at least: its provider's limits may be shared by many, but it does not trickle.
+const SLOWEST_INDEX: u64 = 8 << 10;
+/// Bytes of one leaf value.
+const LEAF_BYTES: u64 = 32;
 /// What has arrived is made durable and acknowledged at the latest after this.
 const SYNC_EVERY: Duration = Duration::from_secs(2);
 /// How long the provider may take to read our ABORT.
@@ -99,12 +108,8 @@ impl Fetch<'_> {
         let Some(statement) = found else { return Ok(()) };
         self.send(&statement).await?;
         let told = self.wait_for_the_end().await;
-        if stored.state == TransferState::Terminated {
-            // This run may have made it anew after the cancellation.
-            remove_arrived(&self.transfer).await;
-            if told {
-                self.transfers.told(&stored.id).await?;
-            }
+        if told && stored.state == TransferState::Terminated {
+            self.transfers.told(&stored.id).await?;
         }
         Ok(())
     }
@@ -125,14 +130,15 @@ impl Fetch<'_> {
     }
 
     async fn deliver(&mut self) -> Result<(), Stop> {
-        let offer = self.opening().await?;
+        let offer = in_time(OPENING, self.opening()).await?;
         if let Some(last) = self.already_acknowledged().await? {
             return self.finish(last).await;
         }
-        let content = Arc::new(self.index(&offer).await?);
+        let content = Arc::new(in_time(index_time(&self.transfer), self.index(&offer)).await?);
         let missing = self.missing(&content).await?;
         self.accept(missing.clone()).await?;
-        self.receive(content, missing).await
+        let last = self.receive(content, missing).await?;
+        self.finish(last).await
     }
 
     /// Statements up to the OFFER: checked, and on record before anything is answered.
@@ -209,7 +215,9 @@ impl Fetch<'_> {
             let refusal = Refusal::new("offer.version", reason, "keep the statements as evidence");
             return Err(self.abort(&refusal, &offer).await?);
         }
-        let path = free_path(&self.transfer.directory, detail.file_name.as_str(), &self.transfer.id);
+        let (directory, name, id) =
+            (self.transfer.directory.clone(), detail.file_name.as_str().to_owned(), self.transfer.id);
+        let path = blocking(move || free_path(&directory, &name, &id)).await?;
         let offered = detail.clone();
         self.change("transfer.offered", move |tx, ledger, transfer, contract| {
             for statement in std::iter::once(&certificate).chain(&usage).chain(std::iter::once(&offer)) {
@@ -252,7 +260,7 @@ impl Fetch<'_> {
             return Ok(None);
         }
         self.say_again(&ack).await?;
-        self.await_final().await.map(Some)
+        in_time(index_time(&self.transfer), self.await_final()).await.map(Some)
     }
 
     /// The groups to ask for: all that are not here.
@@ -328,20 +336,29 @@ impl Fetch<'_> {
             |what: &dyn std::fmt::Display| broken(&format!("the content is not the agreed one: {what}"));
         let Some(shape) = offer.dataset else {
             let leaves = self.leaves(Content::leaf_byte_count([offer.size])).await?;
-            return Content::of_file_leaves(offer.size, offer.root, &leaves).map_err(|error| wrong(&error));
+            let (size, root) = (offer.size, offer.root);
+            let content = blocking(move || Content::of_file_leaves(size, root, &leaves)).await?;
+            return content.map_err(|error| wrong(&error));
         };
         let is_manifest = |frame| match frame {
             FromProvider::Manifest(part) => Ok(part),
             other => Err(other),
         };
         let manifest = self.collect(shape.manifest_bytes, is_manifest).await?;
-        let manifest = Manifest::decode(&manifest).map_err(|error| wrong(&error))?;
+        let (manifest, root) = blocking(move || {
+            let manifest = Manifest::decode(&manifest)?;
+            let root = manifest.root();
+            Ok::<_, ManifestError>((manifest, root))
+        })
+        .await?
+        .map_err(|error| wrong(&error))?;
         let sizes = || manifest.entries().iter().map(|entry| entry.size);
-        if manifest.root() != offer.root || sizes().sum::<u64>() != offer.size {
+        if root != offer.root || sizes().sum::<u64>() != offer.size {
             return Err(wrong(&"the manifest has another root or size"));
         }
         let leaves = self.leaves(Content::leaf_byte_count(sizes())).await?;
-        let content = Content::of_manifest_leaves(manifest, &leaves).map_err(|error| wrong(&error))?;
+        let content = blocking(move || Content::of_manifest_leaves(manifest, &leaves)).await?;
+        let content = content.map_err(|error| wrong(&error))?;
         if content.groups() != shape.groups || content.files() as u64 != shape.files {
             return Err(wrong(&"the offer names other numbers of files and groups than the manifest has"));
         }
@@ -362,9 +379,12 @@ impl Fetch<'_> {
         expected: u64,
         part_of: impl Fn(FromProvider) -> Result<Bytes, FromProvider> + Send,
     ) -> Result<BytesMut, Stop> {
-        let mut collected = BytesMut::new();
+        // No more than an offer can speak of.
+        let most = MAX_GROUPS.saturating_mul(LEAF_BYTES);
+        let mut collected = BytesMut::with_capacity(usize::try_from(expected.min(most)).unwrap_or(0));
         while (collected.len() as u64) < expected {
-            match part_of(self.next().await?) {
+            // Like content it may be kept back by the provider's limits.
+            match part_of(self.next_within(PATIENCE).await?) {
                 Ok(part)
                     if !part.is_empty()
                         && (collected.len() as u64).saturating_add(part.len() as u64) <= expected =>
@@ -379,10 +399,9 @@ impl Fetch<'_> {
         Ok(collected)
     }
 
-    async fn receive(&mut self, content: Arc<Content>, mut missing: Ranges) -> Result<(), Stop> {
+    /// Takes what is missing, up to the FINAL.
+    async fn receive(&mut self, content: Arc<Content>, missing: Ranges) -> Result<Statement, Stop> {
         let path = self.part_path()?;
-        let mut in_hand: Option<Run> = None;
-        let slots = Slots::new(self.transfers.fetching.join());
         let sync_bytes = rules::sync_bytes(self.contract.agreement.window_bytes);
         let (written, wanted) = (Arc::clone(&content), missing.clone());
         let opened = tokio::task::spawn_blocking(move || Sink::open(path, written, wanted, sync_bytes))
@@ -392,6 +411,42 @@ impl Fetch<'_> {
             Ok(sink) => sink,
             Err(error) => return Err(self.destination_failed(&error).await?),
         };
+        let received = self.fill(&mut sink, &content, missing).await;
+        // However this has ended, nothing is written behind it, and no failure to make something durable goes unheard: what the
+        // system could not write it may have forgotten, although it still reads right.
+        match (received, sink.close().await) {
+            (Err(Stop::Retry(_)), Some(error)) => Err(self.unsynced(content, &error).await?),
+            (received, _) => received,
+        }
+    }
+
+    /// Forgets what was not made durable.
+    async fn unsynced(&mut self, content: Arc<Content>, error: &io::Error) -> Result<Stop, Stop> {
+        let ledger = self.transfers.ledger();
+        // Somebody else may have ended the transfer, or come further.
+        let stored = tables::transfer(&ledger.store().view(), &self.transfer.id)?;
+        let Some(stored) = stored.filter(|stored| !stored.state.is_terminal()) else {
+            return Ok(Stop::Retry("the transfer has ended".to_owned()));
+        };
+        let part = self.part_path()?;
+        let discarded =
+            tokio::task::spawn_blocking(move || stock::discard(&part, &content, stored.acknowledged_groups));
+        match discarded.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(%error, "what was not made durable cannot be removed"),
+            Err(error) => tracing::error!(%error, "removing what was not made durable died"),
+        }
+        self.destination_failed(error).await
+    }
+
+    async fn fill(
+        &mut self,
+        sink: &mut Sink,
+        content: &Arc<Content>,
+        mut missing: Ranges,
+    ) -> Result<Statement, Stop> {
+        let mut in_hand: Option<Run> = None;
+        let slots = Slots::new(self.transfers.fetching.join());
         if missing.is_empty() {
             // Nothing to move, but the file must be there and durable before it is acknowledged.
             let _ = sink.work.send(Work::Sync).await;
@@ -409,29 +464,20 @@ impl Fetch<'_> {
                 order = order(&mut self.orders) => self.obey(&order)?,
                 event = sink.events.recv() => match event {
                     Some(Event::Durable(groups)) => {
-                        if let Some(last) = self.durable(&content, groups).await? {
-                            return self.finish(last).await;
+                        if let Some(last) = self.durable(content, groups).await? {
+                            return Ok(last);
                         }
                     }
                     Some(Event::Wrong { group, reason }) => {
-                        let named = named_group(&content, group);
+                        let named = named_group(content, group);
                         let refusal = Refusal::new("group.wrong", format!("{named} is not the agreed content: {reason}"), "keep the statements as evidence");
                         let offer = self.stored_offer()?;
                         return Err(self.abort(&refusal, &offer).await?);
                     }
                     Some(Event::Failed(error)) => return Err(self.destination_failed(&error).await?),
                     Some(Event::Unsynced(error)) => {
-                        // What the system could not write it may have forgotten, although it still reads right.
-                        let (part, acknowledged) = (self.part_path()?, self.transfer.acknowledged_groups);
-                        let discarded = tokio::task::spawn_blocking(move || {
-                            stock::discard(&part, &content, acknowledged)
-                        });
-                        match discarded.await {
-                            Ok(Ok(())) => {}
-                            Ok(Err(error)) => tracing::error!(%error, "what was not made durable cannot be removed"),
-                            Err(error) => tracing::error!(%error, "removing what was not made durable died"),
-                        }
-                        return Err(self.destination_failed(&error).await?);
+                        sink.unsynced = Some(error);
+                        return Err(Stop::Retry("what has arrived cannot be made durable".to_owned()));
                     }
                     None => return Err(Stop::Retry("the writer stopped".to_owned())),
                 },
@@ -455,7 +501,7 @@ impl Fetch<'_> {
                 frame = self.frames.next(), if in_hand.is_none() && slots.is_free() => match self.frame(frame).await? {
                     FromProvider::Chunk { group, data } => {
                         let length = data.len() as u64;
-                        let run = groups_of(&content, group, length);
+                        let run = groups_of(content, group, length);
                         if !run.as_ref().is_some_and(|run| missing.remove(run)) {
                             let due = missing.first().unwrap_or(content.groups());
                             return Err(broken(&format!("group {group} with {length} bytes came where group {due} was due")));
@@ -497,15 +543,24 @@ impl Fetch<'_> {
             .await?;
         let Some(ack) = ack else { return Ok(None) };
         self.send(&ack).await?;
-        if complete { self.await_final().await.map(Some) } else { Ok(None) }
+        if !complete {
+            return Ok(None);
+        }
+        in_time(index_time(&self.transfer), self.await_final()).await.map(Some)
     }
 
     async fn await_final(&mut self) -> Result<Statement, Stop> {
+        let mut skipped = 0_u64;
         let bytes = loop {
-            match self.next().await? {
+            match self.next_within(PATIENCE).await? {
                 FromProvider::Statement(bytes) => break bytes,
                 // A provider that had not heard our acknowledgement begins with these.
-                FromProvider::Manifest(_) | FromProvider::Leaves(_) => {}
+                FromProvider::Manifest(part) | FromProvider::Leaves(part) => {
+                    skipped = skipped.saturating_add(part.len() as u64);
+                    if part.is_empty() || skipped > index_bytes(&self.transfer) {
+                        return Err(broken("more leaf values or manifest than there can be"));
+                    }
+                }
                 FromProvider::Chunk { .. } => return Err(broken("bytes where the final was due")),
             }
         };
@@ -544,6 +599,10 @@ impl Fetch<'_> {
     }
 
     async fn next(&mut self) -> Result<FromProvider, Stop> {
+        self.next_within(IDLE).await
+    }
+
+    async fn next_within(&mut self, patience: Duration) -> Result<FromProvider, Stop> {
         loop {
             let frame = tokio::select! {
                 biased;
@@ -551,7 +610,7 @@ impl Fetch<'_> {
                     self.obey(&order)?;
                     continue;
                 }
-                frame = timeout(IDLE, self.frames.next()) => frame.map_err(|_| silent(IDLE))?,
+                frame = timeout(patience, self.frames.next()) => frame.map_err(|_| silent(patience))?,
             };
             return self.frame(frame).await;
         }
@@ -654,7 +713,6 @@ impl Fetch<'_> {
             Ok(())
         })
         .await?;
-        remove_arrived(&self.transfer).await;
         Ok(Stop::Over(shown))
     }
 
@@ -680,7 +738,6 @@ impl Fetch<'_> {
         // It is over and on record, whether or not the provider still listens.
         let _ = self.send(&statement).await;
         self.wait_for_the_end().await;
-        remove_arrived(&self.transfer).await;
         Ok(Stop::Over(shown))
     }
 
@@ -743,6 +800,28 @@ fn named_group(content: &Content, group: u64) -> String {
 /// A peer that breaks the protocol may be restarting in the middle of a frame; what it signed is checked anew next time.
 fn broken(what: &str) -> Stop {
     Stop::Retry(format!("the provider broke the protocol: {what}"))
+}
+
+/// The most bytes that manifest and leaf values of a transfer have.
+fn index_bytes(transfer: &Transfer) -> u64 {
+    let manifest = if transfer.files.is_some() { MAX_MANIFEST_BYTES as u64 } else { 0 };
+    transfer.groups.saturating_mul(LEAF_BYTES).saturating_add(manifest)
+}
+
+/// How long those may take.
+fn index_time(transfer: &Transfer) -> Duration {
+    OPENING.saturating_add(Duration::from_secs(index_bytes(transfer) / SLOWEST_INDEX))
+}
+
+/// One deadline for several frames: each by itself may take its time.
+async fn in_time<T>(limit: Duration, step: impl Future<Output = Result<T, Stop>> + Send) -> Result<T, Stop> {
+    let late = || Stop::Retry(format!("the provider was not through within {} seconds", limit.as_secs()));
+    timeout(limit, step).await.map_err(|_| late())?
+}
+
+/// Does what may take long on a thread that may wait.
+async fn blocking<T: Send + 'static>(step: impl FnOnce() -> T + Send + 'static) -> Result<T, Stop> {
+    tokio::task::spawn_blocking(step).await.map_err(|error| Stop::Retry(error.to_string()))
 }
 
 fn silent(within: Duration) -> Stop {

@@ -1,14 +1,15 @@
 //! What the provider decides before anything moves: whether the caller may have what it wants, and what that is.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use huitong_catalog::{OpenSource, ShelfProduct};
 use huitong_contract::{Contract, Contracts, Side, Standing};
 use huitong_identity::{Caller, Refusal, ServiceError, refuse, remember};
 use huitong_ledger::Ledger;
 use huitong_policy::{Action, ClauseId};
-use huitong_proof::{Content, Digest, Kind, Statement, Timestamp, random};
+use huitong_proof::{Content, ContentRoot, Digest, Kind, Statement, Timestamp, random};
 use huitong_store::{Read, Tx};
 
 use super::{Transfers, issue};
@@ -32,6 +33,35 @@ pub(super) struct Goods {
     pub(super) source: OpenSource,
 }
 
+/// Contents that exchanges are serving, by root and by whether they have a manifest: in memory once, however many exchanges
+/// there are. Clones share them.
+#[derive(Clone, Default)]
+pub(super) struct Contents(Arc<Mutex<HashMap<ContentKey, Weak<Content>>>>);
+
+type ContentKey = (ContentRoot, bool);
+
+impl Contents {
+    fn get_or_load(
+        &self,
+        key: ContentKey,
+        load: impl FnOnce() -> Result<Content, ServiceError>,
+    ) -> Result<Arc<Content>, ServiceError> {
+        let known = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = known().get(&key).and_then(Weak::upgrade) {
+            return Ok(found);
+        }
+        let loaded = Arc::new(load()?);
+        let mut known = known();
+        known.retain(|_, content| content.strong_count() > 0);
+        // Somebody may have been faster.
+        if let Some(found) = known.get(&key).and_then(Weak::upgrade) {
+            return Ok(found);
+        }
+        known.insert(key, Arc::downgrade(&loaded));
+        Ok(loaded)
+    }
+}
+
 /// What the decision about a `Want` led to, already durable.
 pub(super) enum Opening {
     Refused(Statement),
@@ -41,7 +71,7 @@ pub(super) enum Opening {
 pub(super) struct Offered {
     pub(super) transfer: Transfer,
     pub(super) contract: Contract,
-    /// `None` only for a transfer that is over.
+    /// `None` only for a transfer that is over or held up.
     pub(super) goods: Option<Goods>,
     /// The policy clauses whose counter this transfer has consumed.
     pub(super) consumed: Vec<String>,
@@ -65,9 +95,9 @@ impl Transfers {
         let contract = self.contracts.contract(&view, &want.contract)?;
         let existing = tables::transfer(&view, &want.transfer)?;
         drop(view);
-        let is_over = existing.as_ref().is_some_and(|transfer| transfer.state.is_terminal());
+        let moves = existing.as_ref().is_none_or(|found| !found.state.is_terminal() && !found.is_held());
         let may_open = rules::may_open(want, caller, contract.as_ref(), existing.as_ref());
-        if is_over || !may_open.is_ok_and(Contract::in_force) {
+        if !moves || !may_open.is_ok_and(Contract::in_force) {
             return Ok(Looked::Not);
         }
         // A transfer goes on with the version that it began with.
@@ -78,11 +108,12 @@ impl Transfers {
             None => self.shelf.product(&want.product)?,
         };
         let Some(product) = product else { return Ok(Looked::Nothing) };
-        let shelf = self.shelf.clone();
+        let (shelf, contents) = (self.shelf.clone(), self.contents.clone());
         let looked = tokio::task::spawn_blocking(move || {
-            let content = shelf.content(&product)?;
+            let key = (product.record.root, product.record.files.is_some());
+            let content = contents.get_or_load(key, || shelf.content(&product))?;
             let source = shelf.open(&product, &content)?;
-            Ok::<_, ServiceError>(Goods { product, content: Arc::new(content), source })
+            Ok::<_, ServiceError>(Goods { product, content, source })
         });
         match looked.await.map_err(|error| ServiceError::Internal(error.to_string()))? {
             Ok(goods) => Ok(Looked::Found(Box::new(goods))),
@@ -188,8 +219,11 @@ fn decide(
                 let (transfer, consumed) = (transfer.clone(), Vec::new());
                 return Ok(Ok(Offered { transfer, contract, goods: None, consumed, statements }));
             }
+            // The same, for a consumer that has cancelled it: nothing else is heard.
             TransferState::Suspended if transfer.is_held() => {
-                return Err(ServiceError::Busy { reason: held(transfer) });
+                let statements = stored_statements(tx, ledger, transfer)?;
+                let (transfer, consumed) = (transfer.clone(), Vec::new());
+                return Ok(Ok(Offered { transfer, contract, goods: None, consumed, statements }));
             }
             TransferState::Requested | TransferState::Started | TransferState::Suspended => {}
         }
@@ -345,5 +379,47 @@ pub(super) fn held(transfer: &Transfer) -> String {
     match transfer.is_paused() {
         true => format!("the provider has paused this transfer: {}", transfer.reason),
         false => transfer.reason.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::consumer_lies::Raw;
+    use crate::tests::{ALWAYS, MIB, Space, policy, transfers_with};
+
+    #[tokio::test]
+    async fn nothing_is_looked_for_while_a_transfer_is_held_up() {
+        let mut space = Space::new(2 * MIB, MIB, &policy(&[ALWAYS])).await;
+        let id = [2; 16];
+        let (raw, _) = Raw::open(&space, id).await;
+        let Raw { out, frames, served } = raw;
+        drop((out, frames));
+        served.await.unwrap().unwrap();
+        space.provider.pause(&id, "maintenance").await.unwrap();
+        space.provider = transfers_with(space.home.path(), &space.network.provider, |_| {});
+        let looked = || space.provider.contents.0.lock().unwrap().len();
+        space.start(id).await;
+        space.run(id).await.assert_retry("maintenance");
+        assert_eq!(looked(), 0);
+        space.provider.resume(&id).await.unwrap();
+        assert_eq!(space.run(id).await.consumer, Ok(()));
+        assert_eq!(looked(), 1);
+    }
+
+    #[test]
+    fn a_content_is_in_memory_once_and_only_as_long_as_it_is_served() {
+        let contents = Contents::default();
+        let content = || Content::of_bytes(b"rain");
+        let key = (content().root(), false);
+        let first = contents.get_or_load(key, || Ok(content())).unwrap();
+        let again = contents.get_or_load(key, || panic!("it is there")).unwrap();
+        assert!(Arc::ptr_eq(&first, &again));
+        let other = contents.get_or_load((key.0, true), || Ok(content())).unwrap();
+        assert!(!Arc::ptr_eq(&first, &other), "a dataset is not the file that its manifest would be");
+        drop((first, again, other));
+        assert!(contents.get_or_load(key, || Err(source_away())).is_err());
+        contents.get_or_load(key, || Ok(content())).unwrap();
+        assert_eq!(contents.0.lock().unwrap().len(), 1);
     }
 }

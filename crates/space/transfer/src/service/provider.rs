@@ -20,7 +20,7 @@ use tokio_stream::Stream;
 
 use super::opening::{Goods, Offered, Opening, SOURCE_CHANGED, held, source_away};
 use super::source::{self, Run};
-use super::{Abort, Order, Transfers, check_belongs, issue, order};
+use super::{Abort, Order, Transfers, check_belongs, ended, issue, order};
 use crate::details::{AcceptDetail, AckDetail, AckStatus, abort_detail, final_detail, read_abort};
 use crate::lanes::{LaneEnds, Lanes};
 use crate::model::{FromConsumer, FromProvider, Suspender, Transfer, TransferState};
@@ -34,6 +34,8 @@ const FIRST_FRAME: Duration = Duration::from_secs(10);
 /// How long a consumer may take, from our offer on, to look through what it has and to say what it wants: a terabyte at the
 /// speed of a disk.
 const STOCKTAKING: Duration = Duration::from_secs(600);
+/// How long a consumer may take, from the offer of a transfer that is held up on, to say that it has cancelled it.
+const LAST_WORD: Duration = Duration::from_secs(2);
 /// How long nothing at all may move.
 const IDLE: Duration = Duration::from_secs(60);
 /// How often a running exchange asks whether it still may run.
@@ -42,6 +44,8 @@ const RECHECK: Duration = Duration::from_millis(500);
 const OPENING: usize = 3;
 /// New acceptances in one exchange: one that was lost with the connection before and is said again, and the exchange's own.
 const ACCEPTANCES: usize = 2;
+/// Statements in a row that are known already: what may have been lost with the connection before, twice over.
+const REPEATED: usize = 8;
 /// Bytes of the manifest or of the leaf list in one frame.
 const INDEX_FRAME: usize = 1 << 20;
 /// How an exchange ended.
@@ -59,7 +63,7 @@ pub struct Served {
 pub struct ServedLane {
     chunks: Pin<Box<dyn Stream<Item = FromProvider> + Send>>,
     orders: watch::Receiver<()>,
-    _place: Place,
+    place: Place,
 }
 
 impl ServedLane {
@@ -67,6 +71,11 @@ impl ServedLane {
     pub fn ended(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut orders = self.orders.clone();
         async move { while let Order::LookAgain = order(&mut orders).await {} }
+    }
+
+    /// The exchange's place, to be kept like [`Served::place`].
+    pub fn place(&self) -> Place {
+        self.place.clone()
     }
 }
 
@@ -147,10 +156,14 @@ impl Transfers {
             }
             Opening::Offered(offered) => *offered,
         };
+        if offered.transfer.is_held() {
+            // It is put off, and nothing of its content leaves.
+            (*is_idle, *place) = (false, None);
+        }
         let id = offered.transfer.id;
         let (lanes, ends) = Lanes::new(caller.node().clone());
         let orders = self.take_over(id, place.clone().map(|place| (ends, place)));
-        let run = orders.clone();
+        let _registered = Registered { transfers: self, id, run: orders.clone() };
         let exchange = Exchange {
             transfers: self,
             caller,
@@ -161,10 +174,10 @@ impl Transfers {
             orders,
             offered,
             acceptances: 0,
+            repeated: 0,
             is_idle,
         };
         let outcome = exchange.run().await;
-        self.forget_run(&id, &run);
         if self.transfer(&id)?.is_none_or(|transfer| transfer.state.is_terminal()) {
             self.pace.forget(&id);
         }
@@ -179,11 +192,24 @@ impl Transfers {
         let opened = self.with_running(id, |running| {
             let (ends, place): &(LaneEnds, Place) = running.lanes.as_ref()?;
             let chunks = Box::pin(ends.open(caller.node())?);
-            Some(ServedLane { chunks, orders: running.orders.subscribe(), _place: place.clone() })
+            Some(ServedLane { chunks, orders: running.orders.subscribe(), place: place.clone() })
         });
         opened.flatten().ok_or_else(|| ServiceError::Busy {
             reason: "no exchange of this transfer takes another connection".to_owned(),
         })
+    }
+}
+
+/// A run that is known to others until it ends, however it does: its place would be held for ever.
+struct Registered<'a> {
+    transfers: &'a Transfers,
+    id: [u8; 16],
+    run: watch::Receiver<()>,
+}
+
+impl Drop for Registered<'_> {
+    fn drop(&mut self) {
+        self.transfers.forget_run(&self.id, &self.run);
     }
 }
 
@@ -205,20 +231,31 @@ struct Exchange<'a> {
     offered: Offered,
     /// New ones, so far.
     acceptances: usize,
+    /// Statements that changed nothing, since it last came forward.
+    repeated: usize,
     /// Whether it has not brought the transfer forward yet.
     is_idle: &'a mut bool,
 }
 
 impl Exchange<'_> {
     async fn run(mut self) -> Result<(), ServiceError> {
-        let deadline = Instant::now() + STOCKTAKING;
+        let mut deadline = Instant::now() + STOCKTAKING;
         for statement in &self.offered.statements {
             if !self.send(statement).await {
                 return Ok(());
             }
         }
+        if self.offered.transfer.is_held() {
+            return self.put_off().await;
+        }
         let Some(goods) = self.offered.goods.clone() else { return Ok(()) };
-        for frame in index_frames(&goods.content) {
+        for (frame, bytes) in index_frames(&goods.content) {
+            let began = Instant::now();
+            if self.pay(bytes).await? == Heard::Over {
+                return Ok(());
+            }
+            // What may not leave yet is not held against the consumer.
+            deadline += began.elapsed();
             if !self.send_frame(frame).await || Instant::now() > deadline {
                 return Ok(());
             }
@@ -234,7 +271,7 @@ impl Exchange<'_> {
                         return Ok(());
                     }
                 }
-                Kind::Accept if self.is_known(&said)? => {}
+                Kind::Accept if self.is_known(&said)? => self.said_again()?,
                 Kind::Accept => {
                     let wanted = self.accepted(said, &goods.content).await?;
                     return self.stream(goods, wanted).await;
@@ -244,6 +281,58 @@ impl Exchange<'_> {
             }
         }
         Err(ServiceError::invalid("statement.kind", "an acceptance of what is wanted was due"))
+    }
+
+    /// Hears only of the end of a transfer that is held up.
+    async fn put_off(&mut self) -> Result<(), ServiceError> {
+        match self.first_statement(Instant::now() + LAST_WORD).await {
+            Ok(Some(said)) if said.kind() == Kind::Abort => self.aborted(&said).await,
+            Ok(None) if self.orders.has_changed().is_err() => Ok(()),
+            _ => Err(ServiceError::Busy { reason: held(&self.offered.transfer) }),
+        }
+    }
+
+    /// Waits until these bytes may leave, and charges them.
+    async fn pay(&mut self, bytes: u64) -> Result<Heard, ServiceError> {
+        let mut limits = self.transfers.pace.changes();
+        loop {
+            let due = self.due();
+            if due <= Instant::now() {
+                self.charge(bytes);
+                return Ok(Heard::GoOn);
+            }
+            tokio::select! {
+                biased;
+                order = order(&mut self.orders) => if self.obey(&order).await? == Heard::Over {
+                    return Ok(Heard::Over);
+                },
+                () = self.out.closed() => return Ok(Heard::Over),
+                Ok(()) = limits.changed() => {}
+                () = sleep_until(due) => {}
+            }
+        }
+    }
+
+    /// When the next bytes may leave: what has left before, by whichever exchange, is paid for first.
+    fn due(&self) -> Instant {
+        let Transfer { id, peer, contract, .. } = &self.offered.transfer;
+        self.transfers.pace.due(id, peer, contract, Instant::now())
+    }
+
+    /// These bytes leave now. Says when the next ones may.
+    fn charge(&self, bytes: u64) -> Instant {
+        let Transfer { id, peer, contract, .. } = &self.offered.transfer;
+        self.transfers.pace.leave(id, peer, contract, bytes, Instant::now())
+    }
+
+    /// The consumer has said something again that changes nothing: that costs us work, and it nothing.
+    fn said_again(&mut self) -> Result<(), ServiceError> {
+        self.repeated = self.repeated.saturating_add(1);
+        if self.repeated > REPEATED {
+            let expected = format!("at most {REPEATED} statements in a row may be known already");
+            return Err(ServiceError::invalid("statement", expected));
+        }
+        Ok(())
     }
 
     /// The consumer's next statement before bytes move; `None` when it has gone or a newer exchange took over.
@@ -258,8 +347,7 @@ impl Exchange<'_> {
         match frame {
             Ok(Some(Ok(FromConsumer::Statement(bytes)))) => self.statement(bytes).map(Some),
             Ok(Some(Ok(FromConsumer::Want(_)))) => Err(ServiceError::invalid("frame", "a second want")),
-            Ok(Some(Err(_))) => self.recheck().await.map(|_| None),
-            Ok(None) => Ok(None),
+            Ok(Some(Err(_)) | None) => self.recheck().await.map(|_| None),
             Err(_) => Err(idle()),
         }
     }
@@ -291,12 +379,7 @@ impl Exchange<'_> {
         let out = self.out.clone();
         let lanes = std::mem::replace(&mut self.lanes, Lanes::new(self.caller.node().clone()).0);
         let mut limits = self.transfers.pace.changes();
-        // What has left before, by whichever exchange, is paid for first.
-        let due = |this: &Self| {
-            let Transfer { id, peer, contract, .. } = &this.offered.transfer;
-            this.transfers.pace.due(id, peer, contract, Instant::now())
-        };
-        let mut may_leave_at = due(self);
+        let mut may_leave_at = self.due();
         loop {
             let is_due = may_leave_at <= Instant::now();
             let may_send = is_due
@@ -306,16 +389,17 @@ impl Exchange<'_> {
             tokio::select! {
                 biased;
                 order = order(&mut self.orders) => if self.obey(&order).await? == Heard::Over { return Ok(()) },
-                // Before what the consumer sends: however much that is, it does not put off the question.
+                // Before what the consumer sends: however much that is, it puts off neither this nor the next.
                 _ = recheck.tick() => if self.recheck().await? == Heard::Over { return Ok(()) },
+                // What may not leave yet is not held against the consumer.
+                () = sleep_until(moved_at.max(may_leave_at) + IDLE) => return Err(idle()),
                 frame = self.incoming.recv() => {
                     let bytes = match frame {
                         Some(Ok(FromConsumer::Statement(bytes))) => bytes,
                         Some(Ok(FromConsumer::Want(_))) => return Err(ServiceError::invalid("frame", "a second want")),
                         // The connection broke, or was cut because its caller does not count any more: that is said
                         // with a signature.
-                        Some(Err(_)) => return self.recheck().await.map(|_| ()),
-                        None => return Ok(()),
+                        Some(Err(_)) | None => return self.recheck().await.map(|_| ()),
                     };
                     let statement = self.statement(bytes)?;
                     match statement.kind() {
@@ -329,7 +413,7 @@ impl Exchange<'_> {
                                 under_way.arrived(self.offered.transfer.acknowledged_groups);
                             }
                         }
-                        Kind::Accept if self.is_known(&statement)? => {}
+                        Kind::Accept if self.is_known(&statement)? => self.said_again()?,
                         // The acceptance before was said again, and was new to us.
                         Kind::Accept => {
                             wanted = self.accepted(statement, &content).await?;
@@ -341,13 +425,11 @@ impl Exchange<'_> {
                         other => return Err(cannot_come(other)),
                     }
                 }
-                // What may not leave yet is not held against the consumer.
-                () = sleep_until(moved_at.max(may_leave_at) + IDLE) => return Err(idle()),
                 () = lanes.broken() => {
                     let reason = "one of the transfer's connections broke with content on it; come again";
                     return Err(ServiceError::Busy { reason: reason.to_owned() });
                 }
-                Ok(()) = limits.changed() => may_leave_at = due(self),
+                Ok(()) = limits.changed() => may_leave_at = self.due(),
                 () = sleep_until(may_leave_at), if !is_due => {}
                 run = reader.recv(), if next.is_none() && arrived < total => match run {
                     Some(Ok(run)) => next = Some(run),
@@ -371,8 +453,7 @@ impl Exchange<'_> {
                     if let Some(Run { first, groups, data }) = next.take() {
                         let bytes = data.len() as u64;
                         self.transfers.add_moved(&self.offered.transfer.id, bytes);
-                        let Transfer { id, peer, contract, .. } = &self.offered.transfer;
-                        may_leave_at = self.transfers.pace.leave(id, peer, contract, bytes, moved_at);
+                        may_leave_at = self.charge(bytes);
                         let end = first.saturating_add(groups);
                         if end > self.offered.transfer.acknowledged_groups {
                             under_way.leave(end, bytes);
@@ -443,6 +524,7 @@ impl Exchange<'_> {
         };
         if self.offered.transfer.statements.ack == Some(statement.digest()) {
             // Said again after a lost connection or a pause; nothing changes.
+            self.said_again()?;
             return Ok(if ack.status == AckStatus::Complete { heard } else { Heard::GoOn });
         }
         if Some(statement.body().reference) != self.offered.transfer.statements.accept {
@@ -479,6 +561,7 @@ impl Exchange<'_> {
         .await?;
         if is_forward {
             *self.is_idle = false;
+            self.repeated = 0;
         }
         if let Some(digest) = self.offered.transfer.statements.last {
             let view = self.transfers.ledger().store().view();
@@ -516,12 +599,16 @@ impl Exchange<'_> {
     async fn aborted(&mut self, statement: &Statement) -> Result<(), ServiceError> {
         let (code, reason) = read_abort(statement)?;
         let statement = statement.clone();
-        self.change("transfer.aborted", move |tx, ledger, transfer, _| {
+        // Also of one that is held up.
+        let end = move |tx: &mut Tx<'_>, ledger: &Ledger, transfer: &mut Transfer, _: &Contract| {
             ledger.admit(tx, &statement)?;
             transfer.terminate(&code, &reason, ledger.clock().now());
             Ok(())
-        })
-        .await?;
+        };
+        let Offered { transfer, contract, .. } = &self.offered;
+        let changed =
+            self.transfers.change_unless(ended, "transfer.aborted", transfer.id, contract, end).await;
+        (self.offered.transfer, ()) = changed.map_err(put_off_by_another)?;
         Ok(())
     }
 
@@ -593,11 +680,7 @@ impl Exchange<'_> {
     ) -> Result<T, ServiceError> {
         let offered = &self.offered;
         let changed = self.transfers.change(name, offered.transfer.id, &offered.contract, step).await;
-        let (transfer, value) = changed.map_err(|error| match error {
-            // Another exchange of the same transfer was faster. The consumer asks again, and hears how it ended.
-            ServiceError::Conflict { reason } => ServiceError::Busy { reason },
-            other => other,
-        })?;
+        let (transfer, value) = changed.map_err(put_off_by_another)?;
         self.offered.transfer = transfer;
         Ok(value)
     }
@@ -624,11 +707,12 @@ impl UnderWay {
     }
 }
 
-/// What a consumer must know before it says what it wants: manifest and leaf values, cut into frames.
-fn index_frames(content: &Content) -> impl Iterator<Item = FromProvider> + Send + use<> {
+/// What a consumer must know before it says what it wants: manifest and leaf values, cut into frames, with the bytes of each.
+fn index_frames(content: &Content) -> impl Iterator<Item = (FromProvider, u64)> + Send + use<> {
     let manifest = content.manifest().map(|manifest| manifest.encoded().to_vec());
-    let manifest = parts(manifest.unwrap_or_default()).map(FromProvider::Manifest);
-    manifest.chain(parts(content.leaf_bytes()).map(FromProvider::Leaves))
+    let manifest = parts(manifest.unwrap_or_default()).map(|part| (part.len(), FromProvider::Manifest(part)));
+    let leaves = parts(content.leaf_bytes()).map(|part| (part.len(), FromProvider::Leaves(part)));
+    manifest.chain(leaves).map(|(bytes, frame)| (frame, bytes as u64))
 }
 
 /// Each part has memory of its own: one that is not taken keeps nothing else.
@@ -639,6 +723,14 @@ fn parts(bytes: Vec<u8>) -> impl Iterator<Item = Bytes> + Send {
         sent = sent.saturating_add(part.len());
         Some(Bytes::copy_from_slice(part))
     })
+}
+
+/// Another exchange of the same transfer was faster. The consumer asks again, and hears how it ended.
+fn put_off_by_another(error: ServiceError) -> ServiceError {
+    match error {
+        ServiceError::Conflict { reason } => ServiceError::Busy { reason },
+        other => other,
+    }
 }
 
 fn cannot_come(kind: Kind) -> ServiceError {

@@ -53,6 +53,8 @@ pub(super) enum Event {
 pub(super) struct Sink {
     pub(super) work: mpsc::Sender<Work>,
     pub(super) events: mpsc::Receiver<Event>,
+    /// The event that says so was taken.
+    pub(super) unsynced: Option<io::Error>,
 }
 
 impl Sink {
@@ -73,7 +75,20 @@ impl Sink {
         tokio::task::spawn_blocking(move || sync(&root, is_dataset, &sync_queue, &sync_report));
         let writer = Writer { part, content, missing, open: None };
         tokio::task::spawn_blocking(move || write(writer, sync_bytes, queue, &to_sync, &report));
-        Ok(Self { work, events })
+        Ok(Self { work, events, unsynced: None })
+    }
+
+    /// Ends it: nothing is written any more when this returns. Gives the error by which something was not made durable, whoever
+    /// has heard of it.
+    pub(super) async fn close(self) -> Option<io::Error> {
+        let Self { work, mut events, mut unsynced } = self;
+        drop(work);
+        while let Some(event) = events.recv().await {
+            if let Event::Unsynced(error) = event {
+                unsynced = Some(error);
+            }
+        }
+        unsynced
     }
 }
 
@@ -201,6 +216,18 @@ fn sync(root: &File, is_dataset: bool, queue: &sync_mpsc::Receiver<u64>, report:
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_sink_ends_after_its_threads_and_loses_no_failure() {
+        let ((work, _queue), (report, events)) = (mpsc::channel(1), mpsc::channel(QUEUE));
+        report.send(Event::Unsynced(io::Error::other("the disk is gone"))).await.unwrap();
+        report.send(Event::Durable(3)).await.unwrap();
+        let closing = tokio::spawn(Sink { work, events, unsynced: None }.close());
+        tokio::task::yield_now().await;
+        assert!(!closing.is_finished(), "a thread may still write");
+        drop(report);
+        assert_eq!(closing.await.unwrap().unwrap().to_string(), "the disk is gone");
+    }
 
     #[test]
     fn what_the_system_cannot_make_durable_is_told_apart() {

@@ -215,7 +215,7 @@ async fn a_consumer_that_contradicts_itself_is_caught() {
     assert_eq!(space.seen_by(Who::Provider, ID).acknowledged, MEBIBYTE);
 }
 
-/// The same bytes again change nothing, however often they come.
+/// The same bytes again change nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_repeated_acknowledgement_changes_nothing() {
     let space = Space::small().await;

@@ -1,15 +1,19 @@
 //! What operators do to a transfer, and what a full disk does.
 
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::process::Command;
 use std::time::Duration;
 
 use huitong_identity::ServiceError;
 use huitong_proof::{Envelope, Kind, SpaceId};
+use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+use super::link::Link;
 use super::{ALWAYS, MIB, Space, Who, Wire, part_of, policy};
 use crate::details::{AckDetail, AckStatus, read_abort};
+use crate::tables;
 use crate::{
     FromConsumer, FromProvider, LOWEST_RATE, Limited, Priority, StartTransfer, Suspender, TransferState,
 };
@@ -134,6 +138,19 @@ async fn a_provider_that_was_away_hears_of_the_cancellation_later() {
     assert_eq!(space.states(ID), [TransferState::Terminated; 2]);
     assert_eq!(space.consumer.runnable().unwrap(), Vec::<[u8; 16]>::new());
     assert_eq!(space.counted(Who::Provider, ID, Kind::Abort), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_provider_that_holds_a_transfer_hears_of_its_cancellation() {
+    let space = running().await;
+    space.attempt(ID, Wire::cut(4)).await;
+    space.provider.pause(&ID, "maintenance").await.unwrap();
+    space.consumer.cancel(&ID, "wrong month").await.unwrap();
+    assert_eq!(space.run(ID).await.consumer, Ok(()));
+    assert_eq!(space.states(ID), [TransferState::Terminated; 2]);
+    assert_eq!(space.seen_by(Who::Provider, ID).reason, "wrong month");
+    assert_eq!(space.counted(Who::Provider, ID, Kind::Abort), 1);
+    assert_eq!(space.consumer.runnable().unwrap(), Vec::<[u8; 16]>::new());
 }
 
 /// The connection breaks under the ABORT: it is said again until it has been heard.
@@ -304,4 +321,71 @@ async fn all_that_has_not_ended_is_found_however_much_that_is() {
     started.sort();
     live.sort();
     assert!(live == started, "{} of {}", live.len(), started.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_that_want_to_run_are_found() {
+    let space = Space::small().await;
+    let first = space.start(ID).await;
+    let many = (0..2_500_u32).map(move |number| {
+        let mut transfer = first.clone();
+        transfer.id[..4].copy_from_slice(&number.to_be_bytes());
+        transfer
+    });
+    let store = space.network.consumer.ledger.store();
+    let saved = store.transact("test", move |tx| many.into_iter().try_for_each(|one| tables::save(tx, &one)));
+    saved.await.unwrap();
+    assert_eq!(space.consumer.runnable().unwrap().len(), 2_501);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wholly_acknowledged_cannot_be_cancelled() {
+    let space = running().await;
+    let of = *space.network.provider.ledger.space();
+    let no_final = Wire::down(move |frame| {
+        if let FromProvider::Statement(bytes) = &frame
+            && Envelope::decode(bytes.clone()).unwrap().trusted(&of).unwrap().kind() == Kind::Final
+        {
+            return Vec::new();
+        }
+        vec![frame]
+    });
+    space.attempt(ID, no_final).await.assert_retry("closed the exchange");
+    assert_eq!(space.states(ID), [TransferState::Completed, TransferState::Started]);
+    let refused = space.consumer.cancel(&ID, "wrong month").await;
+    assert!(matches!(refused, Err(ServiceError::Conflict { .. })), "{refused:?}");
+    assert_eq!(space.run(ID).await.consumer, Ok(()));
+    space.assert_delivered(ID);
+}
+
+/// The writer waits for the disk, here for somebody who reads a pipe that lies where a file belongs.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_ends_after_its_writer_and_leaves_nothing() {
+    let files = [("a.csv", vec![7; MIB]), ("b.csv", vec![8; MIB])];
+    let space = Space::of_files(files.into_iter().collect(), 4 * MIB, &policy(&[ALWAYS])).await;
+    space.start(ID).await;
+    // Up to the offer.
+    space.attempt(ID, Wire::cut(4)).await.assert_retry("closed the exchange");
+    let part = part_of(&space.seen_by(Who::Consumer, ID));
+    let (pipe, elsewhere) = (part.join("a.csv"), space.home.path().join("pipe"));
+    std::fs::create_dir_all(&part).unwrap();
+    mknodat(CWD, &pipe, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+    std::fs::hard_link(&pipe, &elsewhere).unwrap();
+    let mut running = {
+        let (consumer, link) = (space.consumer.clone(), Link::new(&space, Wire::default()));
+        tokio::spawn(async move { consumer.run(&ID, &link).await })
+    };
+    while space.consumer.moved(&ID) < 2 * MIB as u64 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    space.consumer.cancel(&ID, "wrong month").await.unwrap();
+    let is_early = timeout(Duration::from_millis(500), &mut running).await.is_ok();
+    let without_waiting = OFlags::NONBLOCK.bits().cast_signed();
+    let reader =
+        std::fs::OpenOptions::new().read(true).custom_flags(without_waiting).open(elsewhere).unwrap();
+    assert!(!is_early, "its writer is still there");
+    let ended = timeout(Duration::from_secs(20), running).await.expect("it waits for ever").unwrap();
+    assert!(ended.is_err());
+    drop(reader);
+    assert_eq!(space.files(), Vec::<String>::new());
 }

@@ -1,11 +1,22 @@
+use std::time::Duration;
+
+use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
+use huitong_identity::{Delivery, PeerError};
+use huitong_ids::NodeId;
 use huitong_proof::cbor::{Map, Value};
 use huitong_proof::{Body, Content, Digest, Draft, Kind, Statement};
 
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::link::Link;
+use super::serving::Stopped;
 use super::{MIB, Space, Who, Wire, joined};
 use crate::FromProvider::{self, Chunk, Leaves};
 use crate::details::{OfferDetail, final_detail};
-use crate::{Pieces, TransferState};
+use crate::{Frames, FromConsumer, Pieces, TransferPeer, TransferState};
 
 const ID: [u8; 16] = [2; 16];
 
@@ -298,4 +309,55 @@ async fn no_offer_counts_without_the_registrars_word() {
     let attempt = space.attempt(ID, replacing(Kind::AssetCertificate, made, &space)).await;
     assert!(attempt.consumer.is_err(), "{attempt:?}");
     assert!(space.seen_by(Who::Consumer, ID).statements.offer.is_none());
+}
+
+/// Gives leaf values byte by byte, each one just before the consumer would lose its patience with it.
+struct Trickling(Link);
+
+#[async_trait]
+impl TransferPeer for Trickling {
+    async fn exchange(
+        &self,
+        provider: &NodeId,
+        size: u64,
+        outgoing: mpsc::Receiver<FromConsumer>,
+    ) -> Result<Frames, PeerError> {
+        let frames = self.0.exchange(provider, size, outgoing).await?;
+        Ok(Box::pin(frames.flat_map(|frame| {
+            match frame {
+                Ok(Leaves(bytes)) => stream::iter(bytes)
+                    .then(|byte| async move {
+                        tokio::time::sleep(Duration::from_secs(50)).await;
+                        Ok(Leaves(vec![byte].into()))
+                    })
+                    .boxed(),
+                other => stream::iter([other]).boxed(),
+            }
+        })))
+    }
+
+    async fn lane(&self, provider: &NodeId, transfer: [u8; 16]) -> Result<Frames, PeerError> {
+        self.0.lane(provider, transfer).await
+    }
+}
+
+#[tokio::test]
+async fn an_index_that_trickles_is_not_waited_for_to_its_end() {
+    let space = Space::small().await;
+    space.start(ID).await;
+    let clock = Stopped::new();
+    let began = Instant::now();
+    let running = {
+        let (consumer, peer) = (space.consumer.clone(), Trickling(Link::new(&space, Wire::default())));
+        tokio::spawn(async move { consumer.run(&ID, &peer).await })
+    };
+    clock.until(|| space.consumer.transfer(&ID).unwrap().unwrap().root.is_some()).await;
+    while !running.is_finished() && began.elapsed() < Duration::from_secs(1_200) {
+        clock.pass(Duration::from_secs(10)).await;
+    }
+    assert!(running.is_finished(), "{:?}", began.elapsed());
+    match running.await.unwrap() {
+        Err(Delivery::Retry(reason)) => assert!(reason.contains("was not through"), "{reason}"),
+        other => panic!("{other:?}"),
+    }
 }

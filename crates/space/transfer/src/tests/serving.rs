@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
-use super::consumer_lies::{Raw, accept};
+use super::consumer_lies::{Raw, accept, ack};
 use super::link::{ADDRESS, Link};
 use super::{ALWAYS, MIB, Space, Who, Wire, policy, transfers_with};
 use crate::{FromConsumer, FromProvider, LOWEST_RATE, Limited, Want};
@@ -16,10 +16,10 @@ use crate::{FromConsumer, FromProvider, LOWEST_RATE, Limited, Want};
 const ID: [u8; 16] = [2; 16];
 
 /// A clock that stands still but for what the test adds: a runtime that is never idle does not move it.
-struct Stopped(JoinHandle<()>);
+pub(super) struct Stopped(JoinHandle<()>);
 
 impl Stopped {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         tokio::time::pause();
         Self(tokio::spawn(async {
             loop {
@@ -29,7 +29,7 @@ impl Stopped {
     }
 
     /// Lets this much time pass, and the nodes' threads do what they do meanwhile.
-    async fn pass(&self, time: Duration) {
+    pub(super) async fn pass(&self, time: Duration) {
         tokio::time::advance(time).await;
         for _ in 0..10 {
             std::thread::sleep(Duration::from_millis(1));
@@ -38,7 +38,7 @@ impl Stopped {
     }
 
     /// Lets little time pass until something has happened that a busy machine needs real time for.
-    async fn until(&self, mut has_happened: impl FnMut() -> bool) {
+    pub(super) async fn until(&self, mut has_happened: impl FnMut() -> bool) {
         for _ in 0..3_000 {
             if has_happened() {
                 return;
@@ -180,6 +180,63 @@ async fn a_slow_limit_is_no_silence() {
     assert_eq!(running.await.unwrap(), Ok(()));
     assert!(began.elapsed() >= Duration::from_secs(200), "{:?}", began.elapsed());
     space.assert_delivered(ID);
+}
+
+/// Manifest and leaf values are content as well: here a byte takes a second.
+#[tokio::test]
+async fn a_limit_holds_for_what_comes_before_the_content() {
+    let mut space = Space::new(3 * MIB, 8 * MIB, &policy(&[ALWAYS])).await;
+    space.provider =
+        transfers_with(space.home.path(), &space.network.provider, |settings| settings.rates.node = Some(1));
+    let clock = Stopped::new();
+    let mut came = Vec::new();
+    for _ in 0..2 {
+        let (mut raw, _) = Raw::open(&space, ID).await;
+        let mut has_come = false;
+        let mut look = || {
+            while let Ok(frame) = raw.frames.try_recv() {
+                has_come |= matches!(frame, FromProvider::Leaves(_));
+            }
+            has_come
+        };
+        for _ in 0..97 {
+            if !look() {
+                clock.pass(Duration::from_secs(1)).await;
+            }
+        }
+        clock.until(look).await;
+        came.push(Instant::now());
+        let Raw { out, frames, served } = raw;
+        drop((out, frames));
+        served.await.unwrap().unwrap();
+    }
+    assert!(came[1] - came[0] >= Duration::from_secs(90), "{:?}", came[1] - came[0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_changes_nothing_is_taken_only_a_few_times() {
+    let space = Space::new(4 * MIB, MIB, &policy(&[ALWAYS])).await;
+    for acknowledged in [false, true] {
+        let (mut raw, offer) = Raw::open(&space, ID).await;
+        let mut known = space.issue(Who::Consumer, accept(&offer, &space, 0, 4)).await;
+        raw.say(&known).await;
+        raw.chunk(0).await;
+        if acknowledged {
+            known = space.issue(Who::Consumer, ack(&known, &space, 1, 4 * MIB as u64)).await;
+            raw.say(&known).await;
+            raw.chunk(1).await;
+        }
+        let Raw { out, frames: _frames, served } = raw;
+        let frame = || FromConsumer::Statement(known.bytes().clone());
+        let saying = async {
+            while out.send(Ok(frame())).await.is_ok() {}
+            served.await.unwrap()
+        };
+        match timeout(Duration::from_secs(20), saying).await.expect("it is heard for ever") {
+            Err(ServiceError::Invalid { field, .. }) => assert_eq!(field, "statement"),
+            other => panic!("{other:?}"),
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
