@@ -30,8 +30,12 @@ impl Depot for Objects {
         serde_json::to_vec(&upload).map(Bytes::from).map_err(|error| DepotError::Never(error.to_string()))
     }
 
-    async fn put(&self, upload: &[u8], file: &Path) -> Result<(), DepotError> {
-        Objects::put(self, &read(upload)?, file).await?;
+    async fn put(&self, upload: &[u8], file: &Path, is_new: bool) -> Result<(), DepotError> {
+        let upload = read(upload)?;
+        match is_new {
+            true => self.put_new(&upload, file).await?,
+            false => Objects::put(self, &upload, file).await?,
+        };
         Ok(())
     }
 

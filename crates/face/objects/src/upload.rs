@@ -96,16 +96,28 @@ impl Objects {
     /// `Exists`, `UploadLost` when the server no longer knows the upload, `File` when the file cannot be read or has
     /// another size, and what the server fails with.
     pub async fn put(&self, upload: &Upload, file: &Path) -> Result<String, ObjectError> {
+        let bucket = self.bucket(&upload.location)?;
+        match bucket.put_already(upload).await? {
+            Some(version) => Ok(version),
+            None => self.put_new(upload, file).await,
+        }
+    }
+
+    /// The same right after [`Objects::begin`], which has looked for the object: that is not done again before the file is sent.
+    ///
+    /// # Errors
+    /// As [`Objects::put`].
+    pub async fn put_new(&self, upload: &Upload, file: &Path) -> Result<String, ObjectError> {
         let at = &upload.location;
         let bucket = self.bucket(at)?;
-        if let Some(version) = bucket.put_already(upload).await? {
-            return Ok(version);
-        }
         let source = Source::open(file, upload.size).await?;
         let parts = match &upload.id {
             Some(id) => bucket.put_parts(upload, id, &source).await?,
             // It was not begun in parts because its object was there, and now it is not.
-            None if upload.size > PART_BYTES => return Err(ObjectError::UploadLost { object: at.shown() }),
+            None if upload.size > PART_BYTES => {
+                let lost = || ObjectError::UploadLost { object: at.shown() };
+                return bucket.put_already(upload).await?.ok_or_else(lost);
+            }
             None => Vec::new(),
         };
         let small = if upload.id.is_none() { source.read().await? } else { Bytes::new() };

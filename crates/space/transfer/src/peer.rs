@@ -56,8 +56,9 @@ pub trait Depot: Send + Sync {
     /// this mark counts as put: it names this file of this delivery and nothing else.
     async fn begin(&self, url: &str, size: u64, mark: &str) -> Result<Bytes, DepotError>;
 
-    /// Puts the file, never over another object. Called again with the same upload it goes on, or finds that it is done.
-    async fn put(&self, upload: &[u8], file: &Path) -> Result<(), DepotError>;
+    /// Puts the file, never over another object. Called again with the same upload it goes on, or finds that it is done; `is_new`
+    /// says that the upload was begun just now, so that there is nothing to find.
+    async fn put(&self, upload: &[u8], file: &Path, is_new: bool) -> Result<(), DepotError>;
 
     /// Leaves nothing behind of an upload that was not completed. Doing it twice is harmless.
     async fn abort(&self, upload: &[u8]) -> Result<(), DepotError>;

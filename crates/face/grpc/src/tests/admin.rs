@@ -311,7 +311,7 @@ impl Depot for Anywhere {
         Ok(Bytes::new())
     }
 
-    async fn put(&self, _: &[u8], _: &Path) -> Result<(), DepotError> {
+    async fn put(&self, _: &[u8], _: &Path, _: bool) -> Result<(), DepotError> {
         Ok(())
     }
 

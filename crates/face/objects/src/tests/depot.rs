@@ -73,6 +73,27 @@ async fn a_delivered_file_is_put_where_nothing_is() {
     assert_eq!(deposit(&transfers).await, Ok(()));
     assert_done(&node, &transfers, "s3://data/in/rain.csv");
     assert_eq!(server.get("data", "in/rain.csv").unwrap(), "1,2,3");
+    let methods: Vec<String> =
+        server.requests().iter().filter_map(|line| Some(line.split_once(' ')?.0.to_owned())).collect();
+    assert_eq!(methods, ["HEAD", "HEAD", "PUT"], "is it free, is it ours, put it");
+}
+
+#[tokio::test]
+async fn what_is_there_already_when_it_is_begun_stays_what_it_is() {
+    let (server, objects) = server();
+    let home = tempfile::tempdir().unwrap();
+    for size in [100, 9 * MIB] {
+        let (path, url) = (home.path().join("rain.csv"), format!("s3://data/{size}"));
+        std::fs::write(&path, sample(size)).unwrap();
+        let depot: &dyn Depot = &objects;
+        for _ in 0..2 {
+            let upload = depot.begin(&url, size as u64, "mark-1").await.unwrap();
+            depot.put(&upload, &path, true).await.unwrap();
+        }
+        assert!(server.get("data", &size.to_string()).unwrap() == sample(size));
+        assert!(server.uploads().is_empty());
+    }
+    assert_eq!(parts_sent(&server), [1, 2]);
 }
 
 #[tokio::test]
@@ -261,16 +282,16 @@ async fn what_the_server_has_forgotten_is_begun_again() {
     let home = tempfile::tempdir().unwrap();
     let path = home.path().join("rain.csv");
     std::fs::write(&path, sample(9 * MIB)).unwrap();
-    let lost = depot.put(&upload, &path).await;
+    let lost = depot.put(&upload, &path, false).await;
     assert!(matches!(lost, Err(DepotError::Lost(_))), "{lost:?}");
-    let gone = depot.put(&upload, Path::new("gone")).await;
+    let gone = depot.put(&upload, Path::new("gone"), false).await;
     assert!(matches!(gone, Err(DepotError::Again(_))), "{gone:?}");
-    let damaged = depot.put(b"{}", &path).await;
+    let damaged = depot.put(b"{}", &path, false).await;
     assert!(matches!(damaged, Err(DepotError::Never(_))), "{damaged:?}");
     assert!(depot.is_free("s3://data/in/rain.csv").await.unwrap());
     assert!(depot.is_free("s3://data/in/").await.unwrap());
     let upload = depot.begin("s3://data/in/rain.csv", 9 << 20, "mark-1").await.unwrap();
-    depot.put(&upload, &path).await.unwrap();
+    depot.put(&upload, &path, false).await.unwrap();
     assert!(!depot.is_free("s3://data/in/rain.csv").await.unwrap());
     assert!(!depot.is_free("s3://data/in/").await.unwrap());
     let taken = depot.begin("s3://data/in/rain.csv", 9 << 20, "mark-2").await;

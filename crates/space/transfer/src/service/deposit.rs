@@ -317,14 +317,15 @@ impl Putting<'_> {
     async fn put_next(&mut self) -> Result<(), DepotError> {
         let index = usize::try_from(self.progress.next).unwrap_or(usize::MAX);
         let Some(file) = self.files.get(index) else { return Ok(()) };
-        if self.progress.upload.is_none() {
+        let is_new = self.progress.upload.is_none();
+        if is_new {
             let url = format!("{}{}", self.deposit.path.as_deref().unwrap_or_default(), file.below);
             let mark = format!("{}-{index}", id_text(&self.transfer.id));
             self.progress.upload = Some(self.depot.begin(&url, file.size, &mark).await?.to_vec());
             self.transfers.note_obstacle(&self.transfer.id, None);
             self.keep().await?;
         }
-        self.depot.put(self.progress.upload.as_deref().unwrap_or_default(), &file.path).await?;
+        self.depot.put(self.progress.upload.as_deref().unwrap_or_default(), &file.path, is_new).await?;
         self.progress = Progress { next: self.progress.next.saturating_add(1), upload: None };
         Ok(())
     }

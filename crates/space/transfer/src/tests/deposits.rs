@@ -148,7 +148,7 @@ impl Depot for Bucket {
         .await
     }
 
-    async fn put(&self, upload: &[u8], file: &Path) -> Result<(), DepotError> {
+    async fn put(&self, upload: &[u8], file: &Path, _: bool) -> Result<(), DepotError> {
         let (number, url, mark) = read(upload);
         if self.step(format!("look {url}"), |state| state.is_ours(&url, &mark)).await? {
             return Ok(());
