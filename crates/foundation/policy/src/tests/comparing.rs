@@ -1,7 +1,7 @@
 use serde_json::{Value, json};
 
 use super::{DAY, ENTITY_A, HOUR, MIDNIGHT, NODE_A, NODE_B, constraint, policy, reading};
-use crate::Policy;
+use crate::{Action, ClauseId, Policy};
 
 fn rule(action: &str, constraints: Value) -> Value {
     json!({"actions": [action], "constraints": constraints})
@@ -103,6 +103,28 @@ fn rules_are_compared() {
     );
     check(&by_address, &guarded, false);
     check(&guarded, &by_address, true);
+}
+
+#[test]
+fn a_policy_is_spent_when_every_permission_is_over() {
+    let noon = MIDNIGHT + 12 * HOUR;
+    let check = |policy: &Policy, now: u64, used_up: Option<usize>, expected: bool| {
+        let used_up = |clause: &ClauseId| used_up.map(ClauseId::permission).as_ref() == Some(clause);
+        assert_eq!(policy.is_spent(Action::Read, now, &used_up), expected, "at {now}");
+    };
+    let until = reading("time", "lt", "2026-06-15T12:00:00Z");
+    check(&until, noon - 1, None, false);
+    check(&until, noon, None, true);
+    check(&reading("time", "gteq", "2026-06-15T12:00:00Z"), MIDNIGHT, None, false);
+    check(&reading("timeWindow", "eq", "22:00-06:00"), noon, None, false);
+    check(&reading("count", "lteq", "1"), noon, None, false);
+    check(&reading("count", "lteq", "1"), noon, Some(0), true);
+    let until = rule("read", json!([constraint("time", "lt", "2026-06-15T12:00:00Z")]));
+    let either = policy(json!([until, rule("read", json!([constraint("count", "lteq", "1")]))]), json!([]));
+    check(&either, noon, None, false);
+    check(&either, noon, Some(0), false);
+    check(&either, noon, Some(1), true);
+    check(&either, noon - 1, Some(1), false);
 }
 
 #[test]
