@@ -185,11 +185,23 @@ impl Content {
     /// What a receiver that knows root and manifest lacks in order to verify single groups: the leaf values of all files
     /// of more than one group, end to end, 32 bytes each. The leaf value of a single group is the file's root.
     pub fn leaf_bytes(&self) -> Vec<u8> {
+        self.leaf_bytes_from(0, usize::MAX)
+    }
+
+    /// At most so many bytes of [`Content::leaf_bytes`], behind the first `skip` ones.
+    pub fn leaf_bytes_from(&self, mut skip: usize, most: usize) -> Vec<u8> {
         let mut bytes = Vec::new();
         for file in 0..self.files.len() {
             let groups = self.file_groups(file);
-            if groups.end - groups.start > 1 {
-                bytes.extend_from_slice(self.leaves_of(groups).as_flattened());
+            if groups.end - groups.start <= 1 {
+                continue;
+            }
+            let leaves = self.leaves_of(groups).as_flattened();
+            let left = leaves.get(skip..).unwrap_or_default();
+            skip = skip.saturating_sub(leaves.len());
+            bytes.extend_from_slice(left.get(..most.saturating_sub(bytes.len())).unwrap_or(left));
+            if bytes.len() >= most {
+                break;
             }
         }
         bytes

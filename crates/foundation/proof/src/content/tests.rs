@@ -252,6 +252,12 @@ fn a_manifest_and_the_leaves_of_larger_files_make_the_dataset() {
     let leaves = dataset.leaf_bytes();
     // Four groups and two; a file of one group is its own leaf.
     assert_eq!(leaves.len(), 6 * 32);
+    for (skip, most) in
+        [(0, 0), (0, 32), (0, 4 * 32), (1, 7), (96, 64), (128, 1000), (191, 2), (192, 1), (9999, 1)]
+    {
+        let expected: Vec<u8> = leaves.iter().skip(skip).take(most).copied().collect();
+        assert_eq!(dataset.leaf_bytes_from(skip, most), expected, "{skip} {most}");
+    }
     assert_eq!(Content::leaf_byte_count(manifest.entries().iter().map(|entry| entry.size)), 6 * 32);
     assert_eq!(Content::of_manifest_leaves(manifest.clone(), &leaves), Ok(dataset));
     for (place, file) in [(0, 1), (127, 1), (128, 6), (191, 6)] {

@@ -249,7 +249,7 @@ impl Exchange<'_> {
             return self.put_off().await;
         }
         let Some(goods) = self.offered.goods.clone() else { return Ok(()) };
-        for (frame, bytes) in index_frames(&goods.content) {
+        for (frame, bytes) in index_frames(Arc::clone(&goods.content)) {
             let began = Instant::now();
             if self.pay(bytes).await? == Heard::Over {
                 return Ok(());
@@ -708,20 +708,26 @@ impl UnderWay {
 }
 
 /// What a consumer must know before it says what it wants: manifest and leaf values, cut into frames, with the bytes of each.
-fn index_frames(content: &Content) -> impl Iterator<Item = (FromProvider, u64)> + Send + use<> {
-    let manifest = content.manifest().map(|manifest| manifest.encoded().to_vec());
-    let manifest = parts(manifest.unwrap_or_default()).map(|part| (part.len(), FromProvider::Manifest(part)));
-    let leaves = parts(content.leaf_bytes()).map(|part| (part.len(), FromProvider::Leaves(part)));
+fn index_frames(content: Arc<Content>) -> impl Iterator<Item = (FromProvider, u64)> + Send {
+    let of = Arc::clone(&content);
+    let manifest = parts(move |sent| {
+        let left = of.manifest().and_then(|manifest| manifest.encoded().get(sent..));
+        left.and_then(|left| left.chunks(INDEX_FRAME).next()).unwrap_or_default().to_vec()
+    });
+    let leaves = parts(move |sent| content.leaf_bytes_from(sent, INDEX_FRAME));
+    let manifest = manifest.map(|part| (part.len(), FromProvider::Manifest(part)));
+    let leaves = leaves.map(|part| (part.len(), FromProvider::Leaves(part)));
     manifest.chain(leaves).map(|(bytes, frame)| (frame, bytes as u64))
 }
 
-/// Each part has memory of its own: one that is not taken keeps nothing else.
-fn parts(bytes: Vec<u8>) -> impl Iterator<Item = Bytes> + Send {
+/// Parts that are made as they are asked for, by what comes behind so many bytes, until nothing does. Each has memory of its
+/// own: one that is not taken keeps nothing else.
+fn parts(behind: impl Fn(usize) -> Vec<u8> + Send) -> impl Iterator<Item = Bytes> + Send {
     let mut sent = 0_usize;
     std::iter::from_fn(move || {
-        let part = bytes.get(sent..)?.chunks(INDEX_FRAME).next()?;
+        let part = behind(sent);
         sent = sent.saturating_add(part.len());
-        Some(Bytes::copy_from_slice(part))
+        (!part.is_empty()).then(|| Bytes::from(part))
     })
 }
 
@@ -748,11 +754,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_part_keeps_nothing_but_itself() {
+    fn an_index_is_cut_into_parts_that_keep_nothing_but_themselves() {
         let whole: Vec<u8> = (0..2 * INDEX_FRAME + 5).map(|at| (at % 251) as u8).collect();
-        let cut: Vec<Bytes> = parts(whole.clone()).collect();
+        let cut: Vec<Bytes> =
+            parts(|sent| whole[sent..].chunks(INDEX_FRAME).next().unwrap_or_default().to_vec()).collect();
         assert_eq!((cut.len(), cut.concat()), (3, whole));
         assert!(cut.iter().all(Bytes::is_unique));
-        assert_eq!(parts(Vec::new()).count(), 0);
+        assert_eq!(parts(|_| Vec::new()).count(), 0);
+        let content = Arc::new(Content::of_bytes(&vec![7; 3 << 20]));
+        let frames: Vec<_> = index_frames(Arc::clone(&content)).collect();
+        let [(FromProvider::Leaves(leaves), 96)] = frames.as_slice() else { panic!("{frames:?}") };
+        assert_eq!(*leaves, content.leaf_bytes());
     }
 }
