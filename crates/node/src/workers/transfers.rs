@@ -18,12 +18,14 @@ use super::{LONGEST_PAUSE, Work, backoff};
 use crate::supervisor::{Stopping, Supervisor};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
-/// Between two tries of a transfer whose provider is away, or does not let it come forward.
+/// Between two tries of a transfer that take long and do not bring it forward.
 const LONGEST_RUN_PAUSE: Duration = Duration::from_secs(120);
-/// Between two looks for room, or for what a subscription is to deliver: these ask nobody else.
+/// Between two short tries, or looks for what a subscription is to deliver.
 const LONGEST_LOOK_PAUSE: Duration = Duration::from_secs(10);
-/// The same where the provider has shown up since.
+/// After a failure of either kind, once the provider has shown up.
 const ARRIVED_PAUSE: Duration = Duration::from_secs(10);
+/// A try is short up to this: a provider that holds a transfer up listens for 2 s whether it was cancelled.
+const SHORT: Duration = Duration::from_secs(4);
 /// So many failures in a row, and others come first.
 const FEW_FAILURES: u32 = 3;
 /// Collections that run at the same time; each is one small call.
@@ -82,10 +84,12 @@ pub(super) fn spawn_runner(
 /// One try of a transfer.
 async fn run(transfers: &Transfers, id: &Id, peers: &Peers) -> Result<(), Failed> {
     let acknowledged = || transfers.transfer(id).ok().flatten().map_or(0, |found| found.acknowledged_groups);
-    let before = acknowledged();
+    let (before, began) = (acknowledged(), Instant::now());
     let Err(failure) = transfers.run(id, peers).await else { return Ok(()) };
     let mut failed = Failed { came_forward: acknowledged() > before, ..failure.into() };
-    if transfers.waits_for_room(id).await {
+    // A try that is over at once keeps nobody waiting, and its provider may be about to resume; but one that finds room and
+    // cannot use it leaves statements each time.
+    if began.elapsed() < SHORT && !transfers.is_denied_room(id).await {
         failed.longest_pause = LONGEST_LOOK_PAUSE;
     }
     Err(failed)

@@ -181,10 +181,10 @@ impl Transfers {
         }
     }
 
-    /// Whether it goes on as soon as there is room at its destination, and there is none.
-    pub async fn waits_for_room(&self, id: &[u8; 16]) -> bool {
+    /// Whether its destination takes nothing although there is room, as with a quota that is used up.
+    pub async fn is_denied_room(&self, id: &[u8; 16]) -> bool {
         match tables::transfer(&self.ledger().store().view(), id) {
-            Ok(Some(found)) if found.suspended_by == Some(Suspender::Space) => !has_room(&found).await,
+            Ok(Some(found)) if found.suspended_by == Some(Suspender::Space) => has_room(&found).await,
             _ => false,
         }
     }
