@@ -43,8 +43,8 @@ pub struct Config {
     pub received_dir: PathBuf,
     /// Transfers at the same time, counted for each direction.
     pub max_concurrent_transfers: usize,
-    /// Those of them that one peer may have, as provider; `None` is half.
-    pub max_concurrent_per_peer: Option<usize>,
+    /// Those of them that move to or from one peer.
+    pub max_concurrent_per_peer: usize,
     /// Connections of one transfer, as consumer; `None` chooses.
     pub connections: Option<usize>,
     /// How fast content leaves, until an operator says otherwise.

@@ -28,8 +28,6 @@ use crate::tls::{Tls, prepare, refusal_word};
 
 /// Connections that have shaken hands and wait for the server to take them.
 const READY_QUEUE: usize = 64;
-/// Bytes that are encrypted and handed to the system at once.
-const SEND_BUFFER: usize = 128 << 10;
 /// Pause after the operating system refused to accept, most often because no file descriptor is left.
 pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -428,8 +426,7 @@ impl<A: Admit> Listening<A> {
         let close = self.close_all.child_token();
         let handshake = async {
             prepare(&stream)?;
-            let mut stream = self.acceptor.accept(stream).await?;
-            stream.get_mut().1.set_buffer_limit(Some(SEND_BUFFER));
+            let stream = self.acceptor.accept(stream).await?;
             let info = self.admit.admit(remote, stream.get_ref().1.peer_certificates(), &close)?;
             Ok::<_, io::Error>((stream, info))
         };

@@ -216,6 +216,7 @@ pub async fn start(config: Config, sources: Sources) -> Result<RunningNode, Star
         contracts: services.contracts,
         transfers: services.transfers,
         max_concurrent_transfers: config.max_concurrent_transfers,
+        max_concurrent_per_peer: config.max_concurrent_per_peer,
         monitor_interval: config.ledger.monitor_interval,
         connections: connections.clone(),
         address: advertised.clone(),
@@ -343,9 +344,7 @@ impl Services {
         let settings = TransferSettings {
             received: config.received_dir.clone(),
             max_outgoing: config.max_concurrent_transfers,
-            max_outgoing_per_peer: config
-                .max_concurrent_per_peer
-                .unwrap_or(config.max_concurrent_transfers.div_ceil(2)),
+            max_outgoing_per_peer: config.max_concurrent_per_peer,
             connections: config.connections,
             rates: config.rates,
             policy: evidence.policy().map_err(StartError::records)?,

@@ -29,7 +29,7 @@ use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, OtherError, RootCertStore,
     ServerConfig, SignatureScheme,
 };
-use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::io::AsyncBufReadExt as _;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_rustls::TlsConnector;
@@ -37,8 +37,6 @@ use tokio_rustls::TlsConnector;
 use crate::metrics::{Counted, Metrics};
 
 const ALPN: &[u8] = b"h2";
-/// Bytes that are taken from the system at once: rustls by itself asks for one record after the other.
-const RECEIVE_BUFFER: usize = 128 << 10;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a caller waits for the other side's first bytes before it goes on without them.
 const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(2);
@@ -460,7 +458,7 @@ pub(crate) fn prepare(stream: &TcpStream) -> io::Result<()> {
 async fn connect(
     connector: &TlsConnector,
     address: &str,
-) -> io::Result<tokio_rustls::client::TlsStream<BufReader<TcpStream>>> {
+) -> io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
     let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     let name = ServerName::try_from(host.to_owned())
@@ -468,7 +466,7 @@ async fn connect(
     let attempt = async {
         let tcp = TcpStream::connect(address).await?;
         prepare(&tcp)?;
-        connector.connect(name, BufReader::with_capacity(RECEIVE_BUFFER, tcp)).await
+        connector.connect(name, tcp).await
     };
     tokio::time::timeout(CONNECT_TIMEOUT, attempt).await.map_err(|_| {
         io::Error::new(

@@ -34,6 +34,8 @@ pub(crate) struct Work {
     pub(crate) contracts: Option<Contracts>,
     pub(crate) transfers: Option<Transfers>,
     pub(crate) max_concurrent_transfers: usize,
+    /// Those of them from one provider.
+    pub(crate) max_concurrent_per_peer: usize,
     /// How often other ledgers are looked at.
     pub(crate) monitor_interval: Duration,
     pub(crate) connections: Connections,

@@ -76,6 +76,8 @@ pub struct PeerServices {
 pub fn peer_routes(services: PeerServices) -> Routes {
     let PeerServices { standing, evidence, registrar, registry, contracts, transfers, heartbeat } = services;
     let allowances = Allowances::default();
+    // Of their own where what is taken costs as well: many of them must not keep transfers from going on.
+    let (negotiating, pushing) = (Allowances::default(), Allowances::default());
     let mut served = Served::default();
     served.add(
         LedgerServiceServer::new(ledger::Service { standing: standing.clone(), evidence })
@@ -100,15 +102,14 @@ pub fn peer_routes(services: PeerServices) -> Routes {
         served.add(CatalogServiceServer::new(service).max_decoding_message_size(MAX_REQUEST_BYTES));
     }
     if let Some(contracts) = contracts {
-        let service =
-            contract::Service { standing: standing.clone(), contracts, allowances: allowances.clone() };
+        let service = contract::Service { standing: standing.clone(), contracts, allowances: negotiating };
         served.add(ContractServiceServer::new(service).max_decoding_message_size(MAX_REQUEST_BYTES));
     }
     if let Some(transfers) = transfers {
         let pushes = transfer::Pushes {
             standing: standing.clone(),
             transfers: transfers.clone(),
-            allowances: allowances.clone(),
+            allowances: pushing,
         };
         served.add(PushServiceServer::new(pushes).max_decoding_message_size(MAX_REQUEST_BYTES));
         served.add(transfer::Service { standing, transfers, allowances });

@@ -318,8 +318,8 @@ impl Raw {
             },
             max_concurrent_transfers: count("transfer.max_concurrent", transfer.max_concurrent, 1_024)?,
             max_concurrent_per_peer: match transfer.max_concurrent_per_peer {
-                0 => None,
-                some => Some(count("transfer.max_concurrent_per_peer", some, 1_024)?),
+                0 => count("transfer.max_concurrent", transfer.max_concurrent, 1_024)?.div_ceil(2),
+                some => count("transfer.max_concurrent_per_peer", some, 1_024)?,
             },
             connections: match transfer.connections {
                 0 => None,

@@ -10,6 +10,7 @@ use huitong_identity::{Delivery, Standing};
 use huitong_ids::{ContractId, NodeId};
 use huitong_transfer::Transfers;
 use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::RecvError;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -24,8 +25,10 @@ const LONGEST_RUN_PAUSE: Duration = Duration::from_secs(120);
 const LONGEST_LOOK_PAUSE: Duration = Duration::from_secs(10);
 /// After a failure of either kind, once the provider has shown up.
 const ARRIVED_PAUSE: Duration = Duration::from_secs(10);
-/// A try is short up to this: a provider that holds a transfer up listens for 2 s whether it was cancelled.
-const SHORT: Duration = Duration::from_secs(4);
+/// A try is short up to this: a provider that has no place says so after 5 s.
+const SHORT: Duration = Duration::from_secs(7);
+/// As long as one node has as many tries as it may, no commit is a reason to look again sooner than that.
+const LOOK_PAUSE: Duration = Duration::from_millis(100);
 /// So many failures in a row, and others come first.
 const FEW_FAILURES: u32 = 3;
 /// Collections that run at the same time; each is one small call.
@@ -49,8 +52,8 @@ pub(super) fn spawn_runner(
     transfers: Transfers,
     arrivals: broadcast::Sender<NodeId>,
 ) {
-    let (standing, peers, most) =
-        (work.standing().clone(), work.peers.clone(), work.max_concurrent_transfers);
+    let (standing, peers) = (work.standing().clone(), work.peers.clone());
+    let (most, most_each) = (work.max_concurrent_transfers, work.max_concurrent_per_peer);
     let drain = supervisor.draining().clone();
     supervisor.spawn("transfers", Stopping::Drains, LONGEST_PAUSE, move || {
         let attempts = Attempts {
@@ -73,7 +76,7 @@ pub(super) fn spawn_runner(
                     let transfers = transfers.clone();
                     Box::new(move |id: &Id| Some(transfers.transfer(id).ok()??.peer))
                 },
-                most_each: most.div_ceil(2),
+                most_each,
                 arrivals: arrivals.subscribe(),
             }),
         };
@@ -232,11 +235,13 @@ struct Nodes<K> {
 }
 
 impl<K> Nodes<K> {
-    /// The next node to show up; waits for ever where nobody says.
-    async fn arrived(nodes: &mut Option<Self>) -> Option<NodeId> {
-        match nodes {
-            Some(nodes) => nodes.arrivals.recv().await.ok(),
-            None => std::future::pending().await,
+    /// The next node to show up, or none by name where many did; waits for ever where nobody says.
+    async fn arrived(nodes: &mut Option<Self>) -> Option<Option<NodeId>> {
+        let Some(nodes) = nodes else { return std::future::pending().await };
+        match nodes.arrivals.recv().await {
+            Ok(node) => Some(Some(node)),
+            Err(RecvError::Lagged(_)) => Some(None),
+            Err(RecvError::Closed) => None,
         }
     }
 }
@@ -271,28 +276,39 @@ impl<K, L, O> Attempts<K, L, O> {
         let mut running: JoinSet<(K, Result<(), Failed>)> = JoinSet::new();
         let most_each = self.nodes.as_ref().map_or(self.most, |nodes| nodes.most_each);
         let mut queue = Queue::new(self.most, most_each, self.longest_pause);
+        let mut look_at = Instant::now();
         while !(drain.is_cancelled() && running.is_empty()) {
             commits.borrow_and_update();
+            let now = Instant::now();
             let mut wait = self.longest_wait;
             // Where nothing more can be tried, nobody looks: each commit would be a reason to.
-            if !drain.is_cancelled() && !queue.is_full() {
+            if look_at > now {
+                wait = look_at.duration_since(now);
+            } else if !drain.is_cancelled() && !queue.is_full() {
                 let wanted = (self.list)()?;
                 let node_of = |id: &K| self.nodes.as_ref().and_then(|nodes| (nodes.of)(id));
-                let now = Instant::now();
                 for id in queue.due(&wanted, node_of, now) {
                     let attempt = (self.one)(id.clone());
                     running.spawn(async move { (id, attempt.await) });
                 }
                 wait = queue.wait(now).map_or(wait, |first| wait.min(first));
+                if queue.is_held_up {
+                    look_at = now + LOOK_PAUSE;
+                    wait = wait.min(LOOK_PAUSE);
+                }
             }
             tokio::select! {
                 changed = commits.changed() => changed.map_err(|_| "the store is closed".to_owned())?,
                 () = drain.cancelled(), if !drain.is_cancelled() => {}
                 Some(ended) = running.join_next() => {
                     let (id, result) = ended.map_err(|error| error.to_string())?;
-                    queue.ended(id, result, Instant::now());
+                    look_at = Instant::now();
+                    queue.ended(id, result, look_at);
                 }
-                Some(node) = Nodes::arrived(&mut self.nodes) => queue.arrived(&node, Instant::now()),
+                Some(node) = Nodes::arrived(&mut self.nodes) => {
+                    look_at = Instant::now();
+                    queue.arrived(node.as_ref(), look_at);
+                }
                 () = tokio::time::sleep(wait) => {}
             }
         }
@@ -305,6 +321,8 @@ struct Queue<K> {
     most: usize,
     most_each: usize,
     longest_pause: Duration,
+    /// Something was not tried at the last look only because its node has as many tries as it may.
+    is_held_up: bool,
     running: HashSet<K>,
     waiting: HashMap<K, Pause>,
     /// Whom things are tried with, as far as somebody had to know.
@@ -320,7 +338,7 @@ struct Pause {
 impl<K: Clone + Eq + Hash> Queue<K> {
     fn new(most: usize, most_each: usize, longest_pause: Duration) -> Self {
         let (running, waiting, nodes) = (HashSet::new(), HashMap::new(), HashMap::new());
-        Self { most, most_each, longest_pause, running, waiting, nodes }
+        Self { most, most_each, longest_pause, is_held_up: false, running, waiting, nodes }
     }
 
     fn is_full(&self) -> bool {
@@ -343,6 +361,7 @@ impl<K: Clone + Eq + Hash> Queue<K> {
             let pause = self.waiting.get(*id).filter(|pause| pause.failures >= FEW_FAILURES);
             pause.map(|pause| pause.since)
         });
+        self.is_held_up = false;
         let mut due = Vec::new();
         for id in order {
             if self.is_full() {
@@ -356,6 +375,7 @@ impl<K: Clone + Eq + Hash> Queue<K> {
             if let Some(node) = node {
                 let count = with.entry(node.clone()).or_default();
                 if *count >= self.most_each {
+                    self.is_held_up = true;
                     continue;
                 }
                 *count += 1;
@@ -386,10 +406,11 @@ impl<K: Clone + Eq + Hash> Queue<K> {
         self.waiting.insert(id, Pause { since: now, until, failures });
     }
 
-    /// What waits for this node need not wait any longer, but for the pause that it cannot shorten by showing up.
-    fn arrived(&mut self, node: &NodeId, now: Instant) {
+    /// What waits for this node, or for any of them, need not wait any longer, but for the pause that it cannot shorten by
+    /// showing up.
+    fn arrived(&mut self, node: Option<&NodeId>, now: Instant) {
         for (id, pause) in &mut self.waiting {
-            if self.nodes.get(id).is_some_and(|with| with.as_ref() == Some(node)) {
+            if node.is_none() || self.nodes.get(id).is_some_and(|with| with.as_ref() == node) {
                 pause.until = pause.until.min(now.max(pause.since + ARRIVED_PAUSE));
             }
         }
@@ -420,6 +441,7 @@ mod tests {
         let (mut queue, now) = (queue(), Instant::now());
         let wanted = [1, 2, 3, 4, 5, 100, 101, 102];
         assert_eq!(queue.due(&wanted, node_of, now), [1, 2, 100, 101]);
+        assert!(queue.is_held_up);
         assert!(queue.is_full());
         queue.ended(2, failed(), now);
         assert_eq!(queue.due(&wanted, node_of, now), [3], "the other one has as many as it may");
@@ -478,9 +500,9 @@ mod tests {
         assert_eq!(queue.due(&[1], node_of, now), [1]);
         queue.ended(1, failed(), now);
         assert_eq!(queue.wait(now), Some(Duration::from_secs(120)));
-        queue.arrived(&node_of(&100).unwrap(), now);
+        queue.arrived(node_of(&100).as_ref(), now);
         assert!(queue.due(&[1], node_of, now).is_empty(), "that is somebody else");
-        queue.arrived(&node_of(&1).unwrap(), now);
+        queue.arrived(node_of(&1).as_ref(), now);
         assert_eq!(queue.wait(now), Some(ARRIVED_PAUSE));
         now += ARRIVED_PAUSE;
         assert_eq!((queue.wait(now), queue.due(&[1], node_of, now)), (None, vec![1]));
