@@ -169,6 +169,7 @@ impl Transfers {
             caller,
             address,
             incoming,
+            early: None,
             out,
             lanes,
             orders,
@@ -225,6 +226,8 @@ struct Exchange<'a> {
     caller: Caller,
     address: IpAddr,
     incoming: mpsc::Receiver<Result<FromConsumer, PeerError>>,
+    /// What came before anybody waited for it.
+    early: Option<Option<Result<FromConsumer, PeerError>>>,
     out: mpsc::Sender<FromProvider>,
     lanes: Lanes,
     orders: watch::Receiver<()>,
@@ -292,25 +295,33 @@ impl Exchange<'_> {
         }
     }
 
-    /// Waits until these bytes may leave, and charges them.
+    /// Waits until these bytes may leave, and charges them. What others send meanwhile does not put that off.
     async fn pay(&mut self, bytes: u64) -> Result<Heard, ServiceError> {
         let mut limits = self.transfers.pace.changes();
-        loop {
-            let due = self.due();
-            if due <= Instant::now() {
-                self.charge(bytes);
-                return Ok(Heard::GoOn);
-            }
+        let mut due = self.due();
+        while due > Instant::now() {
             tokio::select! {
                 biased;
                 order = order(&mut self.orders) => if self.obey(&order).await? == Heard::Over {
                     return Ok(Heard::Over);
                 },
+                frame = self.incoming.recv(), if self.early.is_none() => {
+                    if let Some(Ok(FromConsumer::Statement(bytes))) = &frame {
+                        let said = self.statement(bytes.clone())?;
+                        if said.kind() == Kind::Abort {
+                            self.aborted(&said).await?;
+                            return Ok(Heard::Over);
+                        }
+                    }
+                    self.early = Some(frame);
+                }
                 () = self.out.closed() => return Ok(Heard::Over),
-                Ok(()) = limits.changed() => {}
+                Ok(()) = limits.changed() => due = self.due(),
                 () = sleep_until(due) => {}
             }
         }
+        self.charge(bytes);
+        Ok(Heard::GoOn)
     }
 
     /// When the next bytes may leave: what has left before, by whichever exchange, is paid for first.
@@ -338,6 +349,9 @@ impl Exchange<'_> {
     /// The consumer's next statement before bytes move; `None` when it has gone or a newer exchange took over.
     async fn first_statement(&mut self, deadline: Instant) -> Result<Option<Statement>, ServiceError> {
         let frame = loop {
+            if let Some(early) = self.early.take() {
+                break Ok(early);
+            }
             tokio::select! {
                 biased;
                 order = order(&mut self.orders) => if self.obey(&order).await? == Heard::Over { return Ok(None) },

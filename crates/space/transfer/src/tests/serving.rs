@@ -213,6 +213,36 @@ async fn a_limit_holds_for_what_comes_before_the_content() {
     assert!(came[1] - came[0] >= Duration::from_secs(90), "{:?}", came[1] - came[0]);
 }
 
+/// Who waits for its turn has it when it is due, whatever others take meanwhile.
+#[tokio::test]
+async fn nobody_waits_for_ever_for_what_others_send_under_the_same_limit() {
+    let mut space = Space::new(3 * MIB, 8 * MIB, &policy(&[ALWAYS])).await;
+    space.provider =
+        transfers_with(space.home.path(), &space.network.provider, |settings| settings.rates.node = Some(1));
+    let clock = Stopped::new();
+    let mut exchanges = Vec::new();
+    for number in 1..=3 {
+        exchanges.push(Raw::open(&space, [number; 16]).await.0);
+    }
+    let mut has_come = [false; 3];
+    let mut look = || {
+        for (raw, has_come) in exchanges.iter_mut().zip(&mut has_come) {
+            while let Ok(frame) = raw.frames.try_recv() {
+                *has_come |= matches!(frame, FromProvider::Leaves(_));
+            }
+        }
+        has_come
+    };
+    clock.until(|| look()[0]).await;
+    let began = Instant::now();
+    // 96 bytes of leaf values for each of them.
+    while look() != [true; 3] {
+        assert!(began.elapsed() < Duration::from_secs(120), "{:?}", look());
+        clock.pass(Duration::from_secs(1)).await;
+    }
+    assert!(began.elapsed() > Duration::from_secs(90));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_changes_nothing_is_taken_only_a_few_times() {
     let space = Space::new(4 * MIB, MIB, &policy(&[ALWAYS])).await;
