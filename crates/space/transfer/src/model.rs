@@ -1,6 +1,6 @@
 //! A transfer, its frames, and its states.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use huitong_contract::Side;
@@ -347,6 +347,13 @@ impl Transfer {
             Some(path) => path.exists(),
             None => self.deposit.as_ref().is_some_and(|deposit| deposit.state == DepositState::Done),
         }
+    }
+
+    /// Whether it was ordered into this directory, or place in a depot.
+    pub(crate) fn goes_to(&self, directory: &Path) -> bool {
+        let ordered =
+            self.deposit.as_ref().map_or(self.directory.as_path(), |made| Path::new(&made.location));
+        ordered == directory
     }
 
     /// Whether it has delivered this content, which still lies where it was ordered to.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use huitong_identity::{ServiceError, Standing};
 use huitong_proof::id_text;
@@ -20,6 +21,8 @@ use crate::proto::admin as wire;
 use crate::proto::admin::{TransferAction, TransferLimit};
 
 const BUFFERED: usize = 4;
+/// Between two looks at all transfers, at most.
+const LONGEST_INTERVAL: Duration = Duration::from_secs(5);
 
 impl AdminServices {
     pub(super) async fn start_transfer(
@@ -154,8 +157,8 @@ async fn watch_all(
                 return Ok(());
             }
         }
-        // Many that do not end make a look long: it is never all that is done.
-        let next = looked + PROGRESS_INTERVAL.max(looked.elapsed() * 4);
+        // Many that do not end make a look long: it is never all that is done. Whoever reads slowly is not kept waiting for it.
+        let next = looked + PROGRESS_INTERVAL.max(looked.elapsed() * 4).min(LONGEST_INTERVAL);
         tokio::select! {
             () = out.closed() => return Ok(()),
             // A node commits more often than anybody can read.

@@ -204,7 +204,7 @@ impl Transfers {
         let now = self.ledger().clock().now();
         let view = self.ledger().store().view();
         let last = found.last.map(|id| tables::transfer(&view, &id)).transpose().map_err(retry)?.flatten();
-        let here = tables::last_completed(&view, contract).map_err(retry)?;
+        let here = brought_by(&view, &found).map_err(retry)?.or_else(|| last.clone());
         let known = self.contracts.contract(&view, contract).map_err(retry)?;
         drop(view);
         if last.as_ref().is_some_and(|last| !last.state.is_terminal() || last.awaits_deposit()) {
@@ -226,7 +226,7 @@ impl Transfers {
         {
             return self.stop(found, &format!("{}: {}", last.code, last.reason)).await.map_err(retry);
         }
-        if !self.may_ask(contract, &known.peer) {
+        if known.agreement.coverage == Coverage::Series && !self.may_ask(contract, &known.peer) {
             return Err(Delivery::Retry("its provider has other questions to answer first".to_owned()));
         }
         match something_new(&known, found.is_scheduled_by(now), here.as_ref(), peer).await {
@@ -435,11 +435,10 @@ impl Transfers {
         }
         let view = self.ledger().store().view();
         let subscription = subscriptions::subscription(&view, &transfer.contract)?;
-        if subscription.is_none_or(|found| found.last != Some(transfer.id)) {
+        let Some(found) = subscription.filter(|found| found.last == Some(transfer.id)) else {
             return Ok(false);
-        }
-        let here = tables::last_completed(&view, &transfer.contract)?;
-        Ok(here.is_some_and(|here| here.has_brought(&offer.root)))
+        };
+        Ok(brought_by(&view, &found)?.is_some_and(|here| here.has_brought(&offer.root)))
     }
 
     /// Our answer to this very push, if it has come before: the other node may not have heard it.
@@ -599,6 +598,13 @@ fn why_it_ended(read: &impl Read, subscription: &Subscription) -> Result<String,
     let Some(id) = subscription.last else { return Ok(String::new()) };
     let ended = tables::transfer(read, &id)?.filter(|last| last.state == TransferState::Terminated);
     Ok(ended.map(|last| format!("{}: {}", last.code, last.reason)).unwrap_or_default())
+}
+
+/// The last delivery under the contract of a standing order to where that delivers: what was fetched to anywhere else does not
+/// count.
+fn brought_by(read: &impl Read, order: &Subscription) -> Result<Option<Transfer>, ServiceError> {
+    let last = tables::last_completed(read, &order.contract)?;
+    Ok(last.filter(|last| last.goes_to(&order.directory)))
 }
 
 /// Whether a delivery that is due would bring anything. What an operator has scheduled about one content is delivered each time;

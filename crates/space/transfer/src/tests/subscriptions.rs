@@ -337,6 +337,11 @@ async fn what_was_delivered_without_a_subscription_is_not_new() {
     push(&space, 1).await;
     assert!(serve(&space).await.is_empty());
     assert_eq!(standing(&space).note, "nothing new");
+    // It is where the order delivers to; in any other place it is new.
+    let elsewhere = Some(space.home.path().join("archive"));
+    space.consumer.subscribe(Subscribe { directory: elsewhere, ..order(&space, None, true) }).await.unwrap();
+    push(&space, 2).await;
+    assert_eq!(serve(&space).await.len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
