@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Delivery measured against curl from nginx, rsync over ssh, and a bare TLS pump, all on loopback in one run:
 #   bash tests/bench/transfer.sh [--quick] [--only NAME[,NAME]]
-# Installs nginx, curl, rsync, openssh and b3sum from Debian where they are absent and may be installed, and says what it skips.
+# Installs nginx, curl, rsync, openssh, b3sum and iproute2 from Debian where they are absent and may be installed, and says what it skips.
 # HUITONG_BENCH_DIR is where the files lie; without it they lie in memory (/dev/shm).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
