@@ -213,19 +213,14 @@ fn decide(
                     "start a new transfer",
                 ));
             }
-            // Nothing moves any more: the same statements once again, whatever the policy says by now.
-            TransferState::Completed => {
+            // Nothing moves any more, or not now: the same statements once again, whatever the policy says by now. Of one that
+            // is held up nothing but its cancellation is heard.
+            _ if transfer.state == TransferState::Completed || transfer.is_held() => {
                 let statements = stored_statements(tx, ledger, transfer)?;
                 let (transfer, consumed) = (transfer.clone(), Vec::new());
                 return Ok(Ok(Offered { transfer, contract, goods: None, consumed, statements }));
             }
-            // The same, for a consumer that has cancelled it: nothing else is heard.
-            TransferState::Suspended if transfer.is_held() => {
-                let statements = stored_statements(tx, ledger, transfer)?;
-                let (transfer, consumed) = (transfer.clone(), Vec::new());
-                return Ok(Ok(Offered { transfer, contract, goods: None, consumed, statements }));
-            }
-            TransferState::Requested | TransferState::Started | TransferState::Suspended => {}
+            _ => {}
         }
     }
     match &contract.standing {
