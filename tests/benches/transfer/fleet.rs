@@ -99,7 +99,13 @@ impl Fleet {
 
     /// Processor seconds of both sides so far.
     pub(crate) fn cpu(&self) -> f64 {
-        cpu_of(self.provider.child.id()) + cpu_of(self.consumer.child.id())
+        let (provider, consumer) = self.cpu_of_sides();
+        provider + consumer
+    }
+
+    /// Processor seconds of the provider and of the consumer so far.
+    pub(crate) fn cpu_of_sides(&self) -> (f64, f64) {
+        (cpu_of(self.provider.child.id()), cpu_of(self.consumer.child.id()))
     }
 
     /// The larger of both sides' peaks since the last [`Fleet::forget_peak`].

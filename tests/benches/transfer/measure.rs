@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use crate::fleet::{Fleet, LOOPBACK};
-use crate::report::{Report, Runs};
+use crate::report::{Report, Runs, median};
 use crate::rivals::{self, Nginx, Sshd};
 use crate::{Scale, data, pump};
 
@@ -30,6 +30,9 @@ pub(crate) async fn all(place: &Path, scale: &Scale) -> Report {
     }
     if scale.wants("file") {
         bench.file(scale).await;
+    }
+    if scale.only.iter().any(|part| part == "ours") {
+        bench.ours_alone(scale).await;
     }
     if scale.wants("disk") {
         bench.disk(scale).await;
@@ -117,6 +120,35 @@ impl Bench {
         }
         let peak = ours.peak_mib.iter().copied().fold(0.0, f64::max);
         self.report.figure("memory_peak_mib", peak, "MiB, the larger side, any run");
+        std::fs::remove_file(source).unwrap();
+    }
+
+    /// One large file, by ours alone: what a change gives, in processor seconds of each side.
+    async fn ours_alone(&mut self, scale: &Scale) {
+        let source = self.sources.join("large");
+        data::file(&source, scale.file_bytes, 1);
+        let (contract, _) = self.fleet.agree(&source);
+        let target = self.place.join("target");
+        let gib = scale.file_bytes as f64 / f64::from(1 << 30);
+        let mut runs: [Vec<f64>; 3] = Default::default();
+        for round in 0..=3 * scale.rounds {
+            data::empty(&target);
+            let before = self.fleet.cpu_of_sides();
+            let seconds = self.fetch(&contract, &target).await;
+            let after = self.fleet.cpu_of_sides();
+            if round == 0 {
+                continue;
+            }
+            for (runs, seconds) in runs.iter_mut().zip([seconds, after.0 - before.0, after.1 - before.1]) {
+                runs.push(seconds / gib);
+            }
+        }
+        data::empty(&target);
+        for (name, runs) in
+            ["seconds_per_gib", "provider_cpu_s_per_gib", "consumer_cpu_s_per_gib"].into_iter().zip(&runs)
+        {
+            self.report.figure(name, median(runs), "median, ours alone");
+        }
         std::fs::remove_file(source).unwrap();
     }
 
