@@ -1,6 +1,10 @@
-use huitong_proof::Kind;
+use huitong_proof::{Content, Digest, Kind};
 
+use super::consumer_lies::{Raw, accept};
 use super::{ALWAYS, MIB, Space, Who, count, policy};
+use crate::FromProvider;
+use crate::details::{AcceptDetail, OfferDetail};
+use crate::ranges::Ranges;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_size_arrives_as_it_was_published() {
@@ -146,4 +150,43 @@ async fn a_file_that_only_looks_unchanged_is_compared_before_anything_leaves() {
     let attempt = space.run(id).await;
     attempt.assert_over("source.changed");
     assert!(!attempt.frames.iter().any(|frame| frame.starts_with("chunk")), "{attempt:?}");
+}
+
+/// Groups out of the middle come alone, and are verified against the agreed root by the index alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_range_alone_is_fetched_and_verified() {
+    const SIZE: usize = 5 * MIB + 5;
+    let space = Space::new(SIZE, 4 * MIB, &policy(&[ALWAYS])).await;
+    let id = [2; 16];
+    let (mut raw, offer) = Raw::open(&space, id).await;
+    let mut wanted = Ranges::of(1..2);
+    wanted.push(4..6);
+    let mut draft = accept(&offer, &space, 0, 6);
+    draft.detail = AcceptDetail { wanted, resume: Digest::ZERO }.to_detail();
+    raw.say(&space.issue(Who::Consumer, draft).await).await;
+    let (mut index, mut came) = (None, Vec::new());
+    while came.len() < 3 {
+        match raw.frames.recv().await.unwrap() {
+            FromProvider::Leaves(leaves) => {
+                let root = OfferDetail::read(&offer).unwrap().root;
+                index = Some(Content::of_file_leaves(SIZE as u64, root, &leaves).unwrap());
+            }
+            FromProvider::Chunk { group, data } => {
+                let bytes = data.as_slice().concat();
+                let index = index.as_ref().unwrap();
+                index.verify_group(group, &[&bytes]).unwrap();
+                assert!(
+                    index.verify_group(group - 1, &[&bytes]).is_err(),
+                    "it is verified as that group only"
+                );
+                assert_eq!(bytes, space.content.chunks(MIB).nth(group as usize).unwrap());
+                came.push(group);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(came, [1, 4, 5]);
+    // Nothing is taken for acknowledged, and the rest is there to be asked for.
+    drop(raw);
+    assert_eq!(space.seen_by(Who::Provider, id).acknowledged, 0);
 }
