@@ -2,8 +2,9 @@
 //!
 //! `tests/bench/transfer.sh` installs the other programs, builds the node and runs this with its arguments; what is not
 //! there is said and skipped. `--quick` moves 1 GiB instead of 4, and 1,000 small files instead of 10,000; `--only NAME[,NAME]`
-//! measures a part. The nodes are real processes of the release binary, and every figure is taken from where a user
-//! stands: from the command to the file that is in its place, verified, acknowledged, receipted and logged.
+//! measures a part, `--only ours` one large file by ours alone, to compare builds. The nodes are real processes of the
+//! release binary, and every figure is taken from where a user stands: from the command to the file that is in its place,
+//! verified, acknowledged, receipted and logged.
 //!
 //! Files lie in memory (`/dev/shm`) unless `HUITONG_BENCH_DIR` says otherwise: on a disk that writes slower than the
 //! network brings, every program measures the disk. `disk_vs_curl_sync` is the figure for a disk, where the other side has
