@@ -252,6 +252,7 @@ impl Raw {
                 ));
             }
         };
+        let max_concurrent = count("transfer.max_concurrent", transfer.max_concurrent, 1_024)?;
         let config = Config {
             role,
             domain: identity.domain,
@@ -316,9 +317,9 @@ impl Raw {
                 }
                 directory => data_dir.join(directory),
             },
-            max_concurrent_transfers: count("transfer.max_concurrent", transfer.max_concurrent, 1_024)?,
+            max_concurrent_transfers: max_concurrent,
             max_concurrent_per_peer: match transfer.max_concurrent_per_peer {
-                0 => count("transfer.max_concurrent", transfer.max_concurrent, 1_024)?.div_ceil(2),
+                0 => max_concurrent.div_ceil(2),
                 some => count("transfer.max_concurrent_per_peer", some, 1_024)?,
             },
             connections: match transfer.connections {
