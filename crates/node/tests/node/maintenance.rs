@@ -75,7 +75,9 @@ async fn a_stopped_store_is_checked_counted_exported_and_mended() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backup_is_restored_and_signs_once_it_is_known_to_be_whole() {
     let mut space = Space::new().await;
-    let Node { node, config, directory } = space.connector("provider", PROVIDER).await;
+    let Node { node, mut config, directory } = space.connector("provider", PROVIDER).await;
+    // It comes back where it was: at another port it would write its new address into its ledger.
+    config.listen.peers = node.peers_address;
     let store = config.store_dir();
     issue(&node, 20).await;
     until(|| is_final(&node)).await;
