@@ -10,7 +10,6 @@ use huitong_tests::{Arrows, misplaced, wrong_arrows};
 fn packages() -> Arrows {
     let output = Command::new(env!("CARGO"))
         .args(["metadata", "--format-version", "1", "--no-deps", "--offline"])
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -79,7 +78,7 @@ fn libraries_stay_in_their_rooms() {
 
 #[test]
 fn every_dependency_gives_its_reason() {
-    let manifest = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml")).unwrap();
+    let manifest = std::fs::read_to_string("../Cargo.toml").unwrap();
     let table = manifest.split("[workspace.dependencies]").nth(1).unwrap().split("\n[").next().unwrap();
     let entries: Vec<&str> = table
         .lines()
