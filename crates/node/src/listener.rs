@@ -24,7 +24,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 
 use crate::metrics::{Counted, Metrics};
-use crate::tls::{Tls, prepare, refusal_word};
+use crate::tls::{SENT_AT_ONCE, Tls, prepare, refusal_word};
 
 /// Connections that have shaken hands and wait for the server to take them.
 const READY_QUEUE: usize = 64;
@@ -426,7 +426,8 @@ impl<A: Admit> Listening<A> {
         let close = self.close_all.child_token();
         let handshake = async {
             prepare(&stream)?;
-            let stream = self.acceptor.accept(stream).await?;
+            let mut stream = self.acceptor.accept(stream).await?;
+            stream.get_mut().1.set_buffer_limit(Some(SENT_AT_ONCE));
             let info = self.admit.admit(remote, stream.get_ref().1.peer_certificates(), &close)?;
             Ok::<_, io::Error>((stream, info))
         };

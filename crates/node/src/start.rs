@@ -8,7 +8,9 @@ use std::time::Duration;
 use huitong_catalog::{Registry, Shelf};
 use huitong_contract::Contracts;
 use huitong_evidence::{Answer, Evidence};
-use huitong_grpc::{AdminServices, PeerServices, Peers, admin_routes, enrolment_routes, peer_routes};
+use huitong_grpc::{
+    AdminServices, PeerServices, Peers, Threads, admin_routes, enrolment_routes, peer_routes,
+};
 use huitong_identity::peer::RegistrarPeer as _;
 use huitong_identity::{Registrar, Sources, Standing};
 use huitong_ids::NodeId;
@@ -112,7 +114,11 @@ pub async fn start(config: Config, sources: Sources) -> Result<RunningNode, Star
 
     let metrics = Metrics::new();
     let tls = tls(&home.keys, &standing);
-    let peers = peers(&config, tls.clone(), &standing, registrar, &metrics)?;
+    let mut peers = peers(&config, tls.clone(), &standing, registrar, &metrics)?;
+    if let NodeRole::Connector(_) = &config.role {
+        let threads = Threads::start(config.max_concurrent_transfers);
+        peers = peers.with_threads(threads.map_err(StartError::io("starting threads"))?);
+    }
     let evidence = evidence(&config, &home.keys, &standing)?;
     // Nothing is signed before others were asked what they know of this ledger: a number that is used twice cannot be
     // taken back.

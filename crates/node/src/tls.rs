@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use huitong_grpc::{Dial, Stream};
+use huitong_grpc::{Dial, Load, Stream};
 use huitong_identity::{AuthenticationError, Caller, Directory, Membership, NodeKeys};
 use huitong_ids::NodeId;
 use huitong_proof::{Clock, Digest};
@@ -29,7 +29,7 @@ use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, OtherError, RootCertStore,
     ServerConfig, SignatureScheme,
 };
-use tokio::io::AsyncBufReadExt as _;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_rustls::TlsConnector;
@@ -38,6 +38,13 @@ use crate::metrics::{Counted, Metrics};
 
 const ALPN: &[u8] = b"h2";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Bytes that are taken from the network together. TLS alone takes a record of 16 KiB at a time, and the system then tells the
+/// sender of each that there is room again.
+const MANY_AT_ONCE: usize = 128 << 10;
+/// The same where little comes.
+const FEW_AT_ONCE: usize = 8 << 10;
+/// Encrypted bytes that are given to the network together.
+pub(crate) const SENT_AT_ONCE: usize = 160 << 10;
 /// How long a caller waits for the other side's first bytes before it goes on without them.
 const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -140,8 +147,12 @@ impl PeerDial {
 
 #[async_trait]
 impl Dial for PeerDial {
-    async fn dial(&self, address: &str, expect: &NodeId) -> io::Result<Box<dyn Stream>> {
-        let mut stream = connect(&self.connector, address).await?;
+    async fn dial(&self, address: &str, expect: &NodeId, load: Load) -> io::Result<Box<dyn Stream>> {
+        let at_once = match load {
+            Load::Answers => FEW_AT_ONCE,
+            Load::Content => MANY_AT_ONCE,
+        };
+        let mut stream = connect(&self.connector, address, at_once).await?;
         let caller = self
             .tls
             .caller(stream.get_ref().1.peer_certificates())
@@ -181,7 +192,7 @@ impl PinnedDial {
 
 #[async_trait]
 impl Dial for PinnedDial {
-    async fn dial(&self, _address: &str, expect: &NodeId) -> io::Result<Box<dyn Stream>> {
+    async fn dial(&self, _address: &str, expect: &NodeId, _load: Load) -> io::Result<Box<dyn Stream>> {
         Err(io::Error::new(
             io::ErrorKind::PermissionDenied,
             format!("this node has no certificate to show to node {expect}; enrol it first"),
@@ -442,7 +453,7 @@ async fn dial_pinned(address: &str, root: &Digest, clock: Arc<dyn Clock>) -> io:
         .with_custom_certificate_verifier(verifier)
         .with_no_client_auth();
     let connector = TlsConnector::from(Arc::new(client_without_resumption(config)));
-    Ok(Box::new(connect(&connector, address).await?))
+    Ok(Box::new(connect(&connector, address, FEW_AT_ONCE).await?))
 }
 
 /// How long what was sent may be unacknowledged, or the other side's window shut, before the system ends a connection.
@@ -455,10 +466,12 @@ pub(crate) fn prepare(stream: &TcpStream) -> io::Result<()> {
     socket2::SockRef::from(stream).set_tcp_user_timeout(Some(UNACKNOWLEDGED))
 }
 
+/// `at_once`: bytes to take from the network together.
 async fn connect(
     connector: &TlsConnector,
     address: &str,
-) -> io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
+    at_once: usize,
+) -> io::Result<tokio_rustls::client::TlsStream<BufReader<TcpStream>>> {
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
     let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     let name = ServerName::try_from(host.to_owned())
@@ -466,7 +479,7 @@ async fn connect(
     let attempt = async {
         let tcp = TcpStream::connect(address).await?;
         prepare(&tcp)?;
-        connector.connect(name, tcp).await
+        connector.connect(name, BufReader::with_capacity(at_once, tcp)).await
     };
     tokio::time::timeout(CONNECT_TIMEOUT, attempt).await.map_err(|_| {
         io::Error::new(

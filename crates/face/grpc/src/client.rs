@@ -6,6 +6,7 @@ mod enrolment;
 pub(crate) mod exchange;
 mod ledgers;
 mod peers;
+mod threads;
 mod windows;
 
 use std::io;
@@ -23,6 +24,7 @@ use tonic::transport::{Channel, Endpoint};
 pub use admin::{AdminClient, admin_client};
 pub use channels::{Clocks, Peers};
 pub use enrolment::EnrolmentClient;
+pub use threads::Threads;
 
 /// Largest HTTP/2 frame that we take.
 const MAX_FRAME_BYTES: u32 = 256 << 10;
@@ -45,17 +47,26 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 #[async_trait]
 pub trait Dial: Send + Sync {
     /// Connects to `host:port` with this node's certificate, and fails unless the other side proves to be `expect`.
-    async fn dial(&self, address: &str, expect: &NodeId) -> io::Result<Box<dyn Stream>>;
+    async fn dial(&self, address: &str, expect: &NodeId, load: Load) -> io::Result<Box<dyn Stream>>;
 
     /// Connects to `host:port` without a certificate of our own, and fails unless the other side's chain ends in the
     /// root certificate with this SHA-256.
     async fn dial_pinned(&self, address: &str, root: &Digest) -> io::Result<Box<dyn Stream>>;
 }
 
+/// What comes over a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Load {
+    /// Answers to calls, and content of little size.
+    Answers,
+    /// The content of a transfer, as fast as the line gives it.
+    Content,
+}
+
 /// Whom a connection is for.
 #[derive(Clone)]
 enum Target {
-    Node(NodeId),
+    Node(NodeId, Load),
     Pinned(Digest),
 }
 
@@ -83,7 +94,7 @@ fn channel(endpoint: &Endpoint, dial: Arc<dyn Dial>, address: String, target: Ta
         let (dial, address, target) = (Arc::clone(&dial), address.clone(), target.clone());
         async move {
             let stream = match &target {
-                Target::Node(node) => dial.dial(&address, node).await?,
+                Target::Node(node, load) => dial.dial(&address, node, *load).await?,
                 Target::Pinned(root) => dial.dial_pinned(&address, root).await?,
             };
             Ok::<_, io::Error>(TokioIo::new(stream))

@@ -19,7 +19,7 @@ mod status;
 mod tests;
 
 pub use admin::{AdminServices, admin_routes};
-pub use client::{AdminClient, Clocks, Dial, EnrolmentClient, Peers, Stream, admin_client};
+pub use client::{AdminClient, Clocks, Dial, EnrolmentClient, Load, Peers, Stream, Threads, admin_client};
 pub use peer::{PeerConnection, PeerServices, enrolment_routes, peer_routes};
 pub use status::{error_detail, to_peer_error, to_status};
 

@@ -37,7 +37,7 @@ use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::transport::server::Connected;
 
-use crate::{Dial, PeerConnection, PeerServices, Peers, Stream, enrolment_routes, peer_routes};
+use crate::{Dial, Load, PeerConnection, PeerServices, Peers, Stream, enrolment_routes, peer_routes};
 
 /// Where the registrar's listeners are said to be; the others are `<node id>:1`.
 const REGISTRAR: &str = "registrar:1";
@@ -187,7 +187,7 @@ struct Wire {
 
 #[async_trait]
 impl Dial for Wire {
-    async fn dial(&self, address: &str, expect: &NodeId) -> io::Result<Box<dyn Stream>> {
+    async fn dial(&self, address: &str, expect: &NodeId, _load: Load) -> io::Result<Box<dyn Stream>> {
         let remote = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
         let close = CancellationToken::new();
         let peer = PeerConnection { caller: self.caller.clone(), remote, close };

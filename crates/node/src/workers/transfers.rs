@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 use std::time::Duration;
 
-use huitong_grpc::Peers;
+use huitong_grpc::{Peers, Threads};
 use huitong_identity::{Delivery, Standing};
 use huitong_ids::{ContractId, NodeId};
 use huitong_transfer::Transfers;
@@ -79,6 +79,7 @@ pub(super) fn spawn_runner(
                 most_each,
                 arrivals: arrivals.subscribe(),
             }),
+            threads: peers.threads().clone(),
         };
         attempts.run(standing.clone(), drain.clone())
     });
@@ -135,6 +136,7 @@ pub(super) fn spawn_collector(supervisor: &Supervisor, work: &Work, transfers: T
             longest_pause: LONGEST_PAUSE,
             longest_wait: LONGEST_PAUSE,
             nodes: None,
+            threads: Threads::default(),
         };
         attempts.run(standing.clone(), drain.clone())
     });
@@ -160,6 +162,7 @@ pub(super) fn spawn_deposits(supervisor: &Supervisor, work: &Work, transfers: Tr
             longest_pause: LONGEST_PAUSE,
             longest_wait: LONGEST_PAUSE,
             nodes: None,
+            threads: Threads::default(),
         };
         attempts.run(standing.clone(), drain.clone())
     });
@@ -196,6 +199,7 @@ pub(super) fn spawn_subscriptions(supervisor: &Supervisor, work: &Work, transfer
             longest_pause: LONGEST_LOOK_PAUSE,
             longest_wait: LOOK,
             nodes: None,
+            threads: Threads::default(),
         };
         let (transfers, standing, drain) = (transfers.clone(), standing.clone(), drain.clone());
         async move {
@@ -220,6 +224,8 @@ struct Attempts<K, L, O> {
     longest_wait: Duration,
     /// Where no node may take up all tries.
     nodes: Option<Nodes<K>>,
+    /// Where tries have threads of their own.
+    threads: Threads,
 }
 
 /// The node that a thing is tried with.
@@ -289,7 +295,7 @@ impl<K, L, O> Attempts<K, L, O> {
                 let node_of = |id: &K| self.nodes.as_ref().and_then(|nodes| (nodes.of)(id));
                 for id in queue.due(&wanted, node_of, now) {
                     let attempt = (self.one)(id.clone());
-                    running.spawn(async move { (id, attempt.await) });
+                    running.spawn_on(async move { (id, attempt.await) }, &self.threads.quietest());
                 }
                 wait = queue.wait(now).map_or(wait, |first| wait.min(first));
                 if queue.is_held_up {

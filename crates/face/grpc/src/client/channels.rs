@@ -13,7 +13,7 @@ use tonic::transport::Channel;
 use tonic::{Response, Status};
 
 use super::windows::{SMALLEST, Window, Windows};
-use super::{Dial, REQUEST_TIMEOUT, Target, channel, control_endpoint, exchange_endpoint};
+use super::{Dial, Load, REQUEST_TIMEOUT, Target, Threads, channel, control_endpoint, exchange_endpoint};
 use crate::MAX_MESSAGE_BYTES;
 use crate::convert::broken;
 use crate::peer::TIME_HEADER;
@@ -33,6 +33,7 @@ const SMALL_EXCHANGE: u64 = 1 << 20;
 #[derive(Clone)]
 pub struct Peers {
     inner: Arc<Inner>,
+    threads: Threads,
 }
 
 struct Inner {
@@ -93,7 +94,19 @@ impl Peers {
 
     fn with_addresses(dial: Arc<dyn Dial>, standing: Standing, addresses: Addresses) -> Self {
         let (known, windows, clocks) = (Mutex::default(), Windows::default(), Mutex::default());
-        Self { inner: Arc::new(Inner { dial, standing, addresses, known, windows, clocks }) }
+        let inner = Inner { dial, standing, addresses, known, windows, clocks };
+        Self { inner: Arc::new(inner), threads: Threads::default() }
+    }
+
+    /// The same nodes, and threads for the content that comes from them. An exchange comes on the thread on which it was begun;
+    /// each further connection of it has one of its own.
+    pub fn with_threads(self, threads: Threads) -> Self {
+        Self { threads, ..self }
+    }
+
+    /// Where an exchange is to be begun.
+    pub fn threads(&self) -> &Threads {
+        &self.threads
     }
 
     /// What the registrar's clock showed when it was last followed; `None` before that.
@@ -162,7 +175,8 @@ impl Peers {
             return Ok((exchanges, None, generation));
         }
         let (dial, window) = (Arc::clone(&self.inner.dial), self.inner.windows.open());
-        let channel = channel(&exchange_endpoint(window.bytes()), dial, address, Target::Node(node.clone()));
+        let target = Target::Node(node.clone(), Load::Content);
+        let channel = channel(&exchange_endpoint(window.bytes()), dial, address, target);
         Ok((channel, Some(window), generation))
     }
 
@@ -297,7 +311,7 @@ impl Peers {
         }
         known.generation = known.generation.wrapping_add(1);
         let dial = Arc::clone(&self.inner.dial);
-        let target = Target::Node(node.clone());
+        let target = Target::Node(node.clone(), Load::Answers);
         let route = Route {
             address: address.to_owned(),
             channel: channel(&control_endpoint(), Arc::clone(&dial), address.to_owned(), target.clone()),

@@ -12,6 +12,7 @@ use huitong_ledger::{Inclusion, Proofs};
 use huitong_proof::{ContentRoot, Digest};
 use huitong_transfer::{EvidencePeer, Frames, FromConsumer, SubscriptionPeer, TransferPeer};
 use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
 use tonic::Streaming;
 
 use super::Peers;
@@ -152,9 +153,16 @@ impl TransferPeer for Peers {
     }
 
     async fn lane(&self, provider: &NodeId, transfer: [u8; 16]) -> Result<Frames, PeerError> {
-        let (channel, window, _) = self.exchange_channel(provider, u64::MAX).await?;
-        let answer = exchange::lane(channel, window, transfer).await;
-        Ok(Box::pin(answer.map_err(|status| to_peer_error(&status))?))
+        let (peers, provider) = (self.clone(), provider.clone());
+        let opening = self.threads().quietest().spawn(async move {
+            let (channel, window, _) = peers.exchange_channel(&provider, u64::MAX).await?;
+            let answer = exchange::lane(channel, window, transfer).await;
+            answer.map_err(|status| to_peer_error(&status))
+        });
+        let answer = AbortOnDropHandle::new(opening)
+            .await
+            .map_err(|error| PeerError::Unavailable(error.to_string()))?;
+        Ok(Box::pin(answer?))
     }
 }
 
