@@ -30,9 +30,9 @@ use crate::{demo, operations, views};
 /// How long `status --wait` waits.
 const READY_PATIENCE: Duration = Duration::from_secs(60);
 
-/// Threads for what blocks, made as they are needed: two for each transfer that is received and one for each that is served, of
-/// up to 1,024 in each direction, and enough for everything that these wait for.
-const MOST_BLOCKING: usize = 4096;
+/// Threads for what blocks, made as they are needed: one for each transfer that is served, of up to 1,024, and enough for
+/// everything that these wait for. What is received has its own.
+const MOST_BLOCKING: usize = 2048;
 
 /// Reads the command line, runs the command, and gives the exit code.
 pub(crate) fn run() -> ExitCode {

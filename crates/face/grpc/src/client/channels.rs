@@ -98,8 +98,8 @@ impl Peers {
         Self { inner: Arc::new(inner), threads: Threads::default() }
     }
 
-    /// The same nodes, and threads for the content that comes from them. An exchange comes on the thread on which it was begun;
-    /// each further connection of it has one of its own.
+    /// The same nodes, and threads for the content that comes from them. An exchange with a connection of its own comes on the
+    /// thread on which it was begun; each further connection is opened on the quietest.
     pub fn with_threads(self, threads: Threads) -> Self {
         Self { threads, ..self }
     }

@@ -25,22 +25,21 @@ impl Threads {
     /// One thread for each core, for so many transfers at a time.
     ///
     /// # Errors
-    /// What the system says when it gives no more threads.
+    /// What the system says when it has no descriptors left for them.
     pub fn start(transfers: usize) -> io::Result<Self> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let blocking = transfers.saturating_mul(BLOCKING_EACH).saturating_add(SPARE);
-        let start = |_| {
-            Builder::new_multi_thread()
-                .worker_threads(1)
-                .max_blocking_threads(blocking)
-                .thread_name("huitong-content")
-                .enable_all()
-                .build()
-        };
-        Ok(Self(Arc::new(Runtimes((0..cores.min(MOST)).map(start).collect::<io::Result<_>>()?))))
+        // Those that have started end without waiting when one of them cannot.
+        let mut runtimes = Runtimes::default();
+        for _ in 0..cores.min(MOST) {
+            let mut builder = Builder::new_multi_thread();
+            builder.worker_threads(1).max_blocking_threads(blocking);
+            runtimes.0.push(builder.thread_name("huitong-content").enable_all().build()?);
+        }
+        Ok(Self(Arc::new(runtimes)))
     }
 
-    /// The one with the fewest tasks; where there are none, whoever runs the caller.
+    /// The one with the fewest tasks; without any, the runtime of the caller.
     pub fn quietest(&self) -> Handle {
         let handles = self.0.0.iter().map(Runtime::handle);
         handles
