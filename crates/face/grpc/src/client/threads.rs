@@ -1,6 +1,6 @@
-//! Threads for content: what comes over a connection is taken from the network, decrypted, and handed on to be verified and
-//! written by one and the same thread. Among all threads of the process it would wander from core to core, and they would
-//! spend their time on waking each other.
+//! Threads for content: one and the same thread takes what comes over a connection from the network, decrypts it, and hands it
+//! on to those that verify and write. Among all threads of the process it would wander from core to core, and they would spend
+//! their time on waking each other.
 
 use std::io;
 use std::sync::Arc;
